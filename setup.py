@@ -1,0 +1,54 @@
+"""Metadata and packages of twisted_kv.
+
+``package_dir`` is named although it says nothing new: without it an editable install becomes an import hook, and
+twistd's plugin search, which reads directories, would not see ``twisted/plugins``.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+setup(
+    name="twisted_kv",
+    version="0.1.0",
+    description="A replicated, sharded key-value store made of Twisted daemons, linearizable by default.",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    package_dir={"": "."},
+    packages=[*find_packages(include=["twisted_kv", "twisted_kv.*"]), "twisted.plugins"],
+    package_data={"twisted_kv": ["py.typed"]},
+    install_requires=[
+        "twisted>=26.10.0",
+        "klein>=24.8.0",
+        "treq>=25.5.0",
+        "msgspec>=0.20.0",
+        "sortedcontainers>=2.4.0",
+        "fnv-hash-fast>=2.0.0",
+        "prometheus-client>=0.23.0",
+    ],
+    extras_require={
+        "test": [
+            "pytest>=8.4",
+            "pytest-twisted>=1.14.3",
+            "pytest-timeout>=2.4",
+            "hypothesis>=6.140",
+            "ruff>=0.14",
+            "mypy>=1.18",
+            "build>=1.3",
+        ],
+    },
+    classifiers=[
+        "Framework :: Twisted",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Programming Language :: Python :: 3.14",
+        "Topic :: Database :: Database Engines/Servers",
+    ],
+)

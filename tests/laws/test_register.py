@@ -1,0 +1,714 @@
+"""The register: laws of an acceptor, conversations as stories, and a seeded simulation judged by the checker.
+
+A failing seed is repeated, and any range of seeds run, from the repository's folder with
+
+    python -m tests.laws.test_register FIRST LAST             # seeds FIRST to LAST - 1, with and without changes
+    python -m tests.laws.test_register FIRST LAST MUTANT      # the first seed that catches a wrong variant
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.linearizability import Event, Fate, Kind, violation
+from twisted_kv import quorum, register
+from twisted_kv.errors import DeadlinePassed, Unreached
+from twisted_kv.names import Key, NodeId
+from twisted_kv.quorum import Level, blocking
+from twisted_kv.register import (
+    ACCEPT,
+    BLANK,
+    FETCH,
+    NOTHING,
+    PREPARE,
+    READ,
+    Cell,
+    Conversation,
+    Op,
+    Outcome,
+    Read,
+    Reply,
+    Send,
+    Write,
+    decide,
+)
+from twisted_kv.versions import NONE, Ballot, HybridClock, Record, Version, decode_record, record_version
+
+KEY = Key(b"k")
+
+
+# The simulation: real conversations, real acceptors, and between them a network that does anything.
+
+
+class Proxy:
+    """A process that draws ballots from a wall clock that is wrong and jumps."""
+
+    def __init__(self, simulation: Simulation, name: str, skew_ms: int) -> None:
+        self.simulation = simulation
+        self.name = name
+        self.skew_ms = skew_ms
+        self.epoch = simulation.opened
+        self.start()
+
+    def start(self) -> None:
+        """Start anew with a fresh writer id; what the clock had learned is forgotten."""
+        self.clock = HybridClock(self.now_ms, self.simulation.random.getrandbits(64))
+
+    def now_ms(self) -> int:
+        return 10_000_000 + self.simulation.now // 4 + self.skew_ms
+
+
+@dataclass(eq=False, slots=True)
+class Operation:
+    """One conversation of one client, and what its client knows of it."""
+
+    client: str
+    proxy: Proxy
+    kind: Kind
+    value: bytes | None
+    level: Level
+    conversation: Conversation
+    called: int
+    epoch: int
+    asked: set[tuple[int, NodeId]] = field(default_factory=set)
+    """Questions that were neither answered nor failed yet."""
+
+
+class Question(NamedTuple):
+    """A question under way. It belongs to no operation if nobody waits for its answer."""
+
+    operation: Operation | None
+    round: int
+    epoch: int
+    node: NodeId
+    op: Op
+    resent: bool = False
+    copied: bool = False
+
+
+class Answer(NamedTuple):
+    """An answer under way, or, without a reply, the news that there is none; ``doubt`` is ``resent`` or ``arrived``."""
+
+    operation: Operation
+    round: int
+    node: NodeId
+    reply: Reply | None
+    doubt: bool
+
+
+def copy_rule(cell: Cell, op: Op) -> Cell:
+    """What an owner does with a record that another owner sends it: accept it, as always."""
+    return register.decide(cell, op)[1]
+
+
+def sources_needed(owners: int) -> int:
+    """How many old owners a new one is filled from."""
+    return blocking(owners)
+
+
+class Simulation:
+    """One key, its owners, two or three proxies. Everything that happens is drawn from the seed.
+
+    :param changing: whether owners change meanwhile; see ``_drive_change``.
+    """
+
+    def __init__(self, seed: int, changing: bool = False) -> None:
+        self.random = rng = random.Random(seed)
+        self.now = 0
+        self.opened = 0
+        self.wire: list[Question | Answer] = []
+        self.strays: list[Question] = []
+        self.running: list[Operation] = []
+        self.history: list[Event] = []
+        self.names = count(1)
+        self.changing = changing
+        self.owners_of: list[tuple[NodeId, ...]] = [tuple(map(NodeId, "abcde"[: rng.choice((3, 3, 3, 3, 3, 1, 2, 5))]))]
+        self.cells: dict[NodeId, Cell] = dict.fromkeys(map(NodeId, "abcdefg"), BLANK)
+        self.epochs: dict[NodeId, int] = dict.fromkeys(self.cells, 0)
+        self.gained: NodeId | None = None
+        self.sources: dict[NodeId, Cell] = {}
+        self.filled = True
+        self.slow: NodeId | None = None
+        # The weather.
+        self.loss = rng.choice((0.0, 0.1, 0.3))
+        self.repeats = rng.choice((0.0, 0.1, 0.3))
+        self.copies = rng.choice((0.0, 0.05, 0.2))
+        self.crashes = rng.choice((0.0, 0.0, 0.02))
+        self.nudges = rng.choice((0.0, 0.05, 0.2))
+        self.expiries = rng.choice((0.0, 0.0, 0.01))
+        self.jumps = rng.choice((0.0, 0.02))
+        self.slowness = rng.choice((0.0, 0.0, 0.1))
+        self.crowd = rng.choice((2, 4, 8))
+        self.ones = rng.random() < 0.1
+        self.left = rng.randrange(5, 16)
+        skews = (0, 0, -5, 5, 40, -40, 3_600_000, -3_600_000)
+        self.proxies = [Proxy(self, f"p{i}", rng.choice(skews)) for i in range(rng.choice((2, 3)))]
+
+    def run(self) -> list[Event]:
+        while (self.left or self.running) and self.now < 3000:
+            self._step()
+        for operation in list(self.running):
+            operation.conversation.expire()
+            self._settle(operation, NOTHING)
+        self._calm()
+        for event in self.history:
+            if event.fate is Fate.DROPPED and event.kind is not Kind.READ:
+                for node, cell in self.cells.items():
+                    assert shown(cell.record) != event.value, f"{node} holds a write that had no effect: {event}"
+        return self.history
+
+    def _step(self) -> None:
+        rng = self.random
+        self.now += 1
+        if self.left and (not self.running or (len(self.running) < self.crowd and rng.random() < 0.12)):
+            self.left -= 1
+            self._start(rng.choice(self.proxies))
+        self._disturb()
+        if self.running:
+            operation = rng.choice(self.running)
+            if operation.conversation.paused and rng.random() < 0.3:
+                self._settle(operation, operation.conversation.resume())
+        if self.strays and rng.random() < 0.05:
+            self._carry(self.strays.pop(rng.randrange(len(self.strays))))
+        self._move()
+
+    def _move(self) -> None:
+        """Let one thing on the wire arrive, whichever."""
+        if not self.wire:
+            return
+        rng = self.random
+        i = rng.randrange(len(self.wire))
+        if self.wire[i].node == self.slow and rng.random() < 0.9:
+            return
+        self.wire[i], self.wire[-1] = self.wire[-1], self.wire[i]
+        thing = self.wire.pop()
+        if isinstance(thing, Question):
+            self._carry(thing)
+        else:
+            self._hand_over(thing)
+
+    def _disturb(self) -> None:
+        rng = self.random
+        if rng.random() < self.copies:
+            self._copy()
+        if self.running and rng.random() < self.nudges:
+            operation = rng.choice(self.running)
+            self._settle(operation, operation.conversation.nudge())
+        if self.running and rng.random() < self.expiries:
+            operation = rng.choice(self.running)
+            operation.conversation.expire()
+            self._settle(operation, NOTHING)
+        if rng.random() < self.jumps:
+            rng.choice(self.proxies).skew_ms += rng.choice((-3_600_000, -100, -3, 3, 100, 3_600_000))
+        if rng.random() < self.crashes:
+            self._crash(rng.choice(self.proxies))
+        if rng.random() < self.slowness:
+            self.slow = rng.choice((None, *self.owners_of[-1]))
+        if self.changing:
+            self._drive_change()
+
+    # Operations.
+
+    def _start(self, proxy: Proxy, kind: Kind | None = None) -> Operation:
+        rng = self.random
+        kind = kind or rng.choice((Kind.PUT, Kind.PUT, Kind.PUT, Kind.DELETE, Kind.READ, Kind.READ, Kind.READ))
+        number = next(self.names)
+        owners = list(self.owners_of[proxy.epoch])
+        rng.shuffle(owners)
+        level = Level.ALL if rng.random() < 0.15 else Level.STRONG
+        value: bytes | None = None
+        conversation: Conversation
+        if kind is Kind.READ:
+            conversation = Read(KEY, owners, proxy.clock, level)
+        else:
+            if self.ones and rng.random() < 0.3:
+                level = Level.ONE
+            # A tombstone is given a name, so that the checker knows one from another.
+            value = b"%d" % number if kind is Kind.PUT else b"tombstone %d" % number
+            written = value if kind is Kind.PUT else None
+            named = b"" if kind is Kind.PUT else value
+            conversation = Write(KEY, owners, proxy.clock, level, written, named)
+        client = f"{proxy.name}#{number}"
+        operation = Operation(client, proxy, kind, value, level, conversation, self.now, proxy.epoch)
+        self.running.append(operation)
+        self._settle(operation, conversation.begin())
+        return operation
+
+    def _settle(self, operation: Operation, sends: Sequence[Send]) -> None:
+        """Send what a conversation asks, and see that it ended, pauses, or waits for somebody."""
+        conversation = operation.conversation
+        for node, op in sends:
+            assert (conversation.round, node) not in operation.asked, f"{node} is asked twice in one round"
+            operation.asked.add((conversation.round, node))
+            self.wire.append(Question(operation, conversation.round, operation.epoch, node, op))
+        if conversation.outcome is not None:
+            self.running.remove(operation)
+            self._note(operation, conversation.outcome)
+        elif not conversation.paused:
+            assert conversation.waiting, f"{operation.client} waits for nobody"
+            for node in conversation.waiting:
+                assert (conversation.round, node) in operation.asked, f"{operation.client} waits in vain for {node}"
+
+    def _note(self, operation: Operation, outcome: Outcome) -> None:
+        value, error = operation.value, outcome.error
+        if error is None:
+            fate = Fate.DONE
+            if operation.kind is Kind.READ:
+                value = shown(outcome.record)
+            else:
+                assert shown(outcome.record) == value, "a write ends with the record it wrote"
+                assert outcome.acks >= operation.level.needed(len(operation.conversation.owners))
+        elif operation.kind is Kind.READ:
+            fate = Fate.DROPPED
+        else:
+            assert isinstance(error, Unreached)
+            assert error.maybe_applied is not None
+            assert not error.maybe_applied or error.etag
+            fate = Fate.UNKNOWN if error.maybe_applied else Fate.DROPPED
+        if operation.level is Level.ONE and fate is Fate.DONE:
+            fate = Fate.UNKNOWN  # level one promises a copy, not an order
+        self._write_down(operation, value, fate)
+
+    def _write_down(self, operation: Operation, value: bytes | None, fate: Fate) -> None:
+        returned = self.now if fate is not Fate.UNKNOWN else None
+        self.history.append(Event(operation.client, operation.kind, KEY, value, operation.called, returned, fate))
+
+    def _crash(self, proxy: Proxy) -> None:
+        for operation in [operation for operation in self.running if operation.proxy is proxy]:
+            self.running.remove(operation)
+            self._write_down(operation, operation.value, Fate.UNKNOWN)
+        proxy.start()
+
+    # The network.
+
+    def _carry(self, question: Question) -> None:
+        """Let a question arrive, or not, once or twice; the answer, or the failure, is then under way."""
+        rng = self.random
+        operation = question.operation
+        if operation is None:
+            self._apply(question)
+        elif rng.random() < self.loss:
+            applied = rng.random() < 0.5
+            if applied:
+                self._apply(question)
+            doubt = applied or question.resent or rng.random() < 0.5
+            self.wire.append(Answer(operation, question.round, question.node, None, doubt))
+        elif rng.random() < self.repeats:
+            again = question._replace(resent=True)
+            if rng.random() < 0.5:
+                self.strays.append(again._replace(operation=None))
+                self._answer(operation, again)
+            else:
+                if rng.random() < 0.8:
+                    self._apply(question)
+                self.wire.append(again)
+        else:
+            self._answer(operation, question)
+
+    def _answer(self, operation: Operation, question: Question) -> None:
+        reply = self._apply(question)
+        # A node that refuses the whole batch for its epoch did nothing, this time.
+        self.wire.append(Answer(operation, question.round, question.node, reply, question.resent))
+
+    def _apply(self, question: Question) -> Reply | None:
+        node, op = question.node, question.op
+        if question.epoch < self.epochs[node]:
+            return None
+        self.epochs[node] = question.epoch
+        if question.copied:
+            self.cells[node] = copy_rule(self.cells[node], op)
+            return None
+        reply, self.cells[node] = register.decide(self.cells[node], op)
+        return reply
+
+    def _hand_over(self, answer: Answer) -> None:
+        operation, round_, node, reply, doubt = answer
+        operation.asked.discard((round_, node))
+        if operation not in self.running:
+            return
+        conversation = operation.conversation
+        if reply is not None:
+            sends = conversation.deliver(node, round_, reply, doubt)
+        elif self.random.random() < 0.5 and operation.epoch < self.opened:
+            operation.proxy.epoch = self.opened
+            self._restart(operation)
+            return
+        else:
+            sends = conversation.fail(node, round_, "no answer", doubt)
+        self._settle(operation, sends)
+
+    def _copy(self) -> None:
+        """Repair: one owner sends another what it accepted, under the ballot it has."""
+        rng = self.random
+        source, target = rng.choice(self.owners_of[self.opened]), rng.choice(self.owners_of[self.opened])
+        cell = self.cells[source]
+        if source != target and cell.accepted != NONE and self.epochs[source] <= self.opened:
+            self.epochs[source] = self.opened
+            op = Op(ACCEPT, KEY, cell.accepted, cell.record)
+            rng.choice((self.wire, self.strays)).append(Question(None, 0, self.opened, target, op, copied=True))
+
+    # Changes of the owners.
+
+    def _drive_change(self) -> None:
+        """Take one step of a change: one owner more, one less, or one replaced by another.
+
+        Nodes learn of the new epoch one by one and refuse older ones from then on. When no majority of the old owners
+        is left without it, a new owner, which starts empty, is filled with the newest of what a blocking set of the
+        old ones shows. Then the epoch opens, and the proxies hear of that one by one.
+        """
+        rng = self.random
+        late = [proxy for proxy in self.proxies if proxy.epoch < self.opened]
+        if late and rng.random() < 0.05:
+            rng.choice(late).epoch = self.opened
+        behind = [operation for operation in self.running if operation.epoch < operation.proxy.epoch]
+        if behind and rng.random() < 0.3:
+            self._restart(rng.choice(behind))
+        epoch = len(self.owners_of) - 1
+        if epoch == self.opened:
+            if self.left and not late and rng.random() < 0.02:
+                self._plan_change()
+            return
+        old, new = self.owners_of[epoch - 1], self.owners_of[epoch]
+        if rng.random() < 0.1:
+            self._show_epoch(rng.choice(sorted({*old, *new})), epoch)
+        adopted = [node for node in old if self.epochs[node] == epoch]
+        if len(adopted) < blocking(len(old)) or rng.random() > 0.2:
+            return
+        if self.gained is not None and not self.filled:
+            if self.epochs[self.gained] < epoch:
+                return
+            node = rng.choice(adopted)
+            self.sources.setdefault(node, self.cells[node])
+            if len(self.sources) < sources_needed(len(old)):
+                return
+            newest = max(self.sources.values(), key=lambda cell: cell.accepted)
+            if newest.accepted != NONE:
+                op = Op(ACCEPT, KEY, newest.accepted, newest.record)
+                self.cells[self.gained] = copy_rule(self.cells[self.gained], op)
+            self.filled = True
+        self.opened = epoch
+
+    def _plan_change(self) -> None:
+        rng = self.random
+        old = self.owners_of[-1]
+        others = [node for node in self.cells if node not in old]
+        gains = len(old) < 5 and rng.random() < 0.7
+        loses = len(old) > 1 and (not gains or rng.random() < 0.6)
+        lost = rng.choice(old) if loses else None
+        self.gained = rng.choice(others) if gains else None
+        self.sources = {}
+        self.filled = self.gained is None
+        kept = [node for node in old if node != lost]
+        self.owners_of.append((*kept, self.gained) if self.gained is not None else tuple(kept))
+
+    def _show_epoch(self, node: NodeId, epoch: int) -> None:
+        if self.epochs[node] < epoch:
+            self.epochs[node] = epoch
+            if node == self.gained:
+                self.cells[node] = BLANK
+
+    def _restart(self, operation: Operation) -> None:
+        operation.epoch = operation.proxy.epoch
+        owners = list(self.owners_of[operation.epoch])
+        self.random.shuffle(owners)
+        self._settle(operation, operation.conversation.restart(owners))
+
+    # The end.
+
+    def _calm(self) -> None:
+        """Heal everything: three reads, a write and a read by a fresh proxy must succeed, old messages still about."""
+        self.loss = self.repeats = self.copies = self.crashes = 0.0
+        self.nudges = self.expiries = self.jumps = self.slowness = 0.0
+        self.slow = None
+        self.left = 0
+        while self.opened < len(self.owners_of) - 1:
+            self._drive_change()
+        proxy = Proxy(self, "last", 0)
+        for kind in (Kind.READ, Kind.READ, Kind.READ, Kind.PUT, Kind.READ):
+            operation = self._start(proxy, kind)
+            began = self.now
+            while operation in self.running:
+                self._step()
+                assert self.now < began + 3000, f"{operation.client} does not end on a healed network"
+            outcome = operation.conversation.outcome
+            assert outcome is not None
+            assert outcome.error is None, f"{operation.client} failed on a healed network: {outcome.error}"
+
+
+def shown(record: bytes) -> bytes | None:
+    """What a record shows the checker: its value, a tombstone's name, or None for a key never written."""
+    if not record:
+        return None
+    decoded = decode_record(record)
+    return decoded.content_type if decoded.value is None else decoded.value
+
+
+def judge(seed: int, changing: bool = False) -> list[Event]:
+    """Run one seed. Its history is linearizable, or the assertion names the seed and how to repeat it."""
+    again = f"seed {seed}, changing={changing}: python -m tests.laws.test_register {seed} {seed + 1}"
+    try:
+        history = Simulation(seed, changing).run()
+    except Exception as error:
+        raise AssertionError(f"{again}: {error!r}") from error
+    story = violation(history)
+    assert story is None, f"{again}: {story}"
+    return history
+
+
+SEEDS = 2000
+CHANGING_SEEDS = 1000
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_every_history_is_linearizable_whatever_the_network_and_the_clocks_do(part: int) -> None:
+    for seed in range(part, SEEDS, 4):
+        judge(seed)
+
+
+@pytest.mark.parametrize("part", range(2))
+def test_every_history_is_linearizable_while_owners_change(part: int) -> None:
+    for seed in range(part, CHANGING_SEEDS, 2):
+        judge(seed, changing=True)
+
+
+def test_the_simulation_reaches_every_fate_and_most_operations_succeed() -> None:
+    fates: dict[tuple[Kind, Fate], int] = {}
+    for seed in range(150):
+        for event in judge(seed):
+            fates[event.kind, event.fate] = fates.get((event.kind, event.fate), 0) + 1
+    assert set(fates) >= {(kind, fate) for kind in (Kind.PUT, Kind.DELETE) for fate in Fate}
+    done = sum(number for (_, fate), number in fates.items() if fate is Fate.DONE)
+    assert done > 0.6 * sum(fates.values())
+
+
+def test_one_seed_gives_one_history() -> None:
+    for seed in range(20):
+        assert judge(seed, changing=True) == judge(seed, changing=True)
+
+# Mutants: the simulation is worth what it catches.
+
+
+def ignore_promises(patch: pytest.MonkeyPatch) -> None:
+    """An acceptor takes plain writes below its promise."""
+
+    def wrong(cell: Cell, op: Op) -> tuple[Reply, Cell]:
+        plain = op.verb == ACCEPT and record_version(op.record) == op.ballot
+        if plain and op.ballot > cell.accepted:
+            kept = Cell(max(Ballot(op.ballot), cell.promised), Ballot(op.ballot), op.record)
+            return Reply(True, kept.accepted, kept.promised), kept
+        return decide(cell, op)
+
+    patch.setattr(register, "decide", wrong)
+
+
+def forget_promises(patch: pytest.MonkeyPatch) -> None:
+    """An acceptor grants a prepare and does not keep it."""
+
+    def wrong(cell: Cell, op: Op) -> tuple[Reply, Cell]:
+        reply, kept = decide(cell, op)
+        return reply, cell if op.verb == PREPARE else kept
+
+    patch.setattr(register, "decide", wrong)
+
+
+def believe_refusing_majority(patch: pytest.MonkeyPatch) -> None:
+    """A write takes the refusal of a majority for certainty that nothing happened."""
+    land = Write._land
+    patch.setattr(Write, "_land", lambda self, certain: land(self, certain or self.refused >= self.quorum))
+
+
+def retry_blindly(patch: pytest.MonkeyPatch) -> None:
+    """A write whose accept was refused by anybody forgets it and writes again."""
+    patch.setattr(Write, "_land", lambda self, certain: setattr(self, "_flying", None))
+
+
+def count_repeated_refusals(patch: pytest.MonkeyPatch) -> None:
+    """A write takes the second answer to a question for the first."""
+    patch.setattr(Write, "_refused", lambda self, reply, resent: self._weigh())
+
+
+def ignore_silence(patch: pytest.MonkeyPatch) -> None:
+    """A write takes every silence for a question that never arrived."""
+    patch.setattr(Write, "_silent", lambda self, node, arrived: self._weigh())
+
+
+def repair_by_version(patch: pytest.MonkeyPatch) -> None:
+    """Repair takes the record of the higher version, whatever its ballot."""
+
+    def wrong(cell: Cell, op: Op) -> Cell:
+        if cell.record and record_version(op.record) <= record_version(cell.record):
+            return cell
+        return Cell(max(cell.promised, Ballot(op.ballot)), Ballot(op.ballot), op.record)
+
+    patch.setattr(sys.modules[__name__], "copy_rule", wrong)
+
+
+def read_by_version(patch: pytest.MonkeyPatch) -> None:
+    """A fast read is content where a majority shows the same version, under whatever ballots."""
+
+    class Wrong(Read):
+        __slots__ = ("records",)
+
+        def begin(self) -> Sequence[Send]:
+            self.records: dict[NodeId, bytes] = {}
+            nodes = [node for node, _ in super().begin()]
+            self._fetching = set(nodes)
+            return [Send(node, Op(FETCH, self.key)) for node in nodes]
+
+        def _taken(self, node: NodeId, reply: Reply) -> Sequence[Send]:
+            if self.phase == READ:
+                self.records[node] = reply.record
+                alike = [record for record in self.records.values() if record[2:18] == reply.record[2:18]]
+                if len(self.records) >= self._required and len(alike) >= self.quorum:
+                    self.outcome = Outcome(reply.record, len(self.records))
+                    return NOTHING
+            return super()._taken(node, reply)
+
+    patch.setattr(sys.modules[__name__], "Read", Wrong)
+
+
+def answer_before_write_back(patch: pytest.MonkeyPatch) -> None:
+    """A read answers the newest record that it saw and writes it back to nobody."""
+
+    def wrong(self: Read, holders: Sequence[NodeId]) -> Sequence[Send]:
+        self.outcome = Outcome(self._had, len(holders))
+        return NOTHING
+
+    patch.setattr(Read, "_write_back", wrong)
+
+
+def settle_for_less_than_a_majority(patch: pytest.MonkeyPatch) -> None:
+    """A majority is one too few."""
+
+    def wrong(owners: int) -> int:
+        return max(1, owners // 2)
+
+    patch.setattr(quorum, "majority", wrong)
+    patch.setattr(register, "majority", wrong)
+
+
+def mix_rounds(patch: pytest.MonkeyPatch) -> None:
+    """An answer counts for whatever round is under way."""
+    deliver = Conversation.deliver
+
+    def wrong(self: Conversation, node: NodeId, round_: int, reply: Reply, resent: bool = False) -> Sequence[Send]:
+        return deliver(self, node, self.round, reply, resent)
+
+    patch.setattr(Conversation, "deliver", wrong)
+
+
+def propose_over_newer(patch: pytest.MonkeyPatch) -> None:
+    """A write that is open is proposed again on whatever was found."""
+
+    def wrong(self: Write) -> Sequence[Send]:
+        return self._accept_fresh(self.ballot, self.quorum)
+
+    patch.setattr(Write, "_propose", wrong)
+
+
+def forget_what_was_promised(patch: pytest.MonkeyPatch) -> None:
+    """A proposer accepts its own record without looking at what the prepare showed: a read writes back what it had."""
+
+    def wrong(self: Read) -> Sequence[Send]:
+        self.proposed = self._had
+        return self._ask(ACCEPT, Op(ACCEPT, self.key, self.ballot, self._had), self.owners)
+
+    patch.setattr(Read, "_propose", wrong)
+
+
+def forget_at_restart(patch: pytest.MonkeyPatch) -> None:
+    """A write that begins again in a new epoch forgets the accept that was under way."""
+    restart = Conversation.restart
+
+    def wrong(self: Write, owners: Sequence[NodeId]) -> Sequence[Send]:
+        self._land(certain=True)
+        return restart(self, owners)
+
+    patch.setattr(Write, "restart", wrong)
+
+
+def fill_from_one(patch: pytest.MonkeyPatch) -> None:
+    """A new owner is filled from a single old one."""
+    patch.setattr(sys.modules[__name__], "sources_needed", lambda owners: 1)
+
+
+def serve_old_epochs(patch: pytest.MonkeyPatch) -> None:
+    """A node goes on serving the epochs before the one it was shown."""
+    apply = Simulation._apply
+
+    def wrong(self: Simulation, question: Question) -> Reply | None:
+        return apply(self, question._replace(epoch=max(question.epoch, self.epochs[question.node])))
+
+    patch.setattr(Simulation, "_apply", wrong)
+
+
+MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], tuple[bool, int]] = {
+    ignore_promises: (False, 0),
+    forget_promises: (False, 0),
+    believe_refusing_majority: (False, 0),
+    retry_blindly: (False, 0),
+    count_repeated_refusals: (False, 0),
+    ignore_silence: (False, 0),
+    repair_by_version: (False, 0),
+    read_by_version: (False, 0),
+    answer_before_write_back: (False, 0),
+    settle_for_less_than_a_majority: (False, 0),
+    mix_rounds: (False, 0),
+    propose_over_newer: (False, 0),
+    forget_what_was_promised: (False, 0),
+    forget_at_restart: (True, 0),
+    fill_from_one: (True, 0),
+    serve_old_epochs: (True, 0),
+}
+"""Wrong variants, whether owners must change for them to show, and the first seed that catches each."""
+
+
+def seed_that_catches(mutant: Callable[[pytest.MonkeyPatch], None], first: int, last: int) -> int | None:
+    """Find the first seed whose history a wrong variant spoils."""
+    with pytest.MonkeyPatch.context() as patch:
+        mutant(patch)
+        for seed in range(first, last):
+            try:
+                judge(seed, MUTANTS[mutant][0])
+            except AssertionError as error:
+                if "not linearizable" in str(error) or "had no effect" in str(error):
+                    return seed
+                raise
+    return None
+
+
+def main(arguments: Sequence[str]) -> int:
+    first, last = int(arguments[0]), int(arguments[1])
+    if len(arguments) > 2:
+        mutant = next(mutant for mutant in MUTANTS if mutant.__name__ == arguments[2])
+        caught = seed_that_catches(mutant, first, last)
+        sys.stdout.write(f"{arguments[2]}: {'not caught' if caught is None else f'caught by seed {caught}'}\n")
+        return caught is None
+    bad = operations = unknown = 0
+    for seed in range(first, last):
+        for changing in (False, True):
+            try:
+                history = judge(seed, changing)
+            except AssertionError as error:
+                bad += 1
+                sys.stdout.write(f"{error}\n")
+            else:
+                operations += len(history)
+                unknown += sum(event.fate is Fate.UNKNOWN for event in history)
+    seeds = last - first
+    sys.stdout.write(f"{seeds} seeds twice, {operations} operations, {unknown} of unknown outcome, {bad} violations\n")
+    return bad > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,167 @@
+"""Judges histories: is there one order of a key's operations that explains what every client saw?
+
+The search is Wing and Gong's ("Testing and verifying concurrent objects", J. Parallel Distrib. Comput. 17, 1993): place
+one operation after the other, never one that was called after another, unplaced one had returned. It remembers where it
+has been, as Lowe does ("Testing for linearizability", Concurrency Computat. Pract. Exper. 29, 2017): the operations
+placed and the value held say all that matters about the way there. Keys are judged one by one, which is enough
+(locality: Herlihy and Wing, TOPLAS 1990, theorem 1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Kind(Enum):
+    PUT = "put"
+    DELETE = "delete"
+    READ = "read"
+
+
+class Fate(Enum):
+    """What is certain about an operation's effect."""
+
+    DONE = "done"
+    """It took effect between its call and its return."""
+
+    UNKNOWN = "unknown"
+    """It may take effect at any time after its call, once, or never. The client crashed, or was told so."""
+
+    DROPPED = "dropped"
+    """It certainly had no effect, and its client saw nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One operation of one client on one key.
+
+    ``value`` is what was written or read, None standing for absent. A delete writes None; where reads can tell one
+    tombstone from another, it writes any bytes that name its own, which makes the judgement sharper.
+    ``called`` and ``returned`` are times on one clock. Equal times count as overlapping.
+    """
+
+    client: str
+    kind: Kind
+    key: bytes
+    value: bytes | None
+    called: float
+    returned: float | None = None
+    fate: Fate = Fate.DONE
+
+    def __post_init__(self) -> None:
+        if self.fate is Fate.DONE and (self.returned is None or self.returned < self.called):
+            raise ValueError(f"an operation that is done returns after its call: {self}")
+
+    def __str__(self) -> str:
+        end = "" if self.returned is None else f"{self.returned:g}"
+        value = "?" if self.kind is Kind.READ and self.fate is not Fate.DONE else self.value
+        return f"{self.called:g}..{end} {self.client} {self.kind.value} {value!r} {self.fate.value}"
+
+
+def violation(history: Iterable[Event], initial: bytes | None = None) -> str | None:
+    """Say why a history is not linearizable, or None if it is.
+
+    :param initial: the value that every key holds at first.
+    """
+    keys: dict[bytes, list[Event]] = {}
+    for event in history:
+        keys.setdefault(event.key, []).append(event)
+    for key, events in sorted(keys.items()):
+        story = _judge(key, events, initial)
+        if story is not None:
+            return story
+    return None
+
+
+def _judge(key: bytes, events: Sequence[Event], initial: bytes | None) -> str | None:
+    events = sorted(events, key=lambda event: event.called)
+    done = [event for event in events if event.fate is Fate.DONE]
+    seen_values = {event.value for event in done if event.kind is Kind.READ}
+    # An uncertain write that nobody read may as well never have happened, and an uncertain read says nothing.
+    maybe = [e for e in events if e.fate is Fate.UNKNOWN and e.kind is not Kind.READ and e.value in seen_values]
+    search = _Search(done, maybe)
+    if search.succeeds(initial):
+        return None
+    placed, held = search.furthest
+    stuck = [event for i, event in enumerate(done) if not placed >> i & 1]
+    lines = "\n".join(f"    {event}" for event in events)
+    return (
+        f"key {key!r} is not linearizable: after {placed.bit_count()} operations it holds {held!r}, which explains none "
+        f"of those that must come next, the first of them being\n    {stuck[0]}\n  of the history\n{lines}"
+    )
+
+
+class _Search:
+    """A depth-first walk over (operations placed, as bits; value held). The bits of ``maybe`` come after ``done``'s."""
+
+    def __init__(self, done: Sequence[Event], maybe: Sequence[Event]) -> None:
+        self.done = done
+        self.all_done = (1 << len(done)) - 1
+        self.reads_of: dict[bytes | None, int] = {}
+        self.writes_of: dict[bytes | None, int] = {}
+        self.maybe_of: dict[bytes | None, list[tuple[int, float]]] = {}
+        for i, event in enumerate(done):
+            bits = self.reads_of if event.kind is Kind.READ else self.writes_of
+            bits[event.value] = bits.get(event.value, 0) | 1 << i
+        for i, event in enumerate(maybe, len(done)):
+            self.writes_of[event.value] = self.writes_of.get(event.value, 0) | 1 << i
+            self.maybe_of.setdefault(event.value, []).append((1 << i, event.called))
+        self.furthest: tuple[int, bytes | None] = (0, None)
+
+    def succeeds(self, initial: bytes | None) -> bool:
+        stack = [(0, initial)]
+        known = set(stack)
+        self.furthest = stack[0]
+        while stack:
+            placed, held = stack.pop()
+            placed, writes, limit = self._place_reads(placed, held)
+            if placed & self.all_done == self.all_done:
+                return True
+            if placed.bit_count() > self.furthest[0].bit_count():
+                self.furthest = (placed, held)
+            unread = ~placed & self.reads_of.get(held, 0)
+            if unread and not ~placed & self.writes_of.get(held, 0):
+                continue  # a write now would hide a value that is still to be read and never comes back
+            following = [(placed | 1 << i, self.done[i].value) for i in writes]
+            for value, choices in self.maybe_of.items():
+                if value == held or not ~placed & self.reads_of[value]:
+                    continue
+                # They differ in nothing but their calls and have no end: the earliest can stand for any other.
+                bit, called = next((choice for choice in choices if not placed & choice[0]), (0, math.inf))
+                if called <= limit:
+                    following.append((placed | bit, value))
+            for state in reversed(following):
+                if state not in known:
+                    known.add(state)
+                    stack.append(state)
+        return False
+
+    def _place_reads(self, placed: int, held: bytes | None) -> tuple[int, list[int], float]:
+        """Place every read that may come now and fits: it changes nothing, so no order is lost by doing it at once.
+
+        Gives the writes that may come now too, and the first return among the unplaced, which what comes now must
+        have been called before.
+        """
+        while True:
+            before = placed
+            writes = []
+            limit = math.inf
+            undone = ~placed & self.all_done
+            i = (undone & -undone).bit_length() - 1 if undone else len(self.done)
+            while i < len(self.done):
+                event = self.done[i]
+                if event.called > limit:
+                    break
+                if not placed >> i & 1:
+                    assert event.returned is not None
+                    limit = min(limit, event.returned)
+                    if event.kind is not Kind.READ:
+                        writes.append(i)
+                    elif event.value == held:
+                        placed |= 1 << i
+                i += 1
+            if placed == before:
+                return placed, writes, limit

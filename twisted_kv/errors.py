@@ -1,0 +1,205 @@
+"""One tree of errors. Each leaf has a stable slug and carries its evidence.
+
+``web/answers.py`` maps every leaf to HTTP, and a test demands that it does. What is not in this tree is a bug.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from .names import NodeId
+
+
+class KvError(Exception):
+    """Expected trouble: ``detail`` says what happened and why, ``hint`` what to do about it."""
+
+    slug: ClassVar[str] = ""
+    title: ClassVar[str] = ""
+
+    def __init__(self, detail: str, hint: str = "") -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.hint = hint
+
+
+# What the caller sent cannot be served; nothing was stored and no replica was asked.
+
+
+class BadInput(KvError):
+    """The request itself is wrong. Nothing was contacted, nothing was stored."""
+
+
+class MalformedBody(BadInput):
+    slug = "malformed-body"
+    title = "The body could not be read"
+
+
+class MalformedKey(BadInput):
+    slug = "malformed-key"
+    title = "The key is not usable"
+
+
+class ValueTooLarge(BadInput):
+    slug = "value-too-large"
+    title = "The value is too large"
+
+
+class BodyTooLarge(BadInput):
+    slug = "body-too-large"
+    title = "The request body is too large"
+
+
+class BadParameter(BadInput):
+    slug = "bad-parameter"
+    title = "A parameter is wrong"
+
+
+class NotYetSupported(BadInput):
+    slug = "not-yet-supported"
+    title = "This version cannot do that yet"
+
+
+class NoSuchRoute(BadInput):
+    slug = "no-such-route"
+    title = "There is nothing at this path"
+
+
+class WrongMethod(BadInput):
+    slug = "wrong-method"
+    title = "This path does not take that method"
+
+
+class NotText(BadInput):
+    slug = "not-text"
+    title = "The value is not UTF-8 text"
+
+
+class BadConfig(BadInput):
+    slug = "bad-config"
+    title = "The configuration is wrong"
+
+
+# What the store answers.
+
+
+class KeyAbsent(KvError):
+    slug = "key-absent"
+    title = "There is no such key"
+
+
+class Unreached(KvError):
+    """Too few owners answered for the consistency level.
+
+    ``maybe_applied`` is False only if it is certain that the change can never take effect.
+    """
+
+    slug = "quorum-unreached"
+    title = "Too few replicas answered"
+
+    def __init__(
+        self,
+        detail: str,
+        hint: str = "",
+        *,
+        required: int = 0,
+        acks: int = 0,
+        maybe_applied: bool | None = None,
+        etag: str | None = None,
+        replicas: Mapping[NodeId, str] | None = None,
+    ) -> None:
+        super().__init__(detail, hint)
+        self.required = required
+        self.acks = acks
+        self.maybe_applied = maybe_applied
+        self.etag = etag
+        self.replicas = dict(replicas or {})
+
+
+class DeadlinePassed(Unreached):
+    slug = "deadline-passed"
+    title = "The deadline passed before enough replicas answered"
+
+
+class Overloaded(KvError):
+    slug = "overloaded"
+    title = "Too much is under way"
+
+
+class NoNodes(KvError):
+    slug = "no-nodes"
+    title = "The cluster has no storage node yet"
+
+
+RingEmpty = NoNodes
+"""The ring's own name for the same trouble."""
+
+
+class ChangeUnderWay(KvError):
+    slug = "change-under-way"
+    title = "The cluster is moving data"
+
+
+class SlotsLost(KvError):
+    slug = "slots-lost"
+    title = "Too few replicas remember this part of the data"
+
+
+# What a change of the cluster runs into.
+
+
+class NotANode(KvError):
+    slug = "not-a-node"
+    title = "No storage node answers at this URL"
+
+
+class ForeignNode(KvError):
+    slug = "foreign-node"
+    title = "The node belongs to another cluster"
+
+
+class NodeHasData(KvError):
+    slug = "node-has-data"
+    title = "The node holds data that is not this cluster's"
+
+
+class ChangeFailed(KvError):
+    slug = "change-failed"
+    title = "The change was taken back"
+
+
+class StateBehind(KvError):
+    slug = "state-behind"
+    title = "The state store is behind the nodes"
+
+
+class StateUnusable(KvError):
+    slug = "state-unusable"
+    title = "The cluster's state cannot be used"
+
+
+class NothingLost(KvError):
+    slug = "nothing-lost"
+    title = "There is no loss to accept"
+
+
+# What a node says to a proxy whose picture of it is wrong; see wire.Refusal.
+
+
+class PeerRefused(KvError):
+    slug = "peer-refused"
+    title = "The node refused the whole batch"
+
+
+class PeerUnreachable(KvError):
+    """The request did not leave, so it is certain that it had no effect."""
+
+    slug = "peer-unreachable"
+    title = "The node could not be reached"
+
+
+class PeerSilent(KvError):
+    """The request may have arrived; its effect is unknown."""
+
+    slug = "peer-silent"
+    title = "The node did not answer"

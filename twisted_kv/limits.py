@@ -1,0 +1,97 @@
+"""Every bound and time-out, with its unit and its reason, in one frozen place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The bounds of one daemon. Units are the last word of a name."""
+
+    key_bytes_max: int = 1024
+    """A key is held in memory by every index; longer ones belong into the value."""
+
+    value_bytes_max: int = 1 * MIB
+    """A value is held in memory once for each replica while it is written."""
+
+    content_type_bytes_max: int = 255
+    """RFC 6838 section 4.2 bounds a type and a subtype by 127 characters each."""
+
+    body_bytes_max: int = 8 * MIB
+    """The largest request body at the doors. A value of control characters grows sixfold as JSON."""
+
+    batch_ops_max: int = 512
+    """Operations in one batch: about 2 ms of a node's time, so that a batch never holds up the others for long."""
+
+    batch_bytes_max: int = 4 * MIB
+    """Bytes in one batch, unless a single operation is larger."""
+
+    node_body_bytes_max: int = 72 * MIB
+    """The largest body that a node reads: a batch with one value of the largest configurable size (64 MiB)."""
+
+    batches_in_flight_max: int = 2
+    """For each node and lane. While they are under way the next batch grows: that is what makes batches big."""
+
+    queue_ops_max: int = 20_000
+    """Operations waiting for one node and lane. Beyond it that replica counts as unreachable for the newcomer."""
+
+    queue_bytes_max: int = 64 * MIB
+    """Bytes waiting for one node and lane, for the same reason."""
+
+    operations_max: int = 10_000
+    """Client operations under way in one proxy. Beyond it a client is told 429 at once instead of waiting in vain."""
+
+    operation_bytes_max: int = 256 * MIB
+    """Bytes of values under way in one proxy: what its memory may grow by."""
+
+    operation_timeout_s: float = 5.0
+    """How long a client's operation may take. Longer than a node's restart, shorter than a client's patience."""
+
+    batch_timeout_s: float = 4.0
+    """How long one batch may take, body included. Shorter than an operation, so that its answer names the silent."""
+
+    slow_read_s: float = 0.1
+    """A read asks the other owners when its first choice has not answered by then."""
+
+    chain_step_s: float = 1.0
+    """How long a level-one read waits for one owner before it asks the next: three of them fit into an operation."""
+
+    control_timeout_s: float = 5.0
+    """How long a probe, a handshake or an announcement may take."""
+
+    probe_interval_s: float = 0.5
+    """How often each member is asked who it is: half of the time in which a restarted node should be noticed."""
+
+    state_poll_interval_s: float = 0.25
+    """How often the state file is looked at. The promise is that a change is seen within a second."""
+
+    suspect_after_failures: int = 3
+    """Failures in a row after which a node is avoided until it answers a probe."""
+
+    change_timeout_s: float = 600.0
+    """How long one change of the ring may hold up clients before it is taken back."""
+
+    change_retry_s_max: float = 30.0
+    """Longest pause before a change that failed is tried again; the first pause is a thirtieth of it."""
+
+    page_records_max: int = 512
+    """Records in one page of a slot copy."""
+
+    page_bytes_max: int = 4 * MIB
+    """Bytes in one page of a slot copy, unless a single record is larger."""
+
+    backoff_s: float = 0.01
+    """Mean pause before the second attempt at a contended key; it doubles with each further one."""
+
+    backoff_s_max: float = 0.5
+    """Longest mean pause between two attempts."""
+
+    clock_ahead_s_max: float = 60.0
+    """A proxy further ahead of most nodes than this says so in /health/ready. Safety does not depend on it."""
+
+    linger_s: float = 2.0
+    """How long a refused upload is still read, so that its sender sees the refusal and not a reset connection."""

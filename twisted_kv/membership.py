@@ -1,0 +1,238 @@
+"""The cluster's state as one value, the changes of it, and what a change has to copy.
+
+Each function here takes a state and gives the next one; storing it is the store's matter (``state/``), carrying data
+the mover's. Every step is a new epoch, and what two epochs answered is never counted together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+
+import msgspec
+
+from .errors import StateUnusable
+from .names import ClusterId, Epoch, NodeId, Slot
+from .quorum import blocking
+from .ring import HASH_VERSION, Member, Ring, runs
+
+STATE_FORMAT = 1
+
+
+class Seat(msgspec.Struct, frozen=True):
+    """One member: who it is, where it answers, how much it carries, and the memory that counts.
+
+    A node whose incarnation is another one has forgotten something and is not counted until it was rebuilt.
+    """
+
+    id: str
+    url: str
+    weight: int = 1
+    zone: str = ""
+    incarnation: str = ""
+    forgetful: bool = False
+    """Its engine keeps nothing over a restart, so that a slot which all its owners forgot starts empty by itself."""
+
+
+class Change(msgspec.Struct, frozen=True):
+    """The change in progress: the seats that will be when all data has moved."""
+
+    id: str
+    kind: str
+    seats: tuple[Seat, ...]
+    accept_loss: bool = False
+
+
+class Wish(msgspec.Struct, frozen=True):
+    """A change that waits for its turn: this seat as it shall be, new or replacing the one of the same id."""
+
+    seat: Seat
+    accept_loss: bool = False
+
+
+class State(msgspec.Struct, frozen=True):
+    """The one document that says what the cluster is."""
+
+    format: int
+    cluster_id: str
+    epoch: int
+    replicas: int = 3
+    vnodes: int = 256
+    hash_version: int = HASH_VERSION
+    members: tuple[Seat, ...] = ()
+    change: Change | None = None
+    pending: tuple[Wish, ...] = ()
+
+    @property
+    def open(self) -> bool:
+        """Whether clients are served in this epoch: while a change copies, they wait."""
+        return self.change is None
+
+    def seat(self, node: str) -> Seat | None:
+        return next((seat for seat in self.members if seat.id == node), None)
+
+
+def founded(cluster_id: ClusterId, replicas: int, vnodes: int) -> State:
+    """The state of a cluster that nobody has joined yet."""
+    return State(STATE_FORMAT, cluster_id, 1, replicas, vnodes)
+
+
+def wished(state: State, wish: Wish) -> State:
+    """Record a change for later. A newer wish for the same node replaces the older one. No new epoch: nothing moves."""
+    others = tuple(other for other in state.pending if other.seat.id != wish.seat.id)
+    return msgspec.structs.replace(state, pending=(*others, wish))
+
+
+def begun(state: State, change_id: str) -> State:
+    """Take all that is pending together into one change, in a new, closed epoch."""
+    assert state.change is None
+    assert state.pending
+    wishes = {wish.seat.id: wish for wish in state.pending}
+    kept = tuple(wishes[seat.id].seat if seat.id in wishes else seat for seat in state.members)
+    known = {seat.id for seat in state.members}
+    joining = tuple(wish.seat for wish in state.pending if wish.seat.id not in known)
+    change = Change(
+        change_id,
+        "join" if joining else _kind(state.members, kept),
+        (*kept, *joining),
+        any(wish.accept_loss for wish in state.pending),
+    )
+    return msgspec.structs.replace(state, epoch=state.epoch + 1, change=change, pending=())
+
+
+def _kind(old: Sequence[Seat], new: Sequence[Seat]) -> str:
+    return "rebuild" if any(a.incarnation != b.incarnation for a, b in zip(old, new, strict=True)) else "weight"
+
+
+def taken_over(state: State) -> State:
+    """Go on with the change of a driver that is gone, in an epoch of one's own: its late orders are refused by it."""
+    assert state.change is not None
+    return msgspec.structs.replace(state, epoch=state.epoch + 1)
+
+
+def finished(state: State) -> State:
+    """All data has moved: the new seats, open, in a new epoch."""
+    assert state.change is not None
+    return msgspec.structs.replace(state, epoch=state.epoch + 1, members=state.change.seats, change=None)
+
+
+def cancelled(state: State) -> State:
+    """Take a change back: the old seats, open, in one more epoch."""
+    assert state.change is not None
+    return msgspec.structs.replace(state, epoch=state.epoch + 1, change=None)
+
+
+_encode = msgspec.json.Encoder(order="deterministic").encode
+_decoder = msgspec.json.Decoder(State)
+
+
+def encode_state(state: State) -> bytes:
+    return msgspec.json.format(_encode(state), indent=2) + b"\n"
+
+
+def decode_state(data: bytes) -> State:
+    """Read a state document.
+
+    :raises StateUnusable: if it is damaged, of a later format, or of another hash.
+    """
+    try:
+        state = _decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise StateUnusable(f"the state document cannot be read: {error}", "restore it from a copy") from None
+    if state.format > STATE_FORMAT or state.hash_version != HASH_VERSION:
+        raise StateUnusable(
+            f"the state document has format {state.format} and hash {state.hash_version}; "
+            f"this version knows {STATE_FORMAT} and {HASH_VERSION}",
+            "run the version that wrote it, or a later one",
+        )
+    return state
+
+
+@lru_cache(maxsize=8)
+def _ring(seats: frozenset[tuple[str, int, str]], replicas: int, vnodes: int) -> Ring:
+    return Ring([Member(NodeId(node), weight, zone) for node, weight, zone in seats], replicas, vnodes)
+
+
+def ring_of(seats: Iterable[Seat], state: State) -> Ring:
+    """The ring of these seats. Rings are values, and the last few are kept: a change asks for the same two often."""
+    return _ring(frozenset((seat.id, seat.weight, seat.zone) for seat in seats), state.replicas, state.vnodes)
+
+
+class View:
+    """What one proxy acts on: an epoch, whether it is open, and who owns what. Never changed, only replaced."""
+
+    __slots__ = ("cluster_id", "epoch", "open", "ring", "seats", "state", "table")
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.cluster_id = ClusterId(state.cluster_id)
+        self.epoch = Epoch(state.epoch)
+        self.open = state.open
+        self.seats: Mapping[NodeId, Seat] = {NodeId(seat.id): seat for seat in state.members}
+        self.ring = ring_of(state.members, state)
+        self.table = self.ring.table
+
+
+class Fill(msgspec.Struct, frozen=True):
+    """Slots that the same targets get from the same sources.
+
+    ``sources`` are the owners who remember, in order of preference; what ``needed`` of them hold together includes
+    every acknowledged change. No sources at all: the slots start empty.
+    """
+
+    slots: tuple[Slot, ...]
+    sources: tuple[NodeId, ...]
+    needed: int
+    targets: tuple[NodeId, ...]
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What a change has to do, as a value: what to fill, what may be dropped afterwards, what is lost for good."""
+
+    fills: tuple[Fill, ...]
+    drops: Mapping[NodeId, tuple[tuple[Slot, Slot], ...]]
+    emptied: int
+    """Slots that every owner forgot and that start empty."""
+    lost: int
+    """Slots of which too few owners remember to know the newest value."""
+
+
+def planned(state: State) -> Plan:
+    """Work out what the change of a state has to copy, slot by slot.
+
+    A target gets what ``blocking`` of the old owners hold together: a source alone may lack what a majority without it
+    acknowledged. Where an owner forgot, the others must still be that many, or the slot counts as lost.
+    """
+    assert state.change is not None
+    old, new = ring_of(state.members, state), ring_of(state.change.seats, state)
+    lives = {seat.id: seat.incarnation for seat in state.members}
+    forgot = {seat.id for seat in state.change.seats if lives.get(seat.id, seat.incarnation) != seat.incarnation}
+    empties = {seat.id for seat in state.change.seats if seat.forgetful}
+    pairs: dict[tuple[tuple[NodeId, ...], tuple[NodeId, ...]], list[Slot]] = {}
+    for number, pair in enumerate(zip(old.table, new.table, strict=True)):
+        pairs.setdefault(pair, []).append(Slot(number))
+    groups: dict[tuple[tuple[NodeId, ...], int, tuple[NodeId, ...]], list[Slot]] = {}
+    losers: dict[NodeId, list[Slot]] = {}
+    emptied = lost = 0
+    for (had, gets), slots in pairs.items():
+        for node in had:
+            if node not in gets:
+                losers.setdefault(node, []).extend(slots)
+        targets = tuple(node for node in gets if node in forgot or node not in had)
+        if not targets:
+            continue
+        sources = tuple(node for node in had if node not in forgot)
+        needed = blocking(len(had)) if had else 0
+        if len(sources) < needed:
+            if not sources and all(node in empties for node in had):
+                emptied += len(slots)
+            elif not state.change.accept_loss:
+                lost += len(slots)
+            needed = len(sources)
+        groups.setdefault((sources, needed, targets), []).extend(slots)
+    return Plan(
+        tuple(Fill(tuple(sorted(slots)), *group) for group, slots in groups.items()),
+        {node: tuple(runs(slots)) for node, slots in losers.items()},
+        emptied,
+        lost,
+    )

@@ -1,0 +1,68 @@
+"""What an operator counts. One registry for each daemon, handed to the rooms that count.
+
+Names carry their unit (Prometheus naming rules); nothing here is global, so that many daemons fit into one process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+
+_BATCH_OPS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+class NodeMetrics:
+    """What a storage node counts."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.batch_ops = Histogram(
+            "kv_node_batch_operations", "Operations in one batch", buckets=_BATCH_OPS, registry=self.registry
+        )
+        self.refusals = Counter("kv_node_refused_batches", "Batches refused whole", ["reason"], registry=self.registry)
+
+    def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
+        Gauge(name, help_text, registry=self.registry).set_function(read)
+
+    def render(self) -> bytes:
+        return generate_latest(self.registry)
+
+
+class ProxyMetrics:
+    """What a proxy counts."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.operations = Counter(
+            "kv_operations",
+            "Client operations by kind, level and how they ended",
+            ["kind", "level", "outcome"],
+            registry=self.registry,
+        )
+        self.batch_ops = Histogram(
+            "kv_batch_operations",
+            "Operations in one batch to a node",
+            ["node", "lane"],
+            buckets=_BATCH_OPS,
+            registry=self.registry,
+        )
+        self.batch_seconds = Histogram(
+            "kv_batch_round_trip_seconds",
+            "From sending a batch to its answer",
+            ["node", "lane"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.batch_failures = Counter(
+            "kv_batch_failures", "Batches that got no answer", ["node", "lane"], registry=self.registry
+        )
+
+    def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
+        Gauge(name, help_text, registry=self.registry).set_function(read)
+
+    def render(self) -> bytes:
+        return generate_latest(self.registry)

@@ -1,0 +1,289 @@
+"""Carrying out a change of the ring, the plain way: clients wait while each new owner is filled.
+
+One epoch is closed, in which the nodes refuse clients and the new owners get what a majority of the old ones holds;
+the next one opens with the new ring. Everything that moves is an accept under the ballot it already has, so a change
+may be interrupted anywhere and begun again. Who may drive is decided by the store; that an old driver's late orders do
+no harm is decided by its epoch, which every newer driver leaves behind before its first order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from random import Random
+from typing import NamedTuple
+
+import msgspec
+from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from .errors import ChangeFailed, KvError, SlotsLost
+from .limits import Limits
+from .membership import Fill, Plan, Seat, State, Wish, begun, cancelled, finished, planned, taken_over, wished
+from .names import NodeId, Slot
+from .peers.control import Control
+from .periodic import Rounds
+from .ring import SLOTS, runs, slot_of
+from .state.store import StateStore
+from .wire import Row
+
+Ranges = list[tuple[int, int]]
+
+
+class Progress(NamedTuple):
+    """How far the change under way is, in slots read from their sources."""
+
+    done: int
+    total: int
+
+
+class Mover:
+    """Drives changes, one at a time, while this process leads.
+
+    :param took: called with each state that this room has put into the store.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        random: Random,
+        limits: Limits,
+        store: StateStore,
+        control: Control,
+        took: Callable[[State], None],
+    ) -> None:
+        self._clock = clock
+        self._random = random
+        self._limits = limits
+        self._store = store
+        self._control = control
+        self._took = took
+        self._not_before = 0.0
+        self._failures = 0
+        self._rounds = Rounds(clock, random, 1.0, self._drive, "changes of the ring")
+        self.progress: Progress | None = None
+        self.trouble: KvError | None = None
+        """Why the change that waits cannot be carried out now."""
+
+    def start(self) -> None:
+        self._rounds.start()
+
+    def kick(self) -> None:
+        """Look at once whether there is something to drive."""
+        self._rounds.kick()
+
+    def stop(self) -> Deferred[None]:
+        stopped = self._rounds.stop()
+        self._store.resign()
+        return stopped
+
+    async def _drive(self) -> None:
+        if self._clock.seconds() < self._not_before:
+            return
+        state = await self._store.read()
+        if state is None or not (state.pending or state.change) or not await self._store.lead():
+            return
+        try:
+            while state.pending or state.change is not None:
+                begun_state = await self._begin(state)
+                if begun_state is None:
+                    break
+                state = await self._carry_out(begun_state)
+        finally:
+            self._store.resign()
+
+    async def _begin(self, state: State) -> State | None:
+        """Close the epoch for the change that waits, or for one whose driver is gone; None if it cannot be done now."""
+        if state.change is not None:
+            self.log.warn("taking over a change that was left at epoch {epoch}", epoch=state.epoch)
+            return await self._step(state, taken_over)
+        state = await self._looked_at(state)
+        if not state.pending:
+            return None
+        change_id = f"c-{self._random.getrandbits(32):08x}"
+        plan = planned(begun(state, change_id))
+        if plan.lost:
+            self._postpone(
+                SlotsLost(
+                    f"{plan.lost} of {SLOTS} slots were forgotten by too many of their owners to know the newest values",
+                    "bring a member back that still has its data, or POST /v1/cluster/accept-loss to keep what is left",
+                )
+            )
+            return None
+        return await self._step(state, lambda now: begun(now, change_id))
+
+    async def _looked_at(self, state: State) -> State:
+        """Ask everybody concerned who they are, and put the wishes right: who forgot is rebuilt, who is gone waits.
+
+        A change that cannot succeed must not close the epoch for the clients.
+        """
+        wishes = {wish.seat.id: wish for wish in state.pending}
+        seats = {seat.id: seat for seat in state.members} | {node: wish.seat for node, wish in wishes.items()}
+        found = await self._each(seats.values(), lambda seat: self._control.info(seat.url))
+        for node, seat in seats.items():
+            info = found.get(NodeId(node))
+            known = state.seat(node)
+            if info is None or info.member != node:
+                # A change of weight needs nothing of its node; to join or to be rebuilt, it must be there.
+                if node in wishes and (known is None or seat.incarnation != known.incarnation):
+                    self.log.warn("{node} at {url} does not answer; its change waits", node=node, url=seat.url)
+                    del wishes[node]
+            elif info.incarnation != seat.incarnation:
+                renewed = msgspec.structs.replace(seat, incarnation=info.incarnation, forgetful=info.engine == "memory")
+                wishes[node] = Wish(renewed, node in wishes and wishes[node].accept_loss)
+        if tuple(wishes.values()) == state.pending:
+            return state
+
+        def put_right(now: State) -> State:
+            now = msgspec.structs.replace(now, pending=())
+            for wish in wishes.values():
+                now = wished(now, wish)
+            return now
+
+        return await self._step(state, put_right)
+
+    async def _carry_out(self, state: State) -> State:
+        """Fill the new owners and open the next epoch; or take the change back."""
+        assert state.change is not None
+        kind, started = state.change.kind, self._clock.seconds()
+        plan = planned(state)
+        if plan.emptied:
+            self.log.critical(
+                "ALL OWNERS FORGOT: {emptied} of {slots} slots start EMPTY, since every copy was in the memory of nodes"
+                " that have restarted. Use a durable engine where data must outlive its processes.",
+                emptied=plan.emptied,
+                slots=SLOTS,
+            )
+        try:
+            copied = await self._fill(state, plan)
+        except KvError as error:
+            self.log.error("the {kind} was taken back: {error}", kind=kind, error=error.detail)
+            state = await self._step(state, cancelled)
+            await self._announce(state, state.members)
+            self._postpone(error)
+            return state
+        finally:
+            self.progress = None
+        state = await self._step(state, finished)
+        self._failures, self.trouble = 0, None
+        await self._announce(state, state.members)
+        seats = {seat.id: seat for seat in state.members}
+        losers = [seats[node] for node in plan.drops if node in seats]
+        await self._each(losers, lambda seat: self._control.drop(seat, state, plan.drops[NodeId(seat.id)]))
+        self.log.info(
+            "{kind} done in {seconds:.1f} s: {count} members, {copied} records copied",
+            kind=kind,
+            seconds=self._clock.seconds() - started,
+            count=len(state.members),
+            copied=copied,
+        )
+        return state
+
+    async def _fill(self, state: State, plan: Plan) -> int:
+        """Bring every target's slots to what ``needed`` of their sources hold together; give the records sent.
+
+        :raises ChangeFailed: if too few of them can be reached.
+        """
+        assert state.change is not None
+        seats = {NodeId(seat.id): seat for seat in (*state.members, *state.change.seats)}
+        adopted = await self._announce(state, seats.values())
+        reading: dict[NodeId, list[Slot]] = {}
+        targets: dict[Slot, tuple[NodeId, ...]] = {}
+        for fill in plan.fills:
+            missing = [node for node in fill.targets if node not in adopted]
+            if missing:
+                raise ChangeFailed(f"{', '.join(missing)} cannot be reached to be filled")
+            for source in self._sources(fill, adopted, state.change.accept_loss):
+                reading.setdefault(source, []).extend(fill.slots)
+            targets.update(dict.fromkeys(fill.slots, fill.targets))
+        await self._empty(state, plan, seats)
+        self.progress = Progress(0, sum(map(len, reading.values())))
+        copied = 0
+        for source, slots in reading.items():
+            copied += await self._copy(state, seats, source, _ranges(slots), targets)
+            self.progress = Progress(self.progress.done + len(slots), self.progress.total)
+        return copied
+
+    def _sources(self, fill: Fill, adopted: Iterable[NodeId], accept_loss: bool) -> list[NodeId]:
+        """Choose whom to read. All of ``needed`` must carry this epoch: then no older round can end without them."""
+        reachable = [node for node in fill.sources if node in adopted]
+        if len(reachable) < fill.needed and not accept_loss:
+            raise ChangeFailed(
+                f"{fill.needed} of {', '.join(fill.sources)} must be reached to know the newest values, "
+                f"{len(reachable)} are"
+            )
+        return reachable if accept_loss else reachable[: fill.needed]
+
+    async def _empty(self, state: State, plan: Plan, seats: Mapping[NodeId, Seat]) -> None:
+        """Let every target start its new slots empty: what it may hold from an earlier time is out of date (P7)."""
+        gained: dict[NodeId, list[Slot]] = {}
+        for fill in plan.fills:
+            for node in fill.targets:
+                gained.setdefault(node, []).extend(fill.slots)
+        for node, slots in gained.items():
+            await self._control.drop(seats[node], state, _ranges(slots))
+
+    async def _copy(
+        self,
+        state: State,
+        seats: Mapping[NodeId, Seat],
+        source: NodeId,
+        ranges: Ranges,
+        targets: Mapping[Slot, tuple[NodeId, ...]],
+    ) -> int:
+        copied = 0
+        after: tuple[int, bytes] | None = None
+        while True:
+            page = await self._control.page(seats[source], state, ranges, after)
+            parts: dict[NodeId, list[Row]] = {}
+            for row in page.rows:
+                for node in targets[slot_of(row.key)]:
+                    parts.setdefault(node, []).append(row)
+            for node, rows in parts.items():
+                await self._control.copy(seats[node], state, rows)
+                copied += len(rows)
+            after = page.after
+            if after is None:
+                return copied
+
+    async def _announce(self, state: State, seats: Iterable[Seat]) -> set[NodeId]:
+        """Show nodes an epoch, and give those who adopted it."""
+        return set(await self._each(seats, lambda seat: self._control.announce(seat, state)))
+
+    async def _each(self, seats: Iterable[Seat], ask) -> dict[NodeId, object]:  # type: ignore[no-untyped-def]
+        """Ask several nodes at once; who fails is left out."""
+        asked = list(seats)
+        results = await DeferredList([ensureDeferred(ask(seat)) for seat in asked], consumeErrors=True)
+        answers = {}
+        for seat, (succeeded, result) in zip(asked, results, strict=True):
+            if succeeded:
+                answers[NodeId(seat.id)] = result
+            elif not result.check(KvError):
+                result.raiseException()
+        return answers
+
+    async def _step(self, expected: State, step: Callable[[State], State]) -> State:
+        """Put the next state into the store, unless somebody else has moved on."""
+
+        def guarded(now: State | None) -> State:
+            if now is None or now.epoch != expected.epoch:
+                raise ChangeFailed("another proxy drives now")
+            return step(now)
+
+        state = await self._store.update(guarded)
+        self._took(state)
+        return state
+
+    def _postpone(self, error: KvError) -> None:
+        self._failures += 1
+        pause_s = min(self._limits.change_retry_s_max, self._limits.change_retry_s_max / 30 * 2 ** (self._failures - 1))
+        self._not_before = self._clock.seconds() + pause_s
+        if self.trouble is None or self.trouble.detail != error.detail:
+            self.log.error("a change of the ring waits: {detail}; {hint}", detail=error.detail, hint=error.hint)
+        self.trouble = error
+
+
+def _ranges(slots: Iterable[Slot]) -> Ranges:
+    return [(int(first), int(last)) for first, last in runs(sorted(slots))]

@@ -1,0 +1,147 @@
+"""What is asked of nodes seldom: who they are, to join, to adopt an epoch, to copy and to drop slots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from ..errors import ForeignNode, KvError, NodeHasData, NotANode, PeerRefused, PeerSilent
+from ..limits import Limits
+from ..membership import Seat, State, encode_state
+from ..register import ACCEPT, Op
+from ..wire import (
+    FORMAT,
+    Announcement,
+    Batch,
+    BatchReply,
+    DropRequest,
+    Header,
+    Info,
+    Join,
+    Page,
+    PageRequest,
+    Row,
+    batch_reply_decoder,
+    encode,
+    page_decoder,
+)
+from .peer import Answer, Transport
+from .queue import MSGPACK
+
+JSON = "application/json"
+
+
+class Control:
+    """Control calls to any node, by URL or by seat. Every one has a deadline and typed errors."""
+
+    def __init__(self, transport: Transport, limits: Limits) -> None:
+        self._transport = transport
+        self._limits = limits
+
+    async def info(self, url: str) -> Info:
+        """Ask who answers at a URL.
+
+        :raises NotANode: if whoever answers, if anybody, is no kvnode.
+        """
+        hint = "start one there with: twistd kvnode --port PORT"
+        try:
+            answer = await self._request("GET", url, "info", b"", JSON)
+        except KvError as error:
+            raise NotANode(f"{url} does not answer as a kvnode: {error.detail}", hint) from None
+        try:
+            info = msgspec.json.decode(answer.body, type=Info)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            info = None
+        if info is None or answer.code != 200 or info.role != "kvnode":
+            raise NotANode(f"what answers at {url} is no kvnode (status {answer.code})", hint)
+        if info.format != FORMAT:
+            raise NotANode(f"the node at {url} speaks format {info.format}, this proxy {FORMAT}", "upgrade one of them")
+        return info
+
+    async def join(self, url: str, cluster: str, member: str) -> Info:
+        """Give a node its identity.
+
+        :raises ForeignNode: if it is a member elsewhere.
+        :raises NodeHasData: if it holds data without being a member.
+        """
+        answer = await self._request("POST", url, "join", msgspec.json.encode(Join(cluster, member)), JSON)
+        if answer.code == 200:
+            return msgspec.json.decode(answer.body, type=Info)
+        problem = _problem(answer)
+        kinds: dict[str, type[KvError]] = {kind.slug: kind for kind in (ForeignNode, NodeHasData)}
+        raise kinds.get(problem.get("type", ""), PeerRefused)(
+            problem.get("detail", f"status {answer.code}"), problem.get("hint", "")
+        )
+
+    async def announce(self, seat: Seat, state: State) -> None:
+        """Show a node the epoch of a state and the state itself.
+
+        :raises PeerRefused: if it is somebody else, forgot what it held, or knows a newer epoch.
+        """
+        await self._order(seat, "epoch", encode(Announcement(_header(seat, state), encode_state(state))))
+
+    async def drop(self, seat: Seat, state: State, ranges: Sequence[tuple[int, int]]) -> None:
+        """Make a node forget slots.
+
+        :raises PeerRefused: as in ``announce``.
+        """
+        await self._order(seat, "drop", encode(DropRequest(_header(seat, state), list(ranges))))
+
+    async def page(
+        self, seat: Seat, state: State, ranges: Sequence[tuple[int, int]], after: tuple[int, bytes] | None
+    ) -> Page:
+        """Read one page of a node's accepted records.
+
+        :raises PeerRefused: as in ``announce``.
+        """
+        answer = await self._request(
+            "POST", seat.url, "slots", encode(PageRequest(_header(seat, state), list(ranges), after)), MSGPACK
+        )
+        if answer.code != 200:
+            raise PeerRefused(_problem(answer).get("detail", f"status {answer.code}"))
+        try:
+            return page_decoder.decode(answer.body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise PeerSilent("the page could not be read") from None
+
+    async def copy(self, seat: Seat, state: State, rows: Sequence[Row]) -> None:
+        """Give a node records under the ballots that they already have. One that holds newer ones keeps them.
+
+        :raises PeerRefused: as in ``announce``.
+        """
+        ops = [Op(ACCEPT, row.key, row.ballot, row.record) for row in rows]
+        reply = await self._order(seat, "batch", encode(Batch(_header(seat, state), ops, copying=True)))
+        if len(reply.replies) != len(ops):
+            raise PeerSilent(f"{len(reply.replies)} answers to {len(ops)} copied records")
+
+    async def _order(self, seat: Seat, path: str, body: bytes) -> BatchReply:
+        answer = await self._request("POST", seat.url, path, body, MSGPACK)
+        try:
+            reply = batch_reply_decoder.decode(answer.body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise PeerSilent(f"status {answer.code} without a readable answer") from None
+        if reply.refusal:
+            raise PeerRefused(reply.detail)
+        return reply
+
+    async def _request(self, method: str, url: str, path: str, body: bytes, content_type: str) -> Answer:
+        return await self._transport.request(
+            method,
+            f"{url}/node/v1/{path}",
+            body,
+            content_type=content_type,
+            timeout_s=self._limits.control_timeout_s,
+        )
+
+
+def _header(seat: Seat, state: State) -> Header:
+    return Header(FORMAT, state.cluster_id, seat.id, seat.incarnation, state.epoch, state.open)
+
+
+def _problem(answer: Answer) -> dict[str, str]:
+    try:
+        fields = msgspec.json.decode(answer.body, type=dict[str, object])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+    return {name: value for name, value in fields.items() if isinstance(value, str)}

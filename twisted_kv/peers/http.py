@@ -1,0 +1,202 @@
+"""The transport over HTTP: treq on Twisted's pooled Agent, with bounds that neither sets by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from treq.client import HTTPClient
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.error import ConnectError, DNSLookupError
+from twisted.internet.interfaces import IConsumer, IDelayedCall, IReactorTime
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone, ResponseNeverReceived
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from zope.interface import implementer
+
+from ..errors import KvError, PeerSilent, PeerUnreachable
+from ..limits import Limits
+from .peer import Answer
+
+
+@implementer(IBodyProducer)
+class WholeBody:
+    """Writes a request's bytes at once. Twisted's own producer sends files in turns of the global Cooperator."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.length = len(data)
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        consumer.write(self._data)
+        return succeed(None)
+
+    def stopProducing(self) -> None:
+        pass
+
+    pauseProducing = resumeProducing = stopProducing
+
+
+@implementer(IAgent)
+class PlainAgent:
+    """Takes back treq's offer of gzip, which it would unpack without a bound, and refuses who sends it all the same."""
+
+    def __init__(self, agent: IAgent) -> None:
+        self._agent = agent
+
+    def request(
+        self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: IBodyProducer | None = None
+    ) -> Deferred[IResponse]:
+        plain = headers.copy() if headers is not None else Headers()
+        plain.removeHeader(b"accept-encoding")
+        return self._agent.request(method, uri, plain, bodyProducer).addCallback(self._checked)
+
+    def _checked(self, response: IResponse) -> IResponse:
+        if response.headers.hasHeader(b"content-encoding"):
+            raise PeerSilent("the answer is encoded, which was not asked for")
+        return response
+
+
+class _Body(Protocol):
+    """Collects an answer's body, up to a bound."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self.done: Deferred[bytes] = Deferred(self._abort)
+        self._bytes_max = bytes_max
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def dataReceived(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size <= self._bytes_max:
+            self._parts.append(data)
+        else:
+            self._abort(None)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self.done.called:
+            return
+        if self._size > self._bytes_max:
+            self.done.errback(Failure(PeerSilent(f"the answer is larger than {self._bytes_max} bytes")))
+        elif reason.check(ResponseDone):
+            self.done.callback(b"".join(self._parts))
+        else:
+            # Not even PotentialDataLoss is good enough: every answer of ours says its length (P17).
+            self.done.errback(Failure(PeerSilent("the answer was cut")))
+
+    def _abort(self, _: object) -> None:
+        abort = getattr(self.transport, "abortConnection", None) or getattr(self.transport, "loseConnection", None)
+        if abort is not None:
+            abort()
+
+
+class HttpTransport:
+    """Requests over a pool of connections. See ``peer.Transport``.
+
+    The pool keeps as many idle connections to a node as its queue has batches under way, and some for control calls;
+    how many there are at once is bounded by who asks.
+    """
+
+    def __init__(self, reactor: Any, limits: Limits, agent: IAgent | None = None) -> None:
+        self._clock: IReactorTime = reactor
+        self._limits = limits
+        self._pool = HTTPConnectionPool(reactor)
+        self._pool.maxPersistentPerHost = 2 * limits.batches_in_flight_max + 2
+        self._pool.retryAutomatically = False
+        # Shorter than a server's idle time-out, so that a stale connection is the exception.
+        self._pool.cachedConnectionTimeout = 30
+        if agent is None:
+            agent = Agent(reactor, connectTimeout=limits.control_timeout_s, pool=self._pool)
+        self._client = HTTPClient(PlainAgent(agent), data_to_body_producer=WholeBody)
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        body: bytes,
+        *,
+        content_type: str,
+        timeout_s: float,
+    ) -> Deferred[Answer]:
+        return _Request(self, method, url, body, content_type, timeout_s).done
+
+    def close(self) -> Deferred[None]:
+        return self._pool.closeCachedConnections()
+
+    def send(self, method: str, url: str, body: bytes, content_type: str) -> Deferred[Any]:
+        return self._client.request(
+            method,
+            url,
+            data=body,
+            headers=Headers({b"content-type": [content_type.encode()]}),
+            allow_redirects=False,
+            unbuffered=True,
+            reactor=self._clock,
+        )
+
+    def call_later(self, delay_s: float, call: Callable[[], None]) -> IDelayedCall:
+        return self._clock.callLater(delay_s, call)
+
+    @property
+    def body_bytes_max(self) -> int:
+        return self._limits.node_body_bytes_max
+
+
+class _Request:
+    """One request under one deadline, sent once more if it hit a stale connection."""
+
+    def __init__(
+        self, transport: HttpTransport, method: str, url: str, body: bytes, content_type: str, timeout_s: float
+    ) -> None:
+        self._transport = transport
+        self._request = (method, url, body, content_type)
+        self._timeout_s = timeout_s
+        self._resent = False
+        self._timed_out = False
+        self.done: Deferred[Answer] = Deferred()
+        self._timer = transport.call_later(timeout_s, self._time_out)
+        self._step: Deferred[Any] | None = None
+        self._send()
+
+    def _send(self) -> None:
+        try:
+            self._step = self._transport.send(*self._request)
+        except Exception as error:
+            # treq and hyperlink refuse some URLs by raising; nothing has left.
+            self._finish(Failure(PeerUnreachable(f"the request could not be made: {error}")))
+            return
+        self._step.addCallbacks(self._headers, self._failed)
+
+    def _headers(self, response: Any) -> None:
+        body = _Body(self._transport.body_bytes_max)
+        self._step = body.done
+        code = response.code
+        body.done.addCallbacks(lambda data: self._finish(Answer(code, data, self._resent)), self._failed)
+        response.original.deliverBody(body)
+
+    def _failed(self, failure: Failure) -> None:
+        if failure.check(KvError):
+            self._finish(failure)
+        elif self._timed_out or failure.check(CancelledError):
+            self._finish(Failure(PeerSilent(f"no answer within {self._timeout_s:g} s")))
+        elif failure.check(ConnectError, DNSLookupError):
+            error = PeerSilent if self._resent else PeerUnreachable
+            self._finish(Failure(error(f"cannot connect: {failure.value}")))
+        elif failure.check(ResponseNeverReceived) and not self._resent:
+            self._resent = True
+            self._send()
+        else:
+            self._finish(Failure(PeerSilent(f"the connection broke: {failure.getErrorMessage()}")))
+
+    def _time_out(self) -> None:
+        self._timed_out = True
+        assert self._step is not None
+        self._step.cancel()
+
+    def _finish(self, result: Answer | Failure) -> None:
+        if self._timer.active():
+            self._timer.cancel()
+        if not self.done.called:
+            self.done.callback(result)  # a Failure here makes it an errback

@@ -1,0 +1,367 @@
+"""Membership: who is in the cluster, who they are today, and which epoch holds.
+
+The state lives in a store that several proxies share; this room takes each newer one up, asks the members who they
+are, and records what should change as wishes. Carrying a change out is the mover's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import msgspec
+from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from .errors import (
+    BadParameter,
+    ChangeFailed,
+    ForeignNode,
+    KvError,
+    NodeHasData,
+    NothingLost,
+    StateBehind,
+)
+from .limits import Limits
+from .membership import Seat, State, View, Wish, wished
+from .names import Epoch, NodeId
+from .peers.control import Control
+from .peers.queue import Queues
+from .periodic import Rounds
+from .state.store import StateStore
+from .wire import OTHER_INCARNATION, BatchReply, Info
+
+WEIGHT_MAX = 100
+
+
+class Sighting(NamedTuple):
+    """What a member said when it was last asked, None if it did not answer, and why not."""
+
+    info: Info | None
+    error: str = ""
+
+
+class Roster:
+    """The members as this proxy knows them.
+
+    :param adopted: called with each newer view, first of all with the one at start.
+    :param drive: called when a change waits that somebody should drive.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        random: Random,
+        now_ms: Callable[[], int],
+        limits: Limits,
+        store: StateStore,
+        control: Control,
+        queues: Queues,
+        adopted: Callable[[View], None],
+        drive: Callable[[], None],
+    ) -> None:
+        self._clock = clock
+        self._random = random
+        self._now_ms = now_ms
+        self._limits = limits
+        self._store = store
+        self._control = control
+        self._queues = queues
+        self._adopted = adopted
+        self._drive = drive
+        self._stop_watching: Callable[[], None] | None = None
+        self._probes = Rounds(clock, random, limits.probe_interval_s, self._probe_all, "probes")
+        self._refreshing = False
+        self._waiters: list[tuple[Callable[[State], bool], Deferred[State]]] = []
+        self.sightings: dict[NodeId, Sighting] = {}
+        self.view: View | None = None
+        self.ahead_of_store: Epoch | None = None
+        """The highest epoch that a node showed, where the store knows none so high."""
+
+    async def start(self, found: Callable[[State | None], State]) -> State:
+        """Read the state, or found a cluster, and begin to watch.
+
+        :param found: a store transaction that gives the state to start with, or refuses what it finds.
+        """
+        state = await self._store.update(found)
+        self.take_up(state)
+        self._stop_watching = self._store.watch(self.take_up)
+        self._probes.start()
+        return state
+
+    def stop(self) -> Deferred[None]:
+        if self._stop_watching is not None:
+            self._stop_watching()
+        for _, waiter in self._waiters:
+            waiter.cancel()
+        return self._probes.stop()
+
+    @property
+    def state(self) -> State:
+        assert self.view is not None
+        return self.view.state
+
+    def take_up(self, state: State) -> None:
+        """Act on a state from now on, unless it is older than the present one."""
+        view = self.view
+        if view is not None and state.epoch < view.epoch:
+            return
+        if view is None or state.epoch > view.epoch:
+            self.view = View(state)
+            for node in [node for node in self.sightings if node not in self.view.seats]:
+                del self.sightings[node]
+            self._adopted(self.view)
+            self._probes.kick()
+        else:
+            view.state = state
+        if state.pending or state.change is not None:
+            self._drive()
+        for waiter in list(self._waiters):
+            if waiter[0](state):
+                self._waiters.remove(waiter)
+                waiter[1].callback(state)
+
+    # What clients of /AddServer and /v1/cluster ask.
+
+    async def add(self, url: str, weight: int, zone: str | None = None) -> Seat:
+        """Take a node in, or change the weight of one that is in, and give its seat when the change is done.
+
+        :raises BadParameter: if URL or weight is none.
+        :raises NotANode: if no kvnode answers there.
+        :raises ForeignNode: if it is a member of another cluster.
+        :raises NodeHasData: if it holds data that is not this cluster's.
+        :raises ChangeFailed: if the change could not be carried out.
+        """
+        url = checked_url(url)
+        checked_weight(weight)
+        info = await self._control.info(url)
+        seat = self._known(info)
+        if seat is None:
+            seat = await self._join(url, info, weight, zone or "")
+        elif seat.weight == weight and zone in (None, seat.zone):
+            return seat
+        else:
+            seat = msgspec.structs.replace(seat, weight=weight, zone=seat.zone if zone is None else zone)
+        await self._update(lambda state: wished(state, Wish(seat)))
+        return await self._settled(seat)
+
+    async def accept_loss(self) -> list[str]:
+        """Rebuild the members who forgot from whatever copies are left, and name them.
+
+        :raises NothingLost: if nobody forgot anything.
+        """
+        await self._probe_all()
+        forgetful = [self._renewed(seat) for seat in self.state.members]
+        seats = [seat for seat in forgetful if seat is not None]
+        if not seats:
+            raise NothingLost("every member that answers remembers what it held", "GET /v1/cluster shows the members")
+        self.log.warn("the operator accepts the loss of what only {nodes} held", nodes=[seat.id for seat in seats])
+
+        def step(state: State) -> State:
+            for seat in seats:
+                state = wished(state, Wish(seat, accept_loss=True))
+            return state
+
+        await self._update(step)
+        for seat in seats:
+            await self._settled(seat)
+        return [seat.id for seat in seats]
+
+    def outdated(self, node: NodeId, reply: BatchReply) -> None:
+        """A node knows another epoch or another life than this proxy: look at the store, or at the node, again."""
+        if reply.refusal == OTHER_INCARNATION:
+            self._probes.kick()
+        elif not self._refreshing:
+            self._refreshing = True
+            ensureDeferred(self._refresh(Epoch(reply.epoch))).addErrback(
+                lambda failure: self.log.failure("the cluster's state could not be read again", failure)
+            )
+
+    async def _refresh(self, shown: Epoch) -> None:
+        try:
+            state = await self._store.read()
+            if state is not None:
+                self.take_up(state)
+            behind = state is None or state.epoch < shown
+            if behind and self.ahead_of_store != shown:
+                error = self.behind(shown)
+                self.log.error("{detail}; {hint}", detail=error.detail, hint=error.hint)
+            self.ahead_of_store = shown if behind else None
+        finally:
+            self._refreshing = False
+
+    def behind(self, shown: Epoch) -> StateBehind:
+        return StateBehind(
+            f"a node is at epoch {shown}, the state store at {self.state.epoch}",
+            "the store was set back or replaced: restore its newest document; nodes keep a copy of it",
+        )
+
+    def _known(self, info: Info) -> Seat | None:
+        """Find the seat of whoever answered, however it was addressed.
+
+        :raises ForeignNode: if it is another cluster's.
+        :raises NodeHasData: if it holds data and is no member.
+        """
+        state = self.state
+        if info.cluster and info.cluster != state.cluster_id:
+            raise ForeignNode(
+                f"the node is member {info.member} of cluster {info.cluster}, and this is {state.cluster_id}",
+                "remove it there first, or start it with an empty data directory",
+            )
+        seat = state.seat(info.member) if info.member else None
+        if seat is None and info.bytes:
+            raise NodeHasData(
+                f"the node holds {info.keys} keys and is no member of this cluster",
+                "copy what you need to the cluster, then start the node with an empty data directory",
+            )
+        return seat
+
+    async def _join(self, url: str, info: Info, weight: int, zone: str) -> Seat:
+        state = self.state
+        # A blank node at a member's own address has lost its memory, its name included: it is that member.
+        namesake = next((seat for seat in state.members if seat.url == url and not info.member), None)
+        wish = next((wish.seat for wish in state.pending if wish.seat.url == url and not info.member), None)
+        earlier = namesake or wish
+        member = info.member or (earlier.id if earlier else f"n-{self._random.getrandbits(32):08x}")
+        joined = await self._control.join(url, state.cluster_id, member)
+        return Seat(member, url, weight, zone, joined.incarnation, forgetful=joined.engine == "memory")
+
+    async def _update(self, step: Callable[[State], State]) -> None:
+        def checked(state: State | None) -> State:
+            assert state is not None
+            return step(state)
+
+        self.take_up(await self._store.update(checked))
+
+    async def _settled(self, seat: Seat) -> Seat:
+        """Wait until a wish is fulfilled, or gone without."""
+
+        def decided(state: State) -> bool:
+            if state.change is not None and any(other.id == seat.id for other in state.change.seats):
+                return False
+            return all(wish.seat.id != seat.id for wish in state.pending)
+
+        state = await self._until(decided, self._limits.change_timeout_s)
+        now = state.seat(seat.id)
+        if now is None or (now.weight, now.zone, now.incarnation) != (seat.weight, seat.zone, seat.incarnation):
+            raise ChangeFailed(
+                f"the change for {seat.url} was taken back, the cluster is as it was",
+                "look into the proxy's log for the reason, then send the call again",
+            )
+        return now
+
+    def _until(self, holds: Callable[[State], bool], patience_s: float) -> Deferred[State]:
+        waiter: Deferred[State] = Deferred()
+        if holds(self.state):
+            waiter.callback(self.state)
+            return waiter
+        entry = (holds, waiter)
+        self._waiters.append(entry)
+
+        def give_up() -> None:
+            self._waiters.remove(entry)
+            waiter.errback(ChangeFailed("the change did not end in time; it goes on", "watch it with GET /v1/cluster"))
+
+        timer = self._clock.callLater(patience_s, give_up)
+
+        def ended(result: State) -> State:
+            if timer.active():
+                timer.cancel()
+            if entry in self._waiters:
+                self._waiters.remove(entry)
+            return result
+
+        return waiter.addBoth(ended)
+
+    # Who they are today.
+
+    async def _probe_all(self) -> None:
+        seats = self.state.members
+        await DeferredList([ensureDeferred(self._probe(seat)) for seat in seats], consumeErrors=True)
+        renewed = [seat for seat in map(self._renewed, self.state.members) if seat is not None]
+        pending = {wish.seat.id: wish.seat.incarnation for wish in self.state.pending}
+        fresh = [seat for seat in renewed if pending.get(seat.id) != seat.incarnation]
+        if not fresh or self.state.change is not None:
+            return
+        for seat in fresh:
+            self.log.warn("{node} at {url} forgot what it held; it is rebuilt", node=seat.id, url=seat.url)
+
+        def step(state: State) -> State:
+            for seat in fresh:
+                if state.change is None and state.seat(seat.id) is not None:
+                    state = wished(state, Wish(seat))
+            return state
+
+        await self._update(step)
+
+    async def _probe(self, seat: Seat) -> None:
+        node = NodeId(seat.id)
+        queue = self._queues.by_node.get(node)
+        try:
+            info = await self._control.info(seat.url)
+            if not info.cluster:
+                info = await self._control.join(seat.url, self.state.cluster_id, seat.id)
+            if (info.cluster, info.member) != (self.state.cluster_id, seat.id):
+                raise ForeignNode(f"member {info.member} of cluster {info.cluster} answers at its address")
+        except KvError as error:
+            self._saw(seat, Sighting(None, error.detail))
+            if queue is not None:
+                queue.suspicion.refuse(error.detail, self._clock.seconds())
+            return
+        self._saw(seat, Sighting(info))
+        if queue is not None:
+            queue.suspicion.confirm()
+
+    def _saw(self, seat: Seat, sighting: Sighting) -> None:
+        before = self.sightings.get(NodeId(seat.id))
+        self.sightings[NodeId(seat.id)] = sighting
+        if sighting.info is None and (before is None or before.info is not None):
+            self.log.warn("{node} at {url} is down: {error}", node=seat.id, url=seat.url, error=sighting.error)
+        elif sighting.info is not None and before is not None and before.info is None:
+            self.log.info("{node} at {url} is up again", node=seat.id, url=seat.url)
+
+    def _renewed(self, seat: Seat) -> Seat | None:
+        """The seat with the incarnation it has now, if that is another one."""
+        sighting = self.sightings.get(NodeId(seat.id))
+        if sighting is None or sighting.info is None or sighting.info.incarnation == seat.incarnation:
+            return None
+        info = sighting.info
+        return msgspec.structs.replace(seat, incarnation=info.incarnation, forgetful=info.engine == "memory")
+
+    def clock_ahead_s(self) -> float:
+        """How far this proxy's clock is ahead of most nodes' (of the median one's)."""
+        clocks = sorted(s.info.now_ms for s in self.sightings.values() if s.info is not None)
+        return (self._now_ms() - clocks[len(clocks) // 2]) / 1000 if clocks else 0.0
+
+
+def checked_url(url: str) -> str:
+    """Bring a node's URL into its one form, ``http://host:port``.
+
+    :raises BadParameter: unless it is an http or https URL of a host and nothing more.
+    """
+    hint = "give it as http://HOST:PORT"
+    try:
+        parts = urlsplit(url.strip())
+        port = parts.port
+    except ValueError as error:
+        raise BadParameter(f"{url[:200]!r} is no URL: {error}", hint) from None
+    if parts.scheme not in ("http", "https"):
+        raise BadParameter(f"{url[:200]!r} is no http or https URL", hint)
+    if not parts.hostname or parts.username or parts.path.strip("/") or parts.query or parts.fragment:
+        raise BadParameter(f"{url[:200]!r} must name a host and a port, and nothing more", hint)
+    if not all(char.isascii() and (char.isalnum() or char in ".-:") for char in parts.hostname):
+        raise BadParameter(f"the host in {url[:200]!r} is no host name or address", hint)
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{host}" + (f":{port}" if port is not None else "")
+
+
+def checked_weight(weight: int) -> int:
+    """:raises BadParameter: unless it is a whole number from 1 to ``WEIGHT_MAX``."""
+    if not 1 <= weight <= WEIGHT_MAX:
+        raise BadParameter(f"weight is {weight}", f"give a whole number from 1 to {WEIGHT_MAX}")
+    return weight

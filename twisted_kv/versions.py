@@ -1,0 +1,113 @@
+"""Ballots, versions and records: what is compared, and what is stored under a key."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NewType
+
+Ballot = NewType("Ballot", bytes)
+"""16 bytes, big-endian, so that comparing bytes compares ballots.
+
+48 bits of milliseconds since 1970, 16 bits of counter (together a hybrid logical clock: Kulkarni et al., OPODIS 2014),
+then 64 random bits of the process that drew it. A ballot serves one proposal.
+"""
+
+Version = NewType("Version", bytes)
+"""The ballot that a record was first proposed with. It stays when others propose the record again; it is the ETag."""
+
+NONE = Ballot(bytes(16))
+"""The ballot of a key that was never written; below every other."""
+
+COUNTER_BITS = 16
+_BALLOT = struct.Struct(">QQ")
+
+
+class HybridClock:
+    """Draws this process's ballots, each above every ballot it drew or was shown.
+
+    :param now_ms: reads wall time in milliseconds. It may stand still or jump: ballots still grow, and safety never
+        rests on them being near the truth.
+    :param writer: 64 random bits, drawn afresh at every start of the process, so that no ballot is ever drawn twice.
+    """
+
+    __slots__ = ("_last", "_now_ms", "_writer")
+
+    def __init__(self, now_ms: Callable[[], int], writer: int) -> None:
+        self._now_ms = now_ms
+        self._writer = writer
+        self._last = 0
+
+    def tick(self) -> Ballot:
+        """Draw a fresh ballot. The counter overflows into the milliseconds, which is harmless."""
+        time = self._now_ms() << COUNTER_BITS
+        self._last = time if time > self._last else self._last + 1
+        return Ballot(_BALLOT.pack(self._last, self._writer))
+
+    def learn(self, shown: Ballot) -> None:
+        """Make every later ballot larger than one that somebody else drew."""
+        time: int = _BALLOT.unpack(shown)[0]
+        self._last = max(self._last, time)
+
+
+def ballot_ms(ballot: Ballot) -> int:
+    """Milliseconds since 1970 of the clock that drew a ballot."""
+    return int(_BALLOT.unpack(ballot)[0]) >> COUNTER_BITS
+
+
+RECORD_FORMAT = 1
+_HEAD = struct.Struct(">BB16sQHI")
+_TOMBSTONE = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a key holds: a value, or a tombstone where ``value`` is None.
+
+    ``expires_ms`` is wall time in milliseconds, 0 for never.
+    """
+
+    version: Version
+    value: bytes | None
+    content_type: bytes = b""
+    expires_ms: int = 0
+
+    def encode(self) -> bytes:
+        """Give the record's bytes, which owners store and copy as they are.
+
+        ``format(1) flags(1) version(16) expires_ms(8) type_bytes(2) value_bytes(4) type value``, big-endian. Later
+        formats append; readers skip what follows the value, and copies keep it, since copies never decode.
+        """
+        value = self.value
+        flags = _TOMBSTONE if value is None else 0
+        body = value or b""
+        head = _HEAD.pack(RECORD_FORMAT, flags, self.version, self.expires_ms, len(self.content_type), len(body))
+        return head + self.content_type + body
+
+
+def decode_record(data: bytes) -> Record:
+    """Read a record's bytes.
+
+    :raises ValueError: if they are cut, or of a format whose head this version does not know.
+    """
+    if len(data) < _HEAD.size:
+        raise ValueError(f"a record of {len(data)} bytes is shorter than its head")
+    form, flags, version, expires_ms, type_bytes, value_bytes = _HEAD.unpack_from(data)
+    if form != RECORD_FORMAT:
+        raise ValueError(f"a record of format {form}, known is {RECORD_FORMAT}")
+    start = _HEAD.size + type_bytes
+    end = start + value_bytes
+    if len(data) < end:
+        raise ValueError(f"a record of {len(data)} bytes says it has {end}")
+    value = None if flags & _TOMBSTONE else data[start:end]
+    return Record(Version(version), value, data[_HEAD.size : start], expires_ms)
+
+
+def record_version(data: bytes) -> Version:
+    """Read the version alone; the hot path needs no more to know a record of its own."""
+    return Version(data[2:18])
+
+
+def is_tombstone(data: bytes) -> bool:
+    return bool(data[1] & _TOMBSTONE)

@@ -1,0 +1,179 @@
+"""Bytes to messages and back: batches between proxy and node, and the size checks of keys and values.
+
+Every message begins with a format number. Unknown trailing fields are skipped, so that a cluster may be upgraded one
+node at a time; what is stored travels as bytes that nobody on the way decodes.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+from .errors import MalformedBody, MalformedKey, ValueTooLarge
+from .limits import Limits
+from .names import Key
+from .register import Op, Reply
+
+FORMAT = 1
+"""The format of batches, pages and answers."""
+
+
+class Header(msgspec.Struct, array_like=True, frozen=True):
+    """Whom a message means, and what its sender believes.
+
+    ``open`` says whether clients are served in this epoch; while it is False only copies move. ``deadline_ms`` is what
+    is left of the sender's patience.
+    """
+
+    format: int
+    cluster: str
+    member: str
+    incarnation: str
+    epoch: int
+    open: bool = True
+    deadline_ms: int = 0
+
+
+class Batch(msgspec.Struct, array_like=True):
+    """Operations for one node. ``copying`` marks the mover's, which alone are served while an epoch is closed."""
+
+    header: Header
+    ops: list[Op]
+    copying: bool = False
+
+
+class BatchReply(msgspec.Struct, array_like=True):
+    """A node's answers, in the order of the operations; or, where ``refusal`` is not empty, why it did none of them.
+
+    ``refusal`` is one of the names below, ``detail`` a sentence for people, ``state`` the newest cluster state that
+    the node was given, as opaque bytes.
+    """
+
+    format: int
+    epoch: int
+    replies: list[Reply] = []
+    refusal: str = ""
+    detail: str = ""
+    state: bytes = b""
+
+
+OTHER_CLUSTER = "other-cluster"
+OTHER_MEMBER = "other-member"
+OTHER_INCARNATION = "other-incarnation"
+OLD_EPOCH = "old-epoch"
+CLOSED_EPOCH = "closed-epoch"
+UNKNOWN_FORMAT = "unknown-format"
+
+
+class Row(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One key of a slot copy: its key, accepted ballot and record."""
+
+    key: bytes
+    ballot: bytes
+    record: bytes
+
+
+class PageRequest(msgspec.Struct, array_like=True):
+    """Asks for the accepted records in ranges of slots (both ends included, ascending), after the place ``after``."""
+
+    header: Header
+    ranges: list[tuple[int, int]]
+    after: tuple[int, bytes] | None = None
+
+
+class Page(msgspec.Struct, array_like=True):
+    """Records in order of slot and key. ``after`` is None on the last page."""
+
+    format: int
+    epoch: int
+    rows: list[Row]
+    after: tuple[int, bytes] | None = None
+
+
+class DropRequest(msgspec.Struct, array_like=True):
+    """Orders a node to forget the slots of these ranges (both ends included)."""
+
+    header: Header
+    ranges: list[tuple[int, int]]
+
+
+class Announcement(msgspec.Struct, array_like=True):
+    """Shows a node an epoch and the state document that belongs to it."""
+
+    header: Header
+    state: bytes
+
+
+class Info(msgspec.Struct):
+    """Who a node is, as JSON at ``/node/v1/info``. ``cluster`` and ``member`` are empty until it has joined one."""
+
+    role: str
+    format: int
+    cluster: str
+    member: str
+    incarnation: str
+    epoch: int
+    engine: str
+    keys: int
+    bytes: int
+    now_ms: int
+    version: str
+
+
+class Join(msgspec.Struct):
+    """Gives a node its identity, as JSON to ``/node/v1/join``."""
+
+    cluster: str
+    member: str
+
+
+encode = msgspec.msgpack.Encoder().encode
+batch_decoder = msgspec.msgpack.Decoder(Batch)
+batch_reply_decoder = msgspec.msgpack.Decoder(BatchReply)
+page_request_decoder = msgspec.msgpack.Decoder(PageRequest)
+page_decoder = msgspec.msgpack.Decoder(Page)
+drop_request_decoder = msgspec.msgpack.Decoder(DropRequest)
+announcement_decoder = msgspec.msgpack.Decoder(Announcement)
+
+
+T = TypeVar("T")
+
+
+def parse_json(data: bytes, shape: type[T]) -> T:
+    """Read a JSON body of a known shape. Unknown fields are ignored, depth and integer sizes are bounded.
+
+    :raises MalformedBody: saying what was wrong and where.
+    """
+    try:
+        return msgspec.json.decode(data, type=shape)
+    except RecursionError:
+        raise MalformedBody("the body is nested too deeply", "send a flat JSON object") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise MalformedBody(f"the body is not the JSON that belongs here: {error}", "send a JSON object") from None
+
+
+def checked_key(key: bytes, limits: Limits) -> Key:
+    """Check a key's length.
+
+    :raises MalformedKey: if it is empty or too long.
+    """
+    if not 0 < len(key) <= limits.key_bytes_max:
+        raise MalformedKey(
+            f"the key has {len(key)} bytes",
+            f"keys have 1 to {limits.key_bytes_max} bytes; put what is longer in the value",
+        )
+    return Key(key)
+
+
+def checked_value(value: bytes, limits: Limits) -> bytes:
+    """Check a value's length.
+
+    :raises ValueTooLarge: if it is over the limit.
+    """
+    if len(value) > limits.value_bytes_max:
+        raise ValueTooLarge(
+            f"the value has {len(value)} bytes, the most is {limits.value_bytes_max}",
+            "split it over several keys, or raise value_bytes_max in the proxies' and nodes' configuration",
+        )
+    return value
