@@ -66,6 +66,9 @@ class Limits:
     probe_interval_s: float = 0.5
     """How often each member is asked who it is: half of the time in which a restarted node should be noticed."""
 
+    drive_interval_s: float = 0.5
+    """How often a proxy looks whether a change waits that it could drive now."""
+
     state_poll_interval_s: float = 0.25
     """How often the state file is looked at. The promise is that a change is seen within a second."""
 

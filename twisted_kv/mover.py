@@ -8,9 +8,9 @@ no harm is decided by its epoch, which every newer driver leaves behind before i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
@@ -28,6 +28,7 @@ from .state.store import StateStore
 from .wire import Row
 
 Ranges = list[tuple[int, int]]
+T = TypeVar("T")
 
 
 class Progress(NamedTuple):
@@ -62,7 +63,7 @@ class Mover:
         self._took = took
         self._not_before = 0.0
         self._failures = 0
-        self._rounds = Rounds(clock, random, 1.0, self._drive, "changes of the ring")
+        self._rounds = Rounds(clock, random, limits.drive_interval_s, self._drive, "changes of the ring")
         self.progress: Progress | None = None
         self.trouble: KvError | None = None
         """Why the change that waits cannot be carried out now."""
@@ -87,10 +88,12 @@ class Mover:
             return
         try:
             while state.pending or state.change is not None:
-                begun_state = await self._begin(state)
-                if begun_state is None:
+                closed = await self._begin(state)
+                if closed is None:
                     break
-                state = await self._carry_out(begun_state)
+                state = await self._carry_out(closed)
+        except KvError as error:
+            self._postpone(error)
         finally:
             self._store.resign()
 
@@ -99,25 +102,37 @@ class Mover:
         if state.change is not None:
             self.log.warn("taking over a change that was left at epoch {epoch}", epoch=state.epoch)
             return await self._step(state, taken_over)
-        state = await self._looked_at(state)
+        state, found = await self._looked_at(state)
         if not state.pending:
             return None
         change_id = f"c-{self._random.getrandbits(32):08x}"
-        plan = planned(begun(state, change_id))
-        if plan.lost:
-            self._postpone(
-                SlotsLost(
-                    f"{plan.lost} of {SLOTS} slots were forgotten by too many of their owners to know the newest values",
-                    "bring a member back that still has its data, or POST /v1/cluster/accept-loss to keep what is left",
-                )
-            )
+        try:
+            self._check(begun(state, change_id), found)
+        except KvError as error:
+            self._waits(error)
             return None
         return await self._step(state, lambda now: begun(now, change_id))
 
-    async def _looked_at(self, state: State) -> State:
+    def _check(self, state: State, found: set[NodeId]) -> None:
+        """Refuse a change that cannot succeed now: it would close the epoch for the clients in vain.
+
+        :raises SlotsLost: if too few owners remember some slots.
+        :raises ChangeFailed: if too few of those who are needed answer.
+        """
+        assert state.change is not None
+        plan = planned(state)
+        if plan.lost:
+            raise SlotsLost(
+                f"{plan.lost} of {SLOTS} slots were forgotten by too many owners to know their newest values",
+                "bring a member back that still has its data, or POST /v1/cluster/accept-loss to keep what is left",
+            )
+        for fill in plan.fills:
+            self._sources(fill, found, state.change.accept_loss)
+
+    async def _looked_at(self, state: State) -> tuple[State, set[NodeId]]:
         """Ask everybody concerned who they are, and put the wishes right: who forgot is rebuilt, who is gone waits.
 
-        A change that cannot succeed must not close the epoch for the clients.
+        Gives the state, and who answered as the member that they should be.
         """
         wishes = {wish.seat.id: wish for wish in state.pending}
         seats = {seat.id: seat for seat in state.members} | {node: wish.seat for node, wish in wishes.items()}
@@ -133,8 +148,9 @@ class Mover:
             elif info.incarnation != seat.incarnation:
                 renewed = msgspec.structs.replace(seat, incarnation=info.incarnation, forgetful=info.engine == "memory")
                 wishes[node] = Wish(renewed, node in wishes and wishes[node].accept_loss)
+        present = {node for node, info in found.items() if info.member == node}
         if tuple(wishes.values()) == state.pending:
-            return state
+            return state, present
 
         def put_right(now: State) -> State:
             now = msgspec.structs.replace(now, pending=())
@@ -142,7 +158,7 @@ class Mover:
                 now = wished(now, wish)
             return now
 
-        return await self._step(state, put_right)
+        return await self._step(state, put_right), present
 
     async def _carry_out(self, state: State) -> State:
         """Fill the new owners and open the next epoch; or take the change back."""
@@ -252,7 +268,7 @@ class Mover:
         """Show nodes an epoch, and give those who adopted it."""
         return set(await self._each(seats, lambda seat: self._control.announce(seat, state)))
 
-    async def _each(self, seats: Iterable[Seat], ask) -> dict[NodeId, object]:  # type: ignore[no-untyped-def]
+    async def _each(self, seats: Iterable[Seat], ask: Callable[[Seat], Coroutine[Any, Any, T]]) -> dict[NodeId, T]:
         """Ask several nodes at once; who fails is left out."""
         asked = list(seats)
         results = await DeferredList([ensureDeferred(ask(seat)) for seat in asked], consumeErrors=True)
@@ -276,13 +292,18 @@ class Mover:
         self._took(state)
         return state
 
-    def _postpone(self, error: KvError) -> None:
-        self._failures += 1
-        pause_s = min(self._limits.change_retry_s_max, self._limits.change_retry_s_max / 30 * 2 ** (self._failures - 1))
-        self._not_before = self._clock.seconds() + pause_s
+    def _waits(self, error: KvError) -> None:
+        """Say once why a change cannot begin; the next round looks again."""
         if self.trouble is None or self.trouble.detail != error.detail:
             self.log.error("a change of the ring waits: {detail}; {hint}", detail=error.detail, hint=error.hint)
         self.trouble = error
+
+    def _postpone(self, error: KvError) -> None:
+        """Leave clients in peace for a while after a change failed half-way: each attempt makes them wait."""
+        self._failures += 1
+        longest_s = self._limits.change_retry_s_max
+        self._not_before = self._clock.seconds() + min(longest_s, longest_s / 30 * 2 ** (self._failures - 1))
+        self._waits(error)
 
 
 def _ranges(slots: Iterable[Slot]) -> Ranges:

@@ -203,10 +203,10 @@ class Replica:
 
     # The original's two calls, for the one replica that this node holds.
 
-    def read_local(self, key: Key) -> Record | None:
-        """Read this replica's own record; it may be old, and says nothing about the other owners."""
+    def read_local(self, key: Key) -> bytes:
+        """Read this replica's own record, empty if there is none; it may be older than what the others hold."""
         cell = self._engine.get(slot_of(key), key)
-        return decode_record(cell.record) if cell is not None and cell.record else None
+        return cell.record if cell is not None else b""
 
     def write_local(self, key: Key, value: bytes) -> None:
         """Write to this replica under a ballot of its own: level ``one``, as the original's node did it.

@@ -1,0 +1,1 @@
+"""The HTTP doors: klein routes that decode, ask once, and encode."""

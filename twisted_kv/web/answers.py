@@ -1,0 +1,117 @@
+"""Errors and values to HTTP, in one place. Every error is a problem document (RFC 9457)."""
+
+from __future__ import annotations
+
+import msgspec
+from twisted.logger import Logger
+from twisted.web.iweb import IRequest
+
+from .. import errors
+from ..errors import BadInput, KvError, Unreached
+
+JSON = b"application/json"
+PROBLEM = b"application/problem+json"
+
+STATUS: dict[type[KvError], int] = {
+    errors.MalformedBody: 400,
+    errors.MalformedKey: 400,
+    errors.BadParameter: 400,
+    errors.BadConfig: 400,
+    errors.ValueTooLarge: 413,
+    errors.BodyTooLarge: 413,
+    errors.NotYetSupported: 501,
+    errors.NoSuchRoute: 404,
+    errors.WrongMethod: 405,
+    errors.NotText: 406,
+    errors.KeyAbsent: 404,
+    errors.Unreached: 503,
+    errors.DeadlinePassed: 504,
+    errors.Overloaded: 429,
+    errors.NoNodes: 503,
+    errors.ChangeUnderWay: 503,
+    errors.SlotsLost: 503,
+    errors.NotANode: 422,
+    errors.ForeignNode: 409,
+    errors.NodeHasData: 409,
+    errors.ChangeFailed: 503,
+    errors.StateBehind: 503,
+    errors.StateUnusable: 503,
+    errors.NothingLost: 409,
+    errors.PeerRefused: 409,
+    errors.PeerUnreachable: 502,
+    errors.PeerSilent: 504,
+}
+"""Every leaf of the tree; a test demands it."""
+
+RETRY_AFTER_S = {429: b"1", 503: b"1", 504: b"1"}
+
+log = Logger()
+
+
+def status_of(error: KvError, original: bool = False) -> int:
+    """Give an error's status. The original program's calls know fewer: what is wrong with a request is 400 there."""
+    status = STATUS[type(error)]
+    if original and isinstance(error, BadInput) and status not in (404, 405):
+        return 400
+    return 503 if original and status == 504 else status
+
+
+def problem_body(error: KvError, status: int) -> bytes:
+    """Give an error's problem document. Members that do not apply are left out."""
+    fields: dict[str, object] = {
+        "type": error.slug,
+        "title": error.title,
+        "status": status,
+        "detail": error.detail,
+    }
+    if error.hint:
+        fields["hint"] = error.hint
+    if isinstance(error, Unreached):
+        fields["required"] = error.required
+        fields["acks"] = error.acks
+        if error.maybe_applied is not None:
+            fields["maybe_applied"] = error.maybe_applied
+        if error.etag is not None:
+            fields["etag"] = error.etag
+        fields["replicas"] = [{"node": node, "error": text} for node, text in error.replicas.items()]
+    return msgspec.json.encode(fields) + b"\n"
+
+
+def answer_problem(request: IRequest, error: KvError, original: bool = False) -> bytes:
+    """Answer a request with an error: sets status and heads, gives the body."""
+    status = status_of(error, original)
+    request.setResponseCode(status)
+    if status in RETRY_AFTER_S:
+        request.setHeader(b"Retry-After", RETRY_AFTER_S[status])
+    return answer(request, problem_body(error, status), PROBLEM)
+
+
+def answer_bug(request: IRequest) -> bytes:
+    """Answer with a plain 500. The failure is in the log, and none of it in the answer."""
+    request.setResponseCode(500)
+    body = {
+        "type": "internal-error",
+        "title": "This is a bug",
+        "status": 500,
+        "detail": "the request ran into a fault of the program",
+        "hint": "the daemon's log holds the details; please report them",
+    }
+    return answer(request, msgspec.json.encode(body) + b"\n", PROBLEM)
+
+
+def answer(request: IRequest, body: bytes, content_type: bytes) -> bytes:
+    """Set the heads of an answer whose length is known, and give its body."""
+    headers = request.responseHeaders
+    headers.setRawHeaders(b"Content-Type", [content_type])
+    headers.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
+    return body
+
+
+def answer_json(request: IRequest, value: object) -> bytes:
+    return answer(request, msgspec.json.encode(value) + b"\n", JSON)
+
+
+def answer_empty(request: IRequest) -> bytes:
+    """An empty body with the status as it stands, 200 unless it was set."""
+    request.responseHeaders.setRawHeaders(b"Content-Length", [b"0"])
+    return b""

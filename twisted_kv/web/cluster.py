@@ -1,0 +1,184 @@
+"""The cluster: its members, where keys live, whether it is well, and what it counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from klein import Klein
+
+from ..errors import MalformedKey, SlotsLost
+from ..limits import Limits
+from ..membership import Seat
+from ..metrics import CONTENT_TYPE, ProxyMetrics
+from ..mover import Mover
+from ..names import NodeId
+from ..quorum import Level, majority
+from ..ring import fnv1a, position, slot_of
+from ..roster import Roster
+from ..wire import checked_key, parse_json
+from .answers import answer, answer_json
+from .v1 import refuse_unknown
+
+
+class NodeBody(msgspec.Struct):
+    url: str
+    weight: int = 1
+    zone: str | None = None
+
+
+class ClusterDoor:
+    """Answers about one proxy's cluster, as plain values."""
+
+    def __init__(self, roster: Roster, mover: Mover, limits: Limits, default: Level) -> None:
+        self.roster = roster
+        self._mover = mover
+        self._limits = limits
+        self._default = default
+
+    def member_state(self, seat: Seat) -> str:
+        """One of ``up``, ``down``, ``joining`` and ``rebuilding``."""
+        state = self.roster.state
+        if state.seat(seat.id) is None:
+            return "joining"
+        sighting = self.roster.sightings.get(NodeId(seat.id))
+        if sighting is None or sighting.info is None:
+            return "down"
+        counted = state.seat(seat.id)
+        assert counted is not None
+        return "up" if sighting.info.incarnation == counted.incarnation else "rebuilding"
+
+    def describe(self) -> dict[str, Any]:
+        state, view = self.roster.state, self.roster.view
+        assert view is not None
+        shares = view.ring.owned_share() if state.members else {}
+        joining = [seat for seat in state.change.seats if state.seat(seat.id) is None] if state.change else []
+        joining += [wish.seat for wish in state.pending if state.seat(wish.seat.id) is None]
+        progress = self._mover.progress
+        change = state.change and {
+            "kind": state.change.kind,
+            "id": state.change.id,
+            "done": progress.done if progress else 0,
+            "total": progress.total if progress else 0,
+        }
+        return {
+            "cluster_id": state.cluster_id,
+            "epoch": state.epoch,
+            "replicas": state.replicas,
+            "consistency": self._default.value,
+            "change": change,
+            "pending": [
+                {"id": wish.seat.id, "url": wish.seat.url, "weight": wish.seat.weight} for wish in state.pending
+            ],
+            "trouble": self._mover.trouble and self._mover.trouble.detail,
+            "members": [self._member(seat, shares.get(NodeId(seat.id), 0.0)) for seat in (*state.members, *joining)],
+        }
+
+    def _member(self, seat: Seat, owned: float) -> dict[str, Any]:
+        sighting = self.roster.sightings.get(NodeId(seat.id))
+        info = sighting.info if sighting else None
+        return {
+            "id": seat.id,
+            "url": seat.url,
+            "weight": seat.weight,
+            "zone": seat.zone,
+            "state": self.member_state(seat),
+            "owned": round(owned, 6),
+            "keys": info.keys if info else None,
+            "bytes": info.bytes if info else None,
+            "hints": 0,
+        }
+
+    def locate(self, raw: bytes) -> dict[str, Any]:
+        """Where a key lives.
+
+        :raises MalformedKey: if it is none.
+        :raises NoNodes: if nobody could own it.
+        """
+        key = checked_key(raw, self._limits)
+        view = self.roster.view
+        assert view is not None
+        owners = view.ring.owners(key)
+        return {
+            "key": key.decode("utf-8", "backslashreplace"),
+            "hash": fnv1a(key),
+            "position": position(key),
+            "slot": slot_of(key),
+            "owners": [
+                {"id": node, "url": view.seats[node].url, "state": self.member_state(view.seats[node])}
+                for node in owners
+            ],
+        }
+
+    def troubles(self) -> list[str]:
+        """Why this proxy could not serve every key now; empty if it can."""
+        view = self.roster.view
+        if view is None or not view.seats:
+            return ["no storage node has joined this cluster yet: POST /AddServer"]
+        found = [] if view.open else ["the cluster is moving data; clients wait"]
+        down = {node for node, seat in view.seats.items() if self.member_state(seat) != "up"}
+        short = (
+            sum(len(owners) - len(down.intersection(owners)) < majority(len(owners)) for owners in view.table)
+            if down
+            else 0
+        )
+        if short:
+            found.append(f"{short} of {len(view.table)} slots have no majority of owners up: {', '.join(sorted(down))}")
+        if isinstance(self._mover.trouble, SlotsLost):
+            found.append(f"{self._mover.trouble.detail}; {self._mover.trouble.hint}")
+        if self.roster.ahead_of_store is not None:
+            error = self.roster.behind(self.roster.ahead_of_store)
+            found.append(f"{error.detail}; {error.hint}")
+        ahead_s = self.roster.clock_ahead_s()
+        if ahead_s > self._limits.clock_ahead_s_max:
+            found.append(f"this proxy's clock is {ahead_s:.0f} s ahead of most nodes'; set it right")
+        return found
+
+
+def add_cluster(app: Klein, door: ClusterDoor, metrics: ProxyMetrics) -> None:
+    """Give a proxy's door the calls about the cluster."""
+
+    @app.route("/v1/cluster", methods=["GET"])
+    def cluster(request: Any) -> bytes:
+        return answer_json(request, door.describe())
+
+    @app.route("/v1/cluster/nodes", methods=["POST"])
+    async def add_node(request: Any) -> bytes:
+        body = parse_json(request.content.read(), NodeBody)
+        seat = await door.roster.add(body.url, body.weight, body.zone)
+        return answer_json(request, {"id": seat.id, "url": seat.url, "weight": seat.weight, "zone": seat.zone})
+
+    @app.route("/v1/cluster/accept-loss", methods=["POST"])
+    async def accept_loss(request: Any) -> bytes:
+        return answer_json(request, {"rebuilt": await door.roster.accept_loss()})
+
+    @app.route("/v1/ring/locate", methods=["GET"])
+    def locate(request: Any) -> bytes:
+        refuse_unknown(request, b"key")
+        if b"key" not in request.args:
+            raise MalformedKey("no key was given", "ask for /v1/ring/locate?key=KEY")
+        return answer_json(request, door.locate(request.args[b"key"][0]))
+
+    @app.route("/health/ready", methods=["GET"])
+    def ready(request: Any) -> bytes:
+        return answer_health(request, door.troubles())
+
+    add_liveness(app)
+
+    @app.route("/metrics", methods=["GET"])
+    def counted(request: Any) -> bytes:
+        return answer(request, metrics.render(), CONTENT_TYPE)
+
+
+def add_liveness(app: Klein) -> None:
+    """``/health/live`` answers while the process turns at all."""
+
+    @app.route("/health/live", methods=["GET"])
+    def live(request: Any) -> bytes:
+        return answer_health(request, [])
+
+
+def answer_health(request: Any, troubles: list[str]) -> bytes:
+    if troubles:
+        request.setResponseCode(503)
+    return answer_json(request, {"status": "not ready" if troubles else "ok", "troubles": troubles})

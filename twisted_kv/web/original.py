@@ -1,0 +1,141 @@
+"""The original Go program's calls, as its users know them: ``/PUT``, ``/GET`` and ``/AddServer``.
+
+Names are taken in any case and unknown fields ignored; the content type is not looked at, since curl's ``-d`` says
+``application/x-www-form-urlencoded`` whatever it sends.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from klein import Klein
+from twisted.internet.defer import Deferred
+
+from ..coordinator import Coordinator
+from ..errors import KeyAbsent, MalformedBody, NotText
+from ..limits import Limits
+from ..names import Key
+from ..quorum import Level, parse_level
+from ..replica import Replica
+from ..roster import Roster
+from ..versions import decode_record
+from ..wire import checked_key, checked_value, parse_json
+from .answers import JSON, answer, answer_empty
+
+
+class PutBody(msgspec.Struct):
+    Key: str
+    Value: str
+
+
+class GetBody(msgspec.Struct):
+    Key: str
+
+
+class ServerBody(msgspec.Struct):
+    url: str
+    weight: int = 1
+
+
+_put_body = msgspec.json.Decoder(PutBody).decode
+_get_body = msgspec.json.Decoder(GetBody).decode
+_unread = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def _any_case(data: bytes, shape: type[Any]) -> Any:
+    """Read a body whose names may be in any case: ``key`` as well as ``Key``.
+
+    :raises MalformedBody: saying what was wrong and where.
+    """
+    fields = parse_json(data, dict[str, msgspec.Raw])
+    names = {name.lower(): name for name in shape.__struct_fields__}
+    known = {names[name.lower()]: value for name, value in fields.items() if name.lower() in names}
+    return parse_json(msgspec.json.encode(known), shape)
+
+
+def put_body(data: bytes, limits: Limits) -> tuple[Key, bytes]:
+    """Read ``{"Key", "Value"}``.
+
+    :raises BadInput: of the kind that fits.
+    """
+    try:
+        body = _put_body(data)
+    except _unread:
+        body = _any_case(data, PutBody)
+    return checked_key(body.Key.encode(), limits), checked_value(body.Value.encode(), limits)
+
+
+def get_key(request: Any, limits: Limits) -> Key:
+    """Read ``{"Key"}`` from the body, or ``?Key=`` where a client cannot send a body with GET.
+
+    :raises BadInput: of the kind that fits.
+    """
+    data = request.content.read()
+    if not data:
+        for name in (b"Key", b"key", b"KEY"):
+            if name in request.args:
+                return checked_key(request.args[name][0], limits)
+        raise MalformedBody("no key was given", 'send {"Key": "..."} as the body, or ?Key=')
+    try:
+        body = _get_body(data)
+    except _unread:
+        body = _any_case(data, GetBody)
+    return checked_key(body.Key.encode(), limits)
+
+
+def level_of(request: Any, default: Level) -> Level:
+    given = request.args.get(b"consistency")
+    return parse_level(given[0].decode("utf-8", "replace")) if given else default
+
+
+def answer_value(request: Any, record: bytes, key: Key) -> bytes:
+    """Answer with a value as a JSON string.
+
+    :raises KeyAbsent: if there is none.
+    :raises NotText: if it is no text.
+    """
+    value = decode_record(record).value if record else None
+    if value is None:
+        raise KeyAbsent(f"there is no key {key.decode('utf-8', 'backslashreplace')[:200]!r}")
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        raise NotText("the value is not UTF-8 text, which JSON needs", "read it with GET /v1/kv/KEY") from None
+    return answer(request, msgspec.json.encode(text), JSON)
+
+
+def add_original_proxy(app: Klein, coordinator: Coordinator, roster: Roster, limits: Limits, default: Level) -> None:
+    """Give a proxy's door the original's three calls."""
+
+    @app.route("/PUT", methods=["PUT"])
+    def put(request: Any) -> Deferred[bytes]:
+        key, value = put_body(request.content.read(), limits)
+        done = coordinator.put(key, value, b"text/plain; charset=utf-8", level_of(request, default))
+        return done.addCallback(lambda _: answer_empty(request))
+
+    @app.route("/GET", methods=["GET", "POST", "QUERY"])
+    def get(request: Any) -> Deferred[bytes]:
+        key = get_key(request, limits)
+        done = coordinator.get(key, level_of(request, default))
+        return done.addCallback(lambda done: answer_value(request, done.record, key))
+
+    @app.route("/AddServer", methods=["POST"])
+    async def add_server(request: Any) -> bytes:
+        body = _any_case(request.content.read(), ServerBody)
+        await roster.add(body.url, body.weight)
+        return answer_empty(request)
+
+
+def add_original_node(app: Klein, replica: Replica, limits: Limits) -> None:
+    """Give a node's door the original's calls, for the one replica that it holds."""
+
+    @app.route("/PUT", methods=["PUT"])
+    def put(request: Any) -> bytes:
+        replica.write_local(*put_body(request.content.read(), limits))
+        return answer_empty(request)
+
+    @app.route("/GET", methods=["GET", "POST", "QUERY"])
+    def get(request: Any) -> bytes:
+        key = get_key(request, limits)
+        return answer_value(request, replica.read_local(key), key)
