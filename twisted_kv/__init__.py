@@ -1,0 +1,24 @@
+"""twisted_kv: a replicated, sharded key-value store made of Twisted daemons.
+
+The map of the rooms; imports go down only (``tests/test_layers.py`` holds it). One verb carries the design: every
+movement of data is the same idempotent accept, so that anything may be interrupted, repeated, or run twice at once.
+
+floor 0, the laws: no Twisted, no clock, no randomness, no files
+    ``names`` ``errors`` ``limits``     what things are called, what goes wrong, how much is too much
+    ``versions`` ``register``           ballots and records; what one key is, as rules and conversations
+    ``ring`` ``quorum`` ``membership``  who owns what; how many are enough; the cluster's state and its changes
+    ``liveness`` ``wire``               who is avoided; bytes to messages and back
+floor 1, the disk, and what is counted
+    ``storage`` ``metrics``
+floor 2, one replica, and the way to the others
+    ``replica`` ``peers`` ``state`` ``periodic``
+floor 3, conversations, one purpose each
+    ``chain`` ``coordinator``           a client's operation
+    ``roster`` ``mover``                membership and epochs; carrying a change of the ring out
+floor 4, the doors
+    ``web``
+floor 5, assembly
+    ``config`` ``options`` ``node`` ``proxy`` ``cluster``
+"""
+
+__version__ = "0.1.0"

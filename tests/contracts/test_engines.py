@@ -397,7 +397,7 @@ def test_an_engine_does_what_a_plain_dict_does(open_engine: Open) -> None:
 
 THREADS = 8
 PAIRS = 300
-ROUNDS = 400
+ROUNDS = 1_000
 JOIN_S = 60.0
 HALF_BYTES = len(b"half-000") + len(value(1, b"12345678").record)
 
@@ -471,7 +471,7 @@ class Hammer:
         assert all(view.get(row.slot, row.key) == row.cell for row in dice.sample(rows, min(5, len(rows))))
 
     def totals(self, dice: random.Random) -> None:
-        for _ in range(20):
+        for _ in range(200):
             keys, bytes_ = self.engine.totals()
             assert keys % 2 == 0
             assert 0 <= keys <= 2 * PAIRS
@@ -503,8 +503,8 @@ def run_together(works: list[Callable[[random.Random], None]]) -> list[BaseExcep
 def test_eight_threads_at_once_never_see_half_a_batch(engine: Engine) -> None:
     hammer = Hammer(engine)
     # Every thread does all of it: with one kind of work each, the writers would be done before the readers began.
-    kinds = [hammer.write] * 9 + [hammer.drop, hammer.get, hammer.scan, hammer.page_through, hammer.snapshot]
-    kinds += [hammer.totals]
+    kinds = [hammer.write] * 9 + [hammer.drop, hammer.get, hammer.scan, hammer.page_through]
+    kinds += [hammer.snapshot, hammer.totals] * 2
 
     def work(dice: random.Random) -> None:
         for _ in range(ROUNDS):

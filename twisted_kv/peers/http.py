@@ -11,7 +11,7 @@ from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.interfaces import IConsumer, IDelayedCall, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
-from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone, ResponseNeverReceived
+from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone, ResponseNeverReceived, _HTTP11ClientFactory
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
@@ -92,6 +92,12 @@ class _Body(Protocol):
             abort()
 
 
+class _QuietFactory(_HTTP11ClientFactory):
+    """Does not log each connection: there is one factory for every one of them."""
+
+    noisy = False
+
+
 class HttpTransport:
     """Requests over a pool of connections. See ``peer.Transport``.
 
@@ -103,6 +109,7 @@ class HttpTransport:
         self._clock: IReactorTime = reactor
         self._limits = limits
         self._pool = HTTPConnectionPool(reactor)
+        self._pool._factory = _QuietFactory
         self._pool.maxPersistentPerHost = 2 * limits.batches_in_flight_max + 2
         self._pool.retryAutomatically = False
         # Shorter than a server's idle time-out, so that a stale connection is the exception.

@@ -72,7 +72,7 @@ def add_node(app: Klein, replica: Replica, metrics: NodeMetrics) -> None:
 
     @app.route("/health/ready", methods=["GET"])
     def ready(request: Any) -> bytes:
-        return answer_health(request, [] if replica.joined else ["this node has joined no cluster yet"])
+        return answer_health(request, [])
 
     add_liveness(app)
 

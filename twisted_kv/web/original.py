@@ -109,13 +109,13 @@ def add_original_proxy(app: Klein, coordinator: Coordinator, roster: Roster, lim
     """Give a proxy's door the original's three calls."""
 
     @app.route("/PUT", methods=["PUT"])
-    def put(request: Any) -> Deferred[bytes]:
+    def original_put(request: Any) -> Deferred[bytes]:
         key, value = put_body(request.content.read(), limits)
         done = coordinator.put(key, value, b"text/plain; charset=utf-8", level_of(request, default))
         return done.addCallback(lambda _: answer_empty(request))
 
     @app.route("/GET", methods=["GET", "POST", "QUERY"])
-    def get(request: Any) -> Deferred[bytes]:
+    def original_get(request: Any) -> Deferred[bytes]:
         key = get_key(request, limits)
         done = coordinator.get(key, level_of(request, default))
         return done.addCallback(lambda done: answer_value(request, done.record, key))
@@ -131,11 +131,11 @@ def add_original_node(app: Klein, replica: Replica, limits: Limits) -> None:
     """Give a node's door the original's calls, for the one replica that it holds."""
 
     @app.route("/PUT", methods=["PUT"])
-    def put(request: Any) -> bytes:
+    def original_put(request: Any) -> bytes:
         replica.write_local(*put_body(request.content.read(), limits))
         return answer_empty(request)
 
     @app.route("/GET", methods=["GET", "POST", "QUERY"])
-    def get(request: Any) -> bytes:
+    def original_get(request: Any) -> bytes:
         key = get_key(request, limits)
         return answer_value(request, replica.read_local(key), key)

@@ -70,7 +70,7 @@ def add_v1(app: Klein, coordinator: Coordinator, limits: Limits, default: Level)
     """Give a proxy's door the calls for single keys."""
 
     @app.route(KV_ROUTE, methods=["GET", "HEAD"])
-    def get(request: Any) -> Deferred[bytes]:
+    def kv_get(request: Any) -> Deferred[bytes]:
         refuse_unknown(request, b"consistency")
         key = key_of(request, limits)
         return coordinator.get(key, level_of(request, default)).addCallback(found, request, key)
@@ -83,7 +83,7 @@ def add_v1(app: Klein, coordinator: Coordinator, limits: Limits, default: Level)
         return answer(request, record.value, record.content_type or OCTETS)
 
     @app.route(KV_ROUTE, methods=["PUT"])
-    def put(request: Any) -> Deferred[bytes]:
+    def kv_put(request: Any) -> Deferred[bytes]:
         refuse_unknown(request, b"consistency")
         key = key_of(request, limits)
         value = checked_value(request.content.read(), limits)
@@ -91,7 +91,7 @@ def add_v1(app: Klein, coordinator: Coordinator, limits: Limits, default: Level)
         return done.addCallback(changed, request)
 
     @app.route(KV_ROUTE, methods=["DELETE"])
-    def delete(request: Any) -> Deferred[bytes]:
+    def kv_delete(request: Any) -> Deferred[bytes]:
         refuse_unknown(request, b"consistency")
         key = key_of(request, limits)
         done = coordinator.put(key, None, b"", level_of(request, default))

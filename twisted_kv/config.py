@@ -1,0 +1,140 @@
+"""What a daemon is told: defaults, then a TOML file, then flags; the later wins. The result is frozen."""
+
+from __future__ import annotations
+
+import ipaddress
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+
+from .errors import BadConfig
+from .limits import MIB, Limits
+
+Port = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
+VALUE_BYTES_CEILING = 64 * MIB
+
+
+class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``twistd kvnode``."""
+
+    port: Port = 8081
+    interface: str = "127.0.0.1"
+    data_dir: str | None = None
+    engine: Literal["memory"] = "memory"
+    limits: Limits = Limits()
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.data_dir or f"kvnode-{self.port}")
+
+
+class ProxyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``twistd kvproxy``. ``replicas`` and ``vnodes`` found a cluster; afterwards they must agree with it."""
+
+    port: Port = 8080
+    interface: str = "127.0.0.1"
+    data_dir: str | None = None
+    state: str | None = None
+    nodes: list[str] = []
+    replicas: Annotated[int, msgspec.Meta(ge=1, le=15)] | None = None
+    vnodes: Annotated[int, msgspec.Meta(ge=1, le=4096)] | None = None
+    consistency: Literal["one", "strong", "quorum", "all"] = "strong"
+    limits: Limits = Limits()
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.data_dir or f"kvproxy-{self.port}")
+
+    @property
+    def state_path(self) -> Path:
+        """:raises BadConfig: if the state is to live in a store that this version does not know."""
+        if self.state is None:
+            return self.folder / "state.json"
+        scheme, _, path = self.state.partition(":")
+        if scheme != "file" or not path:
+            raise BadConfig(f"state is {self.state!r}, which this version cannot use", "give it as file:PATH")
+        return Path(path)
+
+
+class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``twistd kvcluster``."""
+
+    nodes: Annotated[int, msgspec.Meta(ge=1, le=64)] = 3
+    base_port: Port = 8081
+    port: Port = 8080
+    interface: str = "127.0.0.1"
+    engine: Literal["memory"] = "memory"
+    data_dir: str | None = None
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.data_dir or "kvcluster")
+
+    @property
+    def node_ports(self) -> range:
+        return range(self.base_port, self.base_port + self.nodes)
+
+
+C = TypeVar("C", NodeConfig, ProxyConfig, ClusterConfig)
+
+
+def configured(shape: type[C], flags: Mapping[str, Any], file: str | None) -> C:
+    """Put a configuration together.
+
+    :param flags: what was given on the command line, as text; it wins over the file.
+    :raises BadConfig: naming the file or flag, the key, and what was expected.
+    """
+    from_file = _read(shape, file) if file is not None else {}
+    try:
+        config = msgspec.convert({**from_file, **flags}, shape, strict=False)
+    except msgspec.ValidationError as error:
+        raise BadConfig(_plain(error, "--"), "twistd COMMAND --help lists the options") from None
+    _check_interface(config.interface)
+    limits = getattr(config, "limits", None)
+    if limits is not None and not 0 < limits.value_bytes_max <= VALUE_BYTES_CEILING:
+        raise BadConfig(f"value_bytes_max is {limits.value_bytes_max}", f"give 1 to {VALUE_BYTES_CEILING}")
+    return config
+
+
+def _read(shape: type[C], file: str) -> dict[str, Any]:
+    try:
+        with open(file, "rb") as stream:
+            fields = tomllib.load(stream)
+    except OSError as error:
+        raise BadConfig(f"{file} cannot be read: {error.strerror}", "name a file that is there") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadConfig(f"{file} is no TOML: {error}", "see etc/ for an example") from None
+    known = shape.__struct_fields__
+    for key in fields:
+        if key not in known:
+            raise BadConfig(f"{file}: there is no key {key!r}", f"known here: {', '.join(known)}")
+    for key in fields.get("limits", {}):
+        if key not in Limits.__dataclass_fields__:
+            raise BadConfig(f"{file}: there is no limit {key!r}", "twisted_kv/limits.py lists them")
+    try:
+        msgspec.convert(fields, shape)
+    except msgspec.ValidationError as error:
+        raise BadConfig(f"{file}: {_plain(error, '')}", "see etc/ for an example") from None
+    return fields
+
+
+def _plain(error: msgspec.ValidationError, prefix: str) -> str:
+    """Turn msgspec's sentence (``Expected `int`, got `str` - at `$.port```) into one about a key."""
+    what, _, where = str(error).partition(" - at `$.")
+    key = where.rstrip("`")
+    return f"{prefix}{key.replace('_', '-') if prefix else key}: {what.lower()}" if key else what
+
+
+def _check_interface(interface: str) -> None:
+    try:
+        loopback = interface == "localhost" or ipaddress.ip_address(interface).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise BadConfig(
+            f"interface is {interface!r}, and this version has no tokens to keep strangers out with",
+            "listen on 127.0.0.1 or ::1, and let a tunnel or a proxy with access control in front carry the traffic",
+        )

@@ -1,0 +1,176 @@
+"""The command lines, as twistd sees them; and the one place that reaches for the real clock, reactor and randomness."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+from random import Random
+from typing import Any, ClassVar
+
+from twisted.internet import stdio
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python import usage
+from twisted.python.failure import Failure
+
+from .config import ClusterConfig, NodeConfig, ProxyConfig, configured
+from .errors import BadConfig
+
+
+def wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def fresh_random() -> Random:
+    """A generator that no other process shares."""
+    return Random(os.urandom(32))
+
+
+def monotonic_reactor() -> Any:
+    """The reactor, running its timers on monotonic time.
+
+    By itself it uses wall time: set back by an hour, every deadline freezes for an hour.
+    """
+    from twisted.internet import reactor
+
+    reactor.seconds = time.monotonic  # type: ignore[attr-defined]
+    return reactor
+
+
+class RoleOptions(usage.Options):
+    """What the three roles share: a TOML file, and everything they write in one folder."""
+
+    shape: ClassVar[type[Any]]
+    lists: ClassVar[tuple[str, ...]] = ()
+    config: Any
+
+    def postOptions(self) -> None:
+        given = {name.replace("-", "_"): value for name, value in self.items() if value is not None}
+        file = given.pop("config", None)
+        given.pop("leash", None)
+        for name in self.lists:
+            if name in given:
+                given[name] = [part for part in str(given[name]).split(",") if part]
+        try:
+            self.config = configured(self.shape, given, file)
+            self.checked(self.config)
+        except BadConfig as error:
+            raise usage.UsageError(f"{error.detail} ({error.hint})") from None
+        self._settle_in(self.config.folder)
+
+    def checked(self, config: Any) -> None:
+        """Refuse, before anything starts, what could not work.
+
+        :raises BadConfig: saying what and why.
+        """
+        check_port(config.interface, config.port)
+
+    def _settle_in(self, folder: Path) -> None:
+        """Keep twistd's pid and log files in the role's own folder, so that several roles run from one place."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise usage.UsageError(f"the folder {folder} cannot be made: {error.strerror}") from None
+        parent = self.parent
+        if parent is None:
+            return
+        if parent.get("pidfile") == "twistd.pid":
+            parent["pidfile"] = str(folder / "twistd.pid")
+        if not parent.get("nodaemon") and parent.get("logfile") is None and not parent.get("syslog"):
+            parent["logfile"] = str(folder / "twistd.log")
+
+
+LEASH = ["leash", None, "Stop when standard input ends, and ignore SIGINT: for a parent that holds the other end."]
+
+
+class NodeOptions(RoleOptions):
+    longdesc = "Runs one storage node. A proxy takes it into a cluster with POST /AddServer."
+    shape = NodeConfig
+    optFlags = [LEASH]
+    optParameters = [
+        ["port", "p", None, "Port to listen on (8081)."],
+        ["interface", "i", None, "Address to listen on (127.0.0.1)."],
+        ["data-dir", "d", None, "Folder for everything the node writes (./kvnode-PORT)."],
+        ["engine", "e", None, "Where data is kept: memory, which is empty after every start (memory)."],
+        ["config", "c", None, "TOML file with the same options; a flag wins over it."],
+    ]
+
+
+class ProxyOptions(RoleOptions):
+    longdesc = "Runs the proxy that clients talk to: it routes, replicates, and reads through failures."
+    shape = ProxyConfig
+    lists = ("nodes",)
+    optFlags = [LEASH]
+    optParameters = [
+        ["port", "p", None, "Port to listen on (8080)."],
+        ["interface", "i", None, "Address to listen on (127.0.0.1)."],
+        ["data-dir", "d", None, "Folder for everything the proxy writes (./kvproxy-PORT)."],
+        ["state", "s", None, "Where the cluster's state lives: file:PATH (file:./kvproxy-PORT/state.json)."],
+        ["nodes", None, None, "URLs of nodes to add when the cluster has none yet, with commas between them."],
+        ["replicas", "r", None, "Copies of each key; fixed when the cluster is founded (3)."],
+        ["vnodes", None, None, "Ring tokens of a node of weight 1; fixed when the cluster is founded (256)."],
+        ["consistency", None, None, "Level of calls that name none: one, strong (also called quorum) or all (strong)."],
+        ["config", "c", None, "TOML file with the same options; a flag wins over it."],
+    ]
+
+
+class ClusterOptions(RoleOptions):
+    longdesc = "Runs a whole cluster on this machine: nodes, each a process of its own, and a proxy."
+    shape = ClusterConfig
+    optParameters = [
+        ["nodes", "n", None, "How many storage nodes (3)."],
+        ["base-port", "b", None, "Port of the first node; the others follow it (8081)."],
+        ["port", "p", None, "Port of the proxy (8080)."],
+        ["interface", "i", None, "Address to listen on (127.0.0.1)."],
+        ["engine", "e", None, "Where data is kept: memory, which is empty after every start (memory)."],
+        ["data-dir", "d", None, "Folder for everything the cluster writes (./kvcluster)."],
+        ["config", "c", None, "TOML file with the same options; a flag wins over it."],
+    ]
+
+    def checked(self, config: ClusterConfig) -> None:
+        if config.port in config.node_ports:
+            raise BadConfig(f"--port {config.port} is one of the nodes' ports", "move one with --port or --base-port")
+        if config.node_ports.stop > 65_536:
+            raise BadConfig(f"{config.nodes} ports do not fit from {config.base_port} up", "choose a lower --base-port")
+        for port in (config.port, *config.node_ports):
+            check_port(config.interface, port)
+
+
+def check_port(interface: str, port: int) -> None:
+    """Say plainly, and before anything starts, that a port is taken.
+
+    :raises BadConfig: if nobody can listen there now.
+    """
+    family = socket.AF_INET6 if ":" in interface else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((interface, port))
+        except OSError as error:
+            raise BadConfig(
+                f"port {port} on {interface} cannot be used: {error.strerror}",
+                "stop the program that holds it, or choose another port",
+            ) from None
+
+
+class Leash(Protocol):
+    """Ends the process when its parent is gone, and leaves SIGINT, which a terminal sends to all, to the parent."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    @classmethod
+    def put_on(cls, reactor: Any) -> None:
+        """Wear it from the moment the reactor runs: twistd installs its own signal handlers just before."""
+
+        def start() -> None:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            stdio.StandardIO(cls(reactor), reactor=reactor)
+
+        reactor.callWhenRunning(start)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._reactor.running:
+            self._reactor.stop()

@@ -1,0 +1,203 @@
+"""``twistd kvproxy``: the proxy put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+from klein import Klein
+from twisted.application.service import IService, Service
+from twisted.internet.defer import Deferred, ensureDeferred, inlineCallbacks
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from .config import ProxyConfig
+from .coordinator import Coordinator
+from .errors import KvError, StateUnusable
+from .limits import Limits
+from .membership import State, View, founded
+from .metrics import ProxyMetrics
+from .mover import Mover
+from .names import ClusterId
+from .node import listening
+from .options import Leash, ProxyOptions, fresh_random, monotonic_reactor, wall_ms
+from .peers.control import Control
+from .peers.http import HttpTransport
+from .peers.peer import Transport
+from .peers.queue import Queues
+from .quorum import Level, parse_level
+from .ring import FNV_IS_COMPILED
+from .roster import Roster
+from .state.file import FileStore
+from .state.store import StateStore
+from .versions import HybridClock
+from .web.cluster import ClusterDoor, add_cluster
+from .web.original import add_original_proxy
+from .web.site import KvSite, new_app
+from .web.v1 import add_v1
+
+Options = ProxyOptions
+
+STOP_PATIENCE_S = 2.0
+FIRST_NODES_RETRY_S = 0.3
+
+
+class Rooms:
+    """A proxy's rooms, wired together, on whatever clock, randomness, store and transport they are handed."""
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        random: Random,
+        now_ms: Callable[[], int],
+        limits: Limits,
+        store: StateStore,
+        transport: Transport,
+    ) -> None:
+        self.metrics = ProxyMetrics()
+        hybrid = HybridClock(now_ms, random.getrandbits(64))
+        control = Control(transport, limits)
+        self.queues = Queues(
+            clock, limits, transport, self.metrics, lambda node, reply: self.roster.outdated(node, reply)
+        )
+        self.coordinator = Coordinator(clock, random, hybrid, limits, self.queues, self.metrics)
+        self.mover = Mover(clock, random, limits, store, control, lambda state: self.roster.take_up(state))
+        self.roster = Roster(
+            clock, random, now_ms, limits, store, control, self.queues, self.coordinator.adopt, self.mover.kick
+        )
+        watch = self.metrics.watch
+        watch("kv_epoch", "The epoch of this proxy's view", lambda: self._view_of(lambda view: view.epoch))
+        watch("kv_members", "Members of the cluster", lambda: self._view_of(lambda view: len(view.seats)))
+        watch("kv_operations_under_way", "Client operations under way", lambda: self.coordinator.under_way)
+        watch("kv_queued_operations", "Operations waiting for a batch", self.queues.waiting)
+        watch("kv_nodes_avoided", "Nodes that are avoided since they failed", lambda: len(self.queues.avoided()))
+
+    def _view_of(self, figure: Callable[[View], float]) -> float:
+        return figure(self.roster.view) if self.roster.view is not None else 0
+
+    async def start(self, found: Callable[[State | None], State]) -> State:
+        self.mover.start()
+        return await self.roster.start(found)
+
+    async def stop(self) -> None:
+        await self.mover.stop()
+        await self.roster.stop()
+
+    def app(self, limits: Limits, default: Level) -> Klein:
+        """The proxy's whole door."""
+        app = new_app()
+        add_original_proxy(app, self.coordinator, self.roster, limits, default)
+        add_v1(app, self.coordinator, limits, default)
+        add_cluster(app, ClusterDoor(self.roster, self.mover, limits, default), self.metrics)
+        return app
+
+
+def founding(config: ProxyConfig, random: Random) -> Callable[[State | None], State]:
+    """The first transaction of a proxy: found a cluster, or agree with the one that is there."""
+    cluster_id = ClusterId(f"c-{random.getrandbits(64):016x}")
+
+    def step(state: State | None) -> State:
+        if state is None:
+            return founded(cluster_id, config.replicas or 3, config.vnodes or 256)
+        for name in ("replicas", "vnodes"):
+            wanted, is_now = getattr(config, name), getattr(state, name)
+            if wanted is not None and wanted != is_now:
+                raise StateUnusable(
+                    f"--{name} {wanted} contradicts the cluster's state, which says {is_now}",
+                    f"leave --{name} out, or name another state with --state",
+                )
+        return state
+
+    return step
+
+
+class Proxy(Service):
+    """One proxy process."""
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, random: Random, now_ms: Callable[[], int], config: ProxyConfig) -> None:
+        self._reactor = reactor
+        self._random = random
+        self._now_ms = now_ms
+        self._config = config
+        self._door: IService | None = None
+        self._first_nodes: list[Deferred[None]] = []
+
+    def startService(self) -> None:
+        super().startService()
+        config, limits = self._config, self._config.limits
+        if not FNV_IS_COMPILED:
+            self.log.warn("fnv-hash-fast has no compiled part here: every look-up costs 3 us more")
+        self._transport = HttpTransport(self._reactor, limits)
+        store = FileStore(self._reactor, config.state_path, limits)
+        self._rooms = Rooms(self._reactor, self._random, self._now_ms, limits, store, self._transport)
+        starting = ensureDeferred(self._rooms.start(founding(config, self._random)))
+        starting.addCallbacks(self._open, self._cannot_start)
+        if isinstance(failed := getattr(starting, "result", None), SystemExit):
+            raise failed
+
+    def _open(self, state: State) -> None:
+        config = self._config
+        app = self._rooms.app(config.limits, parse_level(config.consistency))
+        site = KvSite(self._reactor, app, config.limits, config.limits.body_bytes_max)
+        self._door = listening(self._reactor, config.interface, config.port, site)
+        self.log.info(
+            "kvproxy on http://{interface}:{port}, cluster {cluster} at epoch {epoch} with {count} members",
+            interface=config.interface,
+            port=config.port,
+            cluster=state.cluster_id,
+            epoch=state.epoch,
+            count=len(state.members),
+        )
+        if not state.members:
+            self._first_nodes = [ensureDeferred(self._add_first(url)) for url in config.nodes]
+
+    async def _add_first(self, url: str) -> None:
+        """Add a node that may be starting at this very moment."""
+        complaint = ""
+        while self.running:
+            try:
+                await self._rooms.roster.add(url, 1)
+                return
+            except KvError as error:
+                if error.detail != complaint:
+                    complaint = error.detail
+                    self.log.warn("{url} cannot be added yet: {error}", url=url, error=complaint)
+            await deferLater(self._reactor, FIRST_NODES_RETRY_S)
+
+    def _cannot_start(self, failure: Failure) -> SystemExit | None:
+        error = failure.value
+        if not isinstance(error, KvError):
+            self.log.failure("the proxy cannot start", failure)
+            return SystemExit(1)
+        self.log.critical("the proxy cannot start: {detail} ({hint})", detail=error.detail, hint=error.hint)
+        if self._reactor.running:
+            self._reactor.stop()
+            return None
+        return SystemExit(f"kvproxy: {error.detail} ({error.hint})")
+
+    @inlineCallbacks
+    def stopService(self) -> Any:
+        """Close the door, let what runs end, stop the rounds, close the pool: in this order."""
+        yield super().stopService()
+        for adding in self._first_nodes:
+            adding.addErrback(lambda _: None)
+            adding.cancel()
+        if self._door is not None:
+            yield self._door.stopService()
+        until = self._reactor.seconds() + STOP_PATIENCE_S
+        while self._rooms.coordinator.under_way and self._reactor.seconds() < until:
+            yield deferLater(self._reactor, 0.02)
+        yield ensureDeferred(self._rooms.stop())
+        yield self._transport.close()
+
+
+def makeService(options: ProxyOptions) -> IService:
+    reactor = monotonic_reactor()
+    if options["leash"]:
+        Leash.put_on(reactor)
+    return Proxy(reactor, fresh_random(), wall_ms, options.config)
