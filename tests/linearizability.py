@@ -89,8 +89,8 @@ def _judge(key: bytes, events: Sequence[Event], initial: bytes | None) -> str | 
     stuck = [event for i, event in enumerate(done) if not placed >> i & 1]
     lines = "\n".join(f"    {event}" for event in events)
     return (
-        f"key {key!r} is not linearizable: after {placed.bit_count()} operations it holds {held!r}, which explains none "
-        f"of those that must come next, the first of them being\n    {stuck[0]}\n  of the history\n{lines}"
+        f"key {key!r} is not linearizable: after {placed.bit_count()} operations it holds {held!r}, which explains "
+        f"none of those that must come next, the first of them being\n    {stuck[0]}\n  of the history\n{lines}"
     )
 
 

@@ -54,7 +54,9 @@ def test_last_error_is_kept_for_people() -> None:
 
 
 @given(st.integers(1, 5), st.lists(st.booleans(), max_size=40))
-def test_node_is_avoided_exactly_while_its_last_answers_were_that_many_failures(failures: int, answers: list[bool]) -> None:
+def test_node_is_avoided_exactly_while_its_last_answers_were_that_many_failures(
+    failures: int, answers: list[bool]
+) -> None:
     node = suspicion(failures)
     in_a_row = 0
     for now, answered in enumerate(answers):

@@ -12,7 +12,6 @@ import random
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import count
 from typing import NamedTuple
 
@@ -867,7 +866,9 @@ class Simulation:
         old = self.owners_of[-1]
         others = [node for node in self.cells if node not in old]
         gains = not may_shrink() or (len(old) < 5 and rng.random() < 0.7)
-        loses = len(old) == 5 or (len(old) > 1 and rng.random() < 0.6) or not gains
+        loses = len(old) == 5 or (len(old) > 1 and (not gains or rng.random() < 0.6))
+        if not gains and not loses:
+            return
         lost = rng.choice(old) if loses else None
         self.gained = rng.choice(others) if gains else None
         self.sources = {}
@@ -970,6 +971,7 @@ def test_the_simulation_reaches_every_fate_and_most_operations_succeed() -> None
 def test_one_seed_gives_one_history() -> None:
     for seed in range(20):
         assert judge(seed, changing=True) == judge(seed, changing=True)
+
 
 # Mutants: the simulation is worth what it catches.
 
@@ -1087,7 +1089,7 @@ def propose_over_newer(patch: pytest.MonkeyPatch) -> None:
     """A write that is open is proposed again on whatever was found."""
 
     def wrong(self: Write) -> Sequence[Send]:
-        return self._accept_fresh(self.ballot, self.quorum)
+        return self._accept_fresh(self.ballot, max(self.quorum, self.level.needed(len(self.owners))))
 
     patch.setattr(Write, "_propose", wrong)
 

@@ -161,7 +161,9 @@ def test_json_of_a_known_shape_is_read_and_unknown_fields_are_ignored() -> None:
         pytest.param(b'{"key": "k", "weight": 1e400}', id="endless number"),
         pytest.param(b'{"key": "k", "weight": ' + b"9" * 100_000 + b"}", id="a hundred thousand digits"),
         pytest.param(b'{"key": ' + b"[" * 100_000, id="deep arrays"),
-        pytest.param(b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b', "key": "k"}', id="deep arrays in what is ignored"),
+        pytest.param(
+            b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b', "key": "k"}', id="deep arrays in what is ignored"
+        ),
         pytest.param(b'{"x": ' + b'{"x": ' * 100_000, id="deep objects in what is ignored"),
         pytest.param(b"[" * 100_000, id="nothing but brackets"),
     ],

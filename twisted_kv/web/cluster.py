@@ -18,7 +18,8 @@ from ..ring import fnv1a, position, slot_of
 from ..roster import Roster
 from ..wire import checked_key, parse_json
 from .answers import answer, answer_json
-from .v1 import refuse_unknown
+from .health import add_liveness, answer_health
+from .parameters import refuse_unknown
 
 
 class NodeBody(msgspec.Struct):
@@ -168,17 +169,3 @@ def add_cluster(app: Klein, door: ClusterDoor, metrics: ProxyMetrics) -> None:
     @app.route("/metrics", methods=["GET"])
     def counted(request: Any) -> bytes:
         return answer(request, metrics.render(), CONTENT_TYPE)
-
-
-def add_liveness(app: Klein) -> None:
-    """``/health/live`` answers while the process turns at all."""
-
-    @app.route("/health/live", methods=["GET"])
-    def live(request: Any) -> bytes:
-        return answer_health(request, [])
-
-
-def answer_health(request: Any, troubles: list[str]) -> bytes:
-    if troubles:
-        request.setResponseCode(503)
-    return answer_json(request, {"status": "not ready" if troubles else "ok", "troubles": troubles})

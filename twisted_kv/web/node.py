@@ -22,7 +22,7 @@ from ..wire import (
     parse_json,
 )
 from .answers import answer, answer_json
-from .cluster import add_liveness, answer_health
+from .health import add_liveness, answer_health
 
 MSGPACK = b"application/msgpack"
 

@@ -16,12 +16,13 @@ from ..coordinator import Coordinator
 from ..errors import KeyAbsent, MalformedBody, NotText
 from ..limits import Limits
 from ..names import Key
-from ..quorum import Level, parse_level
+from ..quorum import Level
 from ..replica import Replica
 from ..roster import Roster
 from ..versions import decode_record
 from ..wire import checked_key, checked_value, parse_json
 from .answers import JSON, answer, answer_empty
+from .parameters import level_of
 
 
 class PutBody(msgspec.Struct):
@@ -82,11 +83,6 @@ def get_key(request: Any, limits: Limits) -> Key:
     except _unread:
         body = _any_case(data, GetBody)
     return checked_key(body.Key.encode(), limits)
-
-
-def level_of(request: Any, default: Level) -> Level:
-    given = request.args.get(b"consistency")
-    return parse_level(given[0].decode("utf-8", "replace")) if given else default
 
 
 def answer_value(request: Any, record: bytes, key: Key) -> bytes:

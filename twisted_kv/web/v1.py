@@ -10,14 +10,14 @@ from klein import Klein
 from twisted.internet.defer import Deferred
 
 from ..coordinator import Coordinator, Done
-from ..errors import BadParameter, KeyAbsent, MalformedKey, NotYetSupported
+from ..errors import BadParameter, KeyAbsent, MalformedKey
 from ..limits import Limits
 from ..names import Key
 from ..quorum import Level
 from ..versions import Record, decode_record
 from ..wire import checked_key, checked_value
 from .answers import answer
-from .original import level_of
+from .parameters import level_of, refuse_unknown
 from .site import KV_PREFIX, KV_ROUTE
 
 OCTETS = b"application/octet-stream"
@@ -34,24 +34,6 @@ def key_of(request: Any, limits: Limits) -> Key:
     if _broken_escape(raw):
         raise MalformedKey("the key holds a % that begins no escape", "write a percent sign as %25")
     return checked_key(unquote_to_bytes(raw), limits)
-
-
-def refuse_unknown(request: Any, *known: bytes) -> None:
-    """Refuse what this version would otherwise silently not do.
-
-    :raises BadParameter: on a parameter that does not exist.
-    :raises NotYetSupported: on one, or a precondition, that a later version will know.
-    """
-    for name in (b"if-match", b"if-none-match"):
-        if request.requestHeaders.hasHeader(name):
-            raise NotYetSupported(f"{name.decode()} is not served yet", "leave it out; nothing was changed")
-    for name in request.args:
-        if name in (b"ttl", b"timeout"):
-            raise NotYetSupported(f"?{name.decode()}= is not served yet", "leave it out; nothing was changed")
-        if name not in known:
-            shown = name.decode("ascii", "backslashreplace")[:40]
-            names = ", ".join(other.decode() for other in known)
-            raise BadParameter(f"there is no parameter {shown!r} here", f"known here: {names}" if names else "")
 
 
 def content_type_of(request: Any, limits: Limits) -> bytes:

@@ -1,0 +1,257 @@
+"""A whole cluster in one process: real rooms, a clock that only tests turn, and lines that can be cut.
+
+Nodes are ``Replica`` over a memory engine, proxies are ``proxy.Rooms`` on a shared state file; between them a transport
+that delays, loses, doubles and refuses by one seed. (The simulation proper, with disks and wire, comes on top of this.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from tests.linearizability import Event, Fate, Kind
+from twisted_kv.config import ProxyConfig
+from twisted_kv.coordinator import Done
+from twisted_kv.errors import KvError, PeerSilent, PeerUnreachable, Unreached
+from twisted_kv.limits import Limits
+from twisted_kv.names import Key
+from twisted_kv.peers.peer import Answer
+from twisted_kv.proxy import Rooms, founding
+from twisted_kv.quorum import Level
+from twisted_kv.replica import Replica
+from twisted_kv.state.file import FileStore
+from twisted_kv.storage.memory import MemoryEngine
+from twisted_kv.versions import decode_record
+from twisted_kv.wire import (
+    Join,
+    announcement_decoder,
+    batch_decoder,
+    drop_request_decoder,
+    encode,
+    page_request_decoder,
+)
+
+DAY_S = 86_400.0
+
+
+class House:
+    """One node: what survives nothing, and whether it runs."""
+
+    def __init__(self, town: Town, url: str) -> None:
+        self._town = town
+        self.url = url
+        self.lives = 0
+        self.up = True
+        self.replica: Replica
+        self.restart()
+
+    def restart(self) -> None:
+        """Start with an empty memory, as the memory engine does at every start."""
+        self.lives += 1
+        self.up = True
+        random = self._town.random
+        self.engine = MemoryEngine()
+        self.replica = Replica(
+            self._town.wall_ms,
+            random.getrandbits(64),
+            self.engine,
+            f"i-{random.getrandbits(64):016x}",
+            self._town.limits,
+        )
+
+    def crash(self) -> None:
+        self.up = False
+
+    def handle(self, path: str, body: bytes) -> Answer:
+        """Answer as the node's routes do."""
+        replica = self.replica
+        try:
+            if path == "info":
+                return Answer(200, msgspec.json.encode(replica.info()))
+            if path == "join":
+                return Answer(200, msgspec.json.encode(replica.join(msgspec.json.decode(body, type=Join))))
+            if path == "slots":
+                return Answer(200, encode(replica.page(page_request_decoder.decode(body))))
+            work: dict[str, Callable[[], Any]] = {
+                "batch": lambda: replica.serve(batch_decoder.decode(body)),
+                "epoch": lambda: replica.announce(announcement_decoder.decode(body)),
+                "drop": lambda: replica.drop(drop_request_decoder.decode(body)),
+            }
+            reply = work[path]()
+            return Answer(409 if reply.refusal else 200, encode(reply))
+        except KvError as error:
+            return Answer(409, msgspec.json.encode({"type": error.slug, "detail": error.detail, "hint": error.hint}))
+
+
+class Line:
+    """One proxy's transport: every message takes a while, and some never arrive."""
+
+    def __init__(self, town: Town, proxy: str) -> None:
+        self._town = town
+        self._proxy = proxy
+
+    def request(self, method: str, url: str, body: bytes, *, content_type: str, timeout_s: float) -> Deferred[Answer]:
+        town, clock = self._town, self._town.clock
+        base, _, path = url.partition("/node/v1/")
+        done: Deferred[Answer] = Deferred()
+        timer = clock.callLater(timeout_s, self._fire, done, Failure(PeerSilent("no answer in time")))
+
+        def finish(result: Answer | Failure) -> None:
+            if not done.called:
+                timer.cancel()
+                self._fire(done, result)
+
+        def deliver(resent: bool) -> None:
+            house = town.houses[base]
+            if not house.up:
+                finish(Failure(PeerUnreachable("connection refused")))
+                return
+            if (self._proxy, base) in town.cut:
+                return
+            answer = house.handle(path, body)
+            if town.random.random() >= town.loss:
+                clock.callLater(town.delay_s(), finish, Answer(answer.code, answer.body, resent))
+
+        if base not in town.houses or not town.houses[base].up:
+            clock.callLater(town.delay_s(), finish, Failure(PeerUnreachable("connection refused")))
+        elif town.random.random() >= town.loss:
+            twice = town.random.random() < town.doubling
+            first = town.delay_s()
+            clock.callLater(first, deliver, twice)
+            if twice:
+                clock.callLater(town.delay_s(), deliver, True)
+        return done
+
+    @staticmethod
+    def _fire(done: Deferred[Answer], result: Answer | Failure) -> None:
+        if not done.called:
+            done.callback(result)
+
+
+class Town:
+    """Houses, proxies, and the history of what clients saw."""
+
+    def __init__(self, seed: int, folder: Path, proxies: int = 1, replicas: int = 3) -> None:
+        self.random = Random(seed)
+        self.clock = Clock()
+        self.limits = Limits()
+        self.loss = 0.0
+        self.doubling = 0.0
+        self.delays_s = (0.0005, 0.005)
+        self.cut: set[tuple[str, str]] = set()
+        self.houses: dict[str, House] = {}
+        self.proxies: list[Rooms] = []
+        self.history: list[Event] = []
+        self._folder = folder
+        self._replicas = replicas
+        self._clients = 0
+        for _ in range(proxies):
+            self.open_proxy()
+
+    def wall_ms(self) -> int:
+        return int((self.clock.seconds() + 20_000 * DAY_S) * 1000)
+
+    def delay_s(self) -> float:
+        return self.random.uniform(*self.delays_s)
+
+    # Building.
+
+    def open_proxy(self, skew_ms: int = 0) -> Rooms:
+        name = f"proxy{len(self.proxies)}"
+        random = Random(self.random.getrandbits(64))
+        store = FileStore(self.clock, self._folder / "state.json", self.limits)
+        rooms = Rooms(self.clock, random, lambda: self.wall_ms() + skew_ms, self.limits, store, Line(self, name))
+        self.proxies.append(rooms)
+        config = ProxyConfig(replicas=self._replicas, vnodes=16)
+        self.wait(ensureDeferred(rooms.start(founding(config, random))))
+        return rooms
+
+    def build(self, count: int) -> list[House]:
+        """Build houses, without adding them to the cluster."""
+        built = []
+        for _ in range(count):
+            url = f"http://node{len(self.houses)}:80"
+            self.houses[url] = House(self, url)
+            built.append(self.houses[url])
+        return built
+
+    def settle(self, count: int) -> list[House]:
+        """Build houses and add them to the cluster."""
+        built = self.build(count)
+        for house in built:
+            self.wait(ensureDeferred(self.proxies[0].roster.add(house.url, 1)))
+        return built
+
+    # Time.
+
+    def step(self) -> None:
+        """Advance exactly to the next timer: ``Clock.advance`` jumps first and runs the timers then."""
+        calls = self.clock.getDelayedCalls()
+        self.clock.advance(max(0.0, min(call.getTime() for call in calls) - self.clock.seconds()))
+
+    def run(self, seconds: float) -> None:
+        until = self.clock.seconds() + seconds
+        while self.clock.getDelayedCalls() and min(c.getTime() for c in self.clock.getDelayedCalls()) <= until:
+            self.step()
+        self.clock.advance(max(0.0, until - self.clock.seconds()))
+
+    def until(self, holds: Callable[[], bool], patience_s: float = 60.0) -> None:
+        deadline = self.clock.seconds() + patience_s
+        while not holds():
+            assert self.clock.seconds() < deadline, "it did not come to that in time"
+            self.step()
+
+    def wait(self, waiting: Deferred[Any], patience_s: float = 60.0) -> Any:
+        """Turn the clock until a Deferred fires; give its result or raise its failure."""
+        results: list[Any] = []
+        waiting.addBoth(results.append)
+        self.until(lambda: bool(results), patience_s)
+        if isinstance(results[0], Failure):
+            results[0].raiseException()
+        return results[0]
+
+    def close(self) -> None:
+        """Stop every proxy; nothing may be left on the clock but what is on its way through the air."""
+        for rooms in self.proxies:
+            self.wait(ensureDeferred(rooms.stop()))
+        self.run(self.limits.operation_timeout_s + self.limits.control_timeout_s + 1)
+        assert [str(call) for call in self.clock.getDelayedCalls()] == []
+
+    # Clients, whose story is kept.
+
+    def put(self, key: bytes, value: bytes | None, proxy: int = 0, level: Level = Level.STRONG) -> Deferred[Done]:
+        kind = Kind.PUT if value is not None else Kind.DELETE
+        done = self.proxies[proxy].coordinator.put(Key(key), value, b"", level)
+        return self._record(done, kind, key, value)
+
+    def get(self, key: bytes, proxy: int = 0, level: Level = Level.STRONG) -> Deferred[Done]:
+        return self._record(self.proxies[proxy].coordinator.get(Key(key), level), Kind.READ, key, None)
+
+    def _record(self, done: Deferred[Done], kind: Kind, key: bytes, value: bytes | None) -> Deferred[Done]:
+        self._clients += 1
+        client, called, place = f"c{self._clients}", self.clock.seconds(), len(self.history)
+        self.history.append(Event(client, kind, key, value, called, None, Fate.UNKNOWN))
+
+        def ended(result: Done | Failure) -> Done | Failure:
+            seen, fate = value, Fate.DONE
+            if isinstance(result, Failure):
+                error = result.value
+                in_doubt = isinstance(error, Unreached) and error.maybe_applied
+                fate = Fate.UNKNOWN if kind is not Kind.READ and in_doubt else Fate.DROPPED
+            elif kind is Kind.READ:
+                seen = decode_record(result.record).value if result.record else None
+            self.history[place] = Event(client, kind, key, seen, called, self.clock.seconds(), fate)
+            return result
+
+        return done.addBoth(ended)
+
+
+def value_of(done: Done) -> bytes | None:
+    return decode_record(done.record).value if done.record else None
