@@ -13,6 +13,8 @@ from klein import Klein
 from twisted.internet import reactor
 from twisted.web.server import Site
 
+from twisted_kv.options import Leash
+
 app = Klein()
 values: dict[str, str] = {}
 
@@ -42,5 +44,7 @@ class QuietSite(Site):
 
 
 if __name__ == "__main__":
+    if "--leash" in sys.argv:
+        Leash.put_on(reactor)  # it ends with the benchmark that started it
     reactor.listenTCP(int(sys.argv[1]), QuietSite(app.resource()), interface="127.0.0.1")
     reactor.run()

@@ -73,8 +73,7 @@ class Processes:
         self._running: list[subprocess.Popen[bytes]] = []
 
     def start(self, name: str, command: tuple[str, ...]) -> subprocess.Popen[bytes]:
-        # The file is opened for writing only: of anything readable, say DEVNULL, Twisted's StandardIO (the leash)
-        # would watch the reading side, and turn round it for ever. A session of its own keeps Ctrl-C for us.
+        # The pipe is the leash, whose end all of them notice. A session of its own keeps Ctrl-C for us.
         with open(self._log(name), "wb") as log:
             process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=HERE.parent, start_new_session=True
@@ -174,15 +173,15 @@ def _brought_up(processes: Processes, folder: str) -> Field:
     bare, proxy, *nodes = free_ports(2 + NODES)
     pids: dict[str, int] = {}
 
+    # --leash ends a server even if this process is killed the hard way.
     def up(name: str, command: tuple[str, ...], port: int, path: str = "/health/live") -> None:
         pids[name] = processes.started(name, command, port, path).pid
 
     def daemon(name: str, role: str, port: int, *options: str) -> None:
-        # --leash ends it even if this process is killed the hard way.
         folder_option = ("--data-dir", f"{folder}/{name}-data")
         up(name, (*TWISTD, role, "--leash", "--port", str(port), *folder_option, *options), port)
 
-    up("bare", (sys.executable, "-m", "benchmarks.bare_klein", str(bare)), bare, "/")
+    up("bare", (sys.executable, "-m", "benchmarks.bare_klein", str(bare), "--leash"), bare, "/")
     for number, port in enumerate(nodes):
         daemon(f"node{number}", "kvnode", port, "--engine", "memory")
     daemon("proxy", "kvproxy", proxy, "--consistency", "strong", "--replicas", str(NODES))

@@ -399,7 +399,7 @@ def test_an_engine_does_what_a_plain_dict_does(open_engine: Open) -> None:
 
 THREADS = 8
 PAIRS = 100
-ROUNDS = 100
+ROUNDS = 300
 JOIN_S = 60.0
 HALF_BYTES = len(b"half-000") + len(value(1, b"12345678").record)
 
@@ -518,8 +518,8 @@ def run_together(works: list[Callable[[random.Random], None]]) -> list[BaseExcep
 def test_eight_threads_at_once_never_see_half_a_batch(engine: Engine) -> None:
     hammer = Hammer(engine)
     # Every thread does all of it: with one kind of work each, the writers would be done before the readers began.
-    kinds = [hammer.write] * 9 + [hammer.drop, hammer.get, hammer.scan, hammer.page_through]
-    kinds += [hammer.snapshot, hammer.totals] * 2
+    kinds = [hammer.write] * 6 + [hammer.drop] * 2 + [hammer.snapshot] * 4 + [hammer.totals] * 2
+    kinds += [hammer.get, hammer.scan, hammer.page_through]
 
     def work(dice: random.Random) -> None:
         for _ in range(ROUNDS):

@@ -615,6 +615,13 @@ class Simulation:
         self.ones = rng.random() < 0.1
         self.left = rng.randrange(5, 16)
         skews = (0, 0, -5, 5, 40, -40, 3_600_000, -3_600_000)
+        if rng.random() < 0.4:
+            # Nobody gives up and clocks differ by little: most promises, refusals and second proposals meet here.
+            skews = (0, 1, -1, 2, -2)
+            self.loss, self.repeats = rng.choice((0.1, 0.3)), rng.choice((0.3, 0.5))
+            self.copies, self.slowness = rng.choice((0.0, 0.2)), rng.choice((0.0, 0.1))
+            self.crashes = self.expiries = self.jumps = 0.0
+            self.crowd, self.left = rng.choice((5, 8)), rng.randrange(10, 16)
         self.proxies = [Proxy(self, f"p{i}", rng.choice(skews)) for i in range(rng.choice((2, 3)))]
 
     def run(self) -> list[Event]:

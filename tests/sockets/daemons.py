@@ -1,0 +1,165 @@
+"""Real daemons for tests: started as a user would, on free ports, waited for, and stopped by process id."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
+PATIENCE_S = 20.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(holds: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:
+    """Ask until the answer is true, and give it."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        found = holds()
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"waited {patience_s:g} s in vain: {what}"
+        time.sleep(0.02)
+
+
+class Got(NamedTuple):
+    status: int
+    body: bytes
+    headers: dict[str, str]
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def call(method: str, url: str, body: bytes | None = None, **headers: str) -> Got:
+    """Send one HTTP request; an error status is an answer like any other."""
+    request = urllib.request.Request(url, body, headers, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=15) as response:
+            return Got(response.status, response.read(), dict(response.headers))
+    except urllib.error.HTTPError as error:
+        return Got(error.code, error.read(), dict(error.headers))
+
+
+def answers(url: str) -> bool:
+    try:
+        return call("GET", url).status == 200
+    except OSError:
+        return False
+
+
+class Daemon:
+    """One twistd process in the foreground of its own session."""
+
+    def __init__(self, folder: Path, role: str, port: int, *options: str) -> None:
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self._command = [*TWISTD, "--nodaemon", role, "--port", str(port), *options]
+        self._folder = folder
+        self._log = folder / f"{role}-{port}.out"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        with open(self._log, "ab") as log:
+            self.process = subprocess.Popen(
+                self._command, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        wait_until(lambda: answers(f"{self.url}/health/live") or self._died(), f"{self.url} to live")
+
+    def _died(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log()
+        return False
+
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def kill(self) -> None:
+        """kill -9"""
+        self.end(signal.SIGKILL)
+
+    def end(self, with_signal: signal.Signals = signal.SIGTERM) -> None:
+        if self.process is not None:
+            self.process.send_signal(with_signal)
+            self.process.wait(PATIENCE_S)
+            self.process = None
+
+
+class Farm:
+    """Nodes and proxies in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.nodes: list[Daemon] = []
+        self.proxies: list[Daemon] = []
+
+    def node(self, *options: str) -> Daemon:
+        self.nodes.append(Daemon(self.folder, "kvnode", free_port(), *options))
+        return self.nodes[-1]
+
+    def proxy(self, *options: str) -> Daemon:
+        state = f"file:{self.folder}/state.json"
+        self.proxies.append(Daemon(self.folder, "kvproxy", free_port(), "--state", state, *options))
+        return self.proxies[-1]
+
+    def cluster(self, nodes: int) -> Daemon:
+        """Start nodes and a proxy, and add them as the original's users do."""
+        proxy = self.proxy()
+        for _ in range(nodes):
+            self.add(self.node())
+        return proxy
+
+    def add(self, node: Daemon) -> None:
+        got = call("POST", f"{self.proxies[0].url}/AddServer", json.dumps({"url": node.url, "weight": 1}).encode())
+        assert (got.status, got.body) == (200, b"")
+
+    def owners(self, key: str) -> list[Daemon]:
+        """The nodes that own a key, the primary first."""
+        located = call("GET", f"{self.proxies[0].url}/v1/ring/locate?key={key}").json()
+        by_url = {node.url: node for node in self.nodes}
+        return [by_url[owner["url"]] for owner in located["owners"]]
+
+    def end(self) -> None:
+        for daemon in (*self.proxies, *self.nodes):
+            daemon.end()
+
+
+@contextmanager
+def farming(folder: Path) -> Iterator[Farm]:
+    farm = Farm(folder)
+    try:
+        yield farm
+    finally:
+        farm.end()
+
+
+def put(proxy: Daemon, key: str, value: str, query: str = "") -> Got:
+    return call("PUT", f"{proxy.url}/PUT{query}", json.dumps({"Key": key, "Value": value}).encode())
+
+
+def get(proxy: Daemon, key: str, query: str = "") -> Got:
+    return call("GET", f"{proxy.url}/GET{query}", json.dumps({"Key": key}).encode())
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
