@@ -70,11 +70,6 @@ class WrongMethod(BadInput):
     title = "This path does not take that method"
 
 
-class NotText(BadInput):
-    slug = "not-text"
-    title = "The value is not UTF-8 text"
-
-
 class BadConfig(BadInput):
     slug = "bad-config"
     title = "The configuration is wrong"
@@ -86,6 +81,11 @@ class BadConfig(BadInput):
 class KeyAbsent(KvError):
     slug = "key-absent"
     title = "There is no such key"
+
+
+class NotText(KvError):
+    slug = "not-text"
+    title = "The value is not UTF-8 text"
 
 
 class Unreached(KvError):

@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from email.message import Message
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,7 +41,7 @@ def wait_until(holds: Callable[[], Any], what: str, patience_s: float = PATIENCE
 class Got(NamedTuple):
     status: int
     body: bytes
-    headers: dict[str, str]
+    headers: Message
 
     def json(self) -> Any:
         return json.loads(self.body)
@@ -51,9 +52,9 @@ def call(method: str, url: str, body: bytes | None = None, **headers: str) -> Go
     request = urllib.request.Request(url, body, headers, method=method)
     try:
         with urllib.request.urlopen(request, timeout=15) as response:
-            return Got(response.status, response.read(), dict(response.headers))
+            return Got(response.status, response.read(), response.headers)
     except urllib.error.HTTPError as error:
-        return Got(error.code, error.read(), dict(error.headers))
+        return Got(error.code, error.read(), error.headers)
 
 
 def answers(url: str) -> bool:

@@ -1,0 +1,180 @@
+"""``/v1/kv``, ``/v1/cluster``, ``/v1/ring``, health and metrics on real daemons."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import random
+import re
+from collections.abc import Iterator
+from urllib.parse import quote
+
+import pytest
+
+from tests.sockets.daemons import Daemon, Farm, call, farming, get, put, wait_until
+
+
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
+    with farming(tmp_path_factory.mktemp("farm")) as built:
+        built.cluster(3)
+        yield built
+
+
+@pytest.fixture
+def proxy(farm: Farm) -> Daemon:
+    return farm.proxies[0]
+
+
+def test_a_value_comes_back_as_it_was_with_its_type_and_version(proxy: Daemon) -> None:
+    value = bytes(range(256)) * 10
+    stored = call("PUT", f"{proxy.url}/v1/kv/blob", value, **{"Content-Type": "image/png"})
+    assert (stored.status, stored.body) == (204, b"")
+    got = call("GET", f"{proxy.url}/v1/kv/blob")
+    assert (got.status, got.body, got.headers["Content-Type"]) == (200, value, "image/png")
+    assert got.headers["ETag"] == stored.headers["ETag"]
+    assert re.fullmatch('"[0-9a-f]{32}"', got.headers["ETag"])
+    assert re.fullmatch("[23]/3", got.headers["KV-Replicas"])
+
+
+def test_head_says_what_get_would_and_sends_no_body(proxy: Daemon) -> None:
+    call("PUT", f"{proxy.url}/v1/kv/headed", b"12345")
+    head, full = call("HEAD", f"{proxy.url}/v1/kv/headed"), call("GET", f"{proxy.url}/v1/kv/headed")
+    assert (head.status, head.body, head.headers["Content-Length"]) == (200, b"", "5")
+    assert head.headers["ETag"] == full.headers["ETag"]
+    assert call("HEAD", f"{proxy.url}/v1/kv/nothing").status == 404
+
+
+def test_an_empty_value_is_a_value(proxy: Daemon) -> None:
+    assert call("PUT", f"{proxy.url}/v1/kv/empty", b"").status == 204
+    assert (call("GET", f"{proxy.url}/v1/kv/empty").status, get(proxy, "empty").body) == (200, b'""')
+
+
+def test_delete_is_204_whether_or_not_the_key_was_there(proxy: Daemon) -> None:
+    call("PUT", f"{proxy.url}/v1/kv/gone", b"v")
+    assert call("DELETE", f"{proxy.url}/v1/kv/gone").status == 204
+    assert call("DELETE", f"{proxy.url}/v1/kv/gone").status == 204
+    got = call("GET", f"{proxy.url}/v1/kv/gone")
+    assert (got.status, got.json()["type"]) == (404, "key-absent")
+    assert get(proxy, "gone").status == 404
+
+
+def test_a_deleted_key_can_be_put_again(proxy: Daemon) -> None:
+    for value in (b"1", b"2"):
+        call("PUT", f"{proxy.url}/v1/kv/phoenix", value)
+        call("DELETE", f"{proxy.url}/v1/kv/phoenix")
+    call("PUT", f"{proxy.url}/v1/kv/phoenix", b"3")
+    assert call("GET", f"{proxy.url}/v1/kv/phoenix").body == b"3"
+
+
+@pytest.mark.parametrize("level", ["one", "strong", "quorum", "all"])
+def test_every_level_serves_every_call(proxy: Daemon, level: str) -> None:
+    url = f"{proxy.url}/v1/kv/level-{level}?consistency={level}"
+    assert call("PUT", url, b"v").status == 204
+    wait_until(lambda: call("GET", url).body == b"v", "the primary to have it too")
+    assert call("DELETE", url).status == 204
+
+
+def test_keys_are_raw_bytes_and_no_two_become_one(proxy: Daemon) -> None:
+    """Of RELIABILITY's B10: slashes, dots, escapes and zero bytes neither merge, nor redirect, nor climb."""
+    draw = random.Random(7)
+    keys = {b"a", b"/a", b"a/", b"//a", b"a//b", b"a/b", b"..", b"../a", b"./a", b"a%2Fb", b"\0", b"\xff\xfe", b"a b"}
+    keys |= {"ключ".encode(), b"?", b"#", b"a?b", b"+", b"-", b"%"}
+    keys |= {bytes(draw.choices(b"/.%\0a\xff+", k=draw.randint(1, 6))) for _ in range(300)}
+    connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=10)
+
+    def ask(method: str, key: bytes, body: bytes | None = None) -> tuple[int, bytes]:
+        connection.request(method, "/v1/kv/" + quote(key, safe="/."), body)
+        response = connection.getresponse()
+        return response.status, response.read()
+
+    for key in sorted(keys):
+        assert ask("PUT", key, b"<" + key + b">") == (204, b"")
+    for key in sorted(keys):
+        assert ask("GET", key) == (200, b"<" + key + b">")
+    connection.close()
+
+
+def test_the_longest_key_and_the_largest_value_are_kept(proxy: Daemon) -> None:
+    value = b"v" * (1 << 20)
+    assert call("PUT", f"{proxy.url}/v1/kv/{'k' * 1024}", value).status == 204
+    assert call("GET", f"{proxy.url}/v1/kv/{'k' * 1024}").body == value
+
+
+def test_a_value_that_is_no_text_cannot_come_as_json(proxy: Daemon) -> None:
+    call("PUT", f"{proxy.url}/v1/kv/binary", b"\xff\x00")
+    assert get(proxy, "binary").status == 406
+
+
+def test_names_are_taken_in_any_case_and_unknown_fields_ignored(proxy: Daemon) -> None:
+    for number, body in enumerate((b'{"key": "case", "value": "%d"}', b'{"KEY": "case", "vALUE": "%d", "more": [1]}')):
+        assert call("PUT", f"{proxy.url}/PUT", body % number).status == 200
+        assert call("POST", f"{proxy.url}/GET", b'{"kEY": "case"}').json() == str(number)
+
+
+def test_clients_that_cannot_send_a_body_with_get_have_other_ways(proxy: Daemon) -> None:
+    put(proxy, "waysé", "many")
+    quoted = quote("waysé")
+    assert call("GET", f"{proxy.url}/GET?Key={quoted}").body == b'"many"'
+    assert call("GET", f"{proxy.url}/GET?key={quoted}").body == b'"many"'
+    assert call("QUERY", f"{proxy.url}/GET", json.dumps({"Key": "waysé"}).encode()).body == b'"many"'
+
+
+def test_a_node_serves_the_one_replica_that_it_holds(farm: Farm, proxy: Daemon) -> None:
+    put(proxy, "replicated", "thrice", "?consistency=all")
+    for node in farm.nodes:
+        assert get(node, "replicated").body == b'"thrice"'
+    assert put(farm.nodes[0], "replicated", "alone").status == 200
+    assert get(farm.nodes[0], "replicated").body == b'"alone"'
+    assert get(proxy, "replicated").body == b'"alone"', "it is the newest, so a strong read finds and spreads it"
+
+
+def test_the_cluster_describes_itself(farm: Farm, proxy: Daemon) -> None:
+    described = call("GET", f"{proxy.url}/v1/cluster").json()
+    assert (described["replicas"], described["consistency"], described["change"]) == (3, "strong", None)
+    assert [member["url"] for member in described["members"]] == [node.url for node in farm.nodes]
+    for member in described["members"]:
+        assert set(member) == {"id", "url", "weight", "zone", "state", "owned", "keys", "bytes", "hints"}
+        assert member["state"] == "up"
+    assert sum(member["owned"] for member in described["members"]) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_member_added_again_gets_its_new_weight_and_its_data_moves(proxy: Daemon, farm: Farm) -> None:
+    body = json.dumps({"url": farm.nodes[0].url, "weight": 2, "zone": "z1"}).encode()
+    assert call("POST", f"{proxy.url}/v1/cluster/nodes", body).json()["weight"] == 2
+    member = call("GET", f"{proxy.url}/v1/cluster").json()["members"][0]
+    assert (member["weight"], member["zone"]) == (2, "z1")
+
+
+def test_locate_names_hash_position_slot_and_owners(proxy: Daemon) -> None:
+    located = call("GET", f"{proxy.url}/v1/ring/locate?key=language").json()
+    plain = 0x811C9DC5
+    for byte in b"language":
+        plain = (plain ^ byte) * 0x01000193 & 0xFFFFFFFF
+    assert located["hash"] == plain
+    assert located["slot"] == located["position"] >> 16
+    assert len({owner["id"] for owner in located["owners"]}) == 3
+    assert {owner["state"] for owner in located["owners"]} == {"up"}
+    assert call("GET", f"{proxy.url}/v1/ring/locate").status == 400
+
+
+def test_health_and_metrics_speak(farm: Farm, proxy: Daemon) -> None:
+    put(proxy, "counted", "v")
+    for daemon in (proxy, *farm.nodes):
+        assert call("GET", f"{daemon.url}/health/live").status == 200
+        assert call("GET", f"{daemon.url}/health/ready").json() == {"status": "ok", "troubles": []}
+    metrics = call("GET", f"{proxy.url}/metrics").body.decode()
+    assert re.search(r'kv_batch_operations_count\{lane="write",node="n-[0-9a-f]{8}"\} [1-9]', metrics)
+    assert re.search(r'kv_operations_total\{kind="write",level="strong",outcome="ok"\} [1-9]', metrics)
+    assert re.search(r"kv_node_batch_operations_count [1-9]", call("GET", f"{farm.nodes[0].url}/metrics").body.decode())
+
+
+def test_a_proxy_without_nodes_says_how_to_add_one(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with farming(tmp_path_factory.mktemp("empty")) as farm:
+        proxy = farm.proxy()
+        refused = put(proxy, "a", "v")
+        assert (refused.status, refused.json()["type"]) == (503, "no-nodes")
+        assert "AddServer" in refused.json()["hint"]
+        assert call("GET", f"{proxy.url}/health/ready").status == 503
+        assert call("GET", f"{proxy.url}/v1/ring/locate?key=a").status == 503
+        assert call("POST", f"{proxy.url}/v1/cluster/accept-loss").status == 409
