@@ -14,7 +14,7 @@ floor 2, one replica, and the way to the others
     ``replica`` ``peers`` ``state`` ``periodic``
 floor 3, conversations, one purpose each
     ``chain`` ``coordinator``           a client's operation
-    ``roster`` ``mover``                membership and epochs; carrying a change of the ring out
+    ``roster`` ``mover`` ``filling``      membership and epochs; carrying a change of the ring out
 floor 4, the doors
     ``web``
 floor 5, assembly

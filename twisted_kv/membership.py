@@ -13,7 +13,7 @@ import msgspec
 
 from .errors import StateUnusable
 from .names import ClusterId, Epoch, NodeId, Slot
-from .quorum import blocking
+from .quorum import blocking, majority
 from .ring import HASH_VERSION, Member, Ring, runs
 
 STATE_FORMAT = 1
@@ -174,16 +174,19 @@ class View:
 
 
 class Fill(msgspec.Struct, frozen=True):
-    """Slots that the same targets get from the same sources.
-
-    ``sources`` are the owners who remember, in order of preference; what ``needed`` of them hold together includes
-    every acknowledged change. No sources at all: the slots start empty.
-    """
+    """Slots that the same targets get from the same sources."""
 
     slots: tuple[Slot, ...]
     sources: tuple[NodeId, ...]
+    """The old owners who remember. None at all: the slots start empty."""
     needed: int
+    """So many of the sources hold together every acknowledged change (see ``quorum.blocking``)."""
+    majority: int
+    """So many of the sources are a majority of the old owners."""
     targets: tuple[NodeId, ...]
+    """Who must be filled."""
+    owners: tuple[NodeId, ...]
+    """All the new owners, the targets among them."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -211,17 +214,20 @@ def planned(state: State) -> Plan:
     pairs: dict[tuple[tuple[NodeId, ...], tuple[NodeId, ...]], list[Slot]] = {}
     for number, pair in enumerate(zip(old.table, new.table, strict=True)):
         pairs.setdefault(pair, []).append(Slot(number))
-    groups: dict[tuple[tuple[NodeId, ...], int, tuple[NodeId, ...]], list[Slot]] = {}
+    groups: dict[tuple[tuple[NodeId, ...], int, int, tuple[NodeId, ...], tuple[NodeId, ...]], list[Slot]] = {}
     losers: dict[NodeId, list[Slot]] = {}
     emptied = lost = 0
     for (had, gets), slots in pairs.items():
+        # With fewer owners than before, those who stay would have to be filled as well: what two of three acknowledged
+        # may be missing on the one that is left. Nothing removes a member yet.
+        assert len(gets) >= len(had)
         for node in had:
             if node not in gets:
                 losers.setdefault(node, []).extend(slots)
-        targets = tuple(node for node in gets if node in forgot or node not in had)
+        targets = tuple(sorted(node for node in gets if node in forgot or node not in had))
         if not targets:
             continue
-        sources = tuple(node for node in had if node not in forgot)
+        sources = tuple(sorted(node for node in had if node not in forgot))
         needed = blocking(len(had)) if had else 0
         if len(sources) < needed:
             if not sources and all(node in empties for node in had):
@@ -229,7 +235,10 @@ def planned(state: State) -> Plan:
             elif not state.change.accept_loss:
                 lost += len(slots)
             needed = len(sources)
-        groups.setdefault((sources, needed, targets), []).extend(slots)
+        enough = (
+            min(majority(len(had)), len(sources)) if state.change.accept_loss or not sources else majority(len(had))
+        )
+        groups.setdefault((sources, needed, enough, targets, tuple(sorted(gets))), []).extend(slots)
     return Plan(
         tuple(Fill(tuple(sorted(slots)), *group) for group, slots in groups.items()),
         {node: tuple(runs(slots)) for node, slots in losers.items()},

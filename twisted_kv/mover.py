@@ -8,9 +8,9 @@ no harm is decided by its epoch, which every newer driver leaves behind before i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable
 from random import Random
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
@@ -18,29 +18,23 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from .errors import ChangeFailed, KvError, SlotsLost
+from .filling import Filling, sources
 from .limits import Limits
-from .membership import Fill, Plan, Seat, State, Wish, begun, cancelled, finished, planned, taken_over, wished
-from .names import NodeId, Slot
+from .membership import Plan, Seat, State, Wish, begun, cancelled, finished, planned, taken_over, wished
+from .names import NodeId
 from .peers.control import Control
 from .periodic import Rounds
-from .ring import SLOTS, runs, slot_of
+from .ring import SLOTS
 from .state.store import StateStore
-from .wire import Row
+from .versions import HybridClock
 
-Ranges = list[tuple[int, int]]
 T = TypeVar("T")
-
-
-class Progress(NamedTuple):
-    """How far the change under way is, in slots read from their sources."""
-
-    done: int
-    total: int
 
 
 class Mover:
     """Drives changes, one at a time, while this process leads.
 
+    :param hybrid: draws the ballots of what has to be proposed again.
     :param took: called with each state that this room has put into the store.
     """
 
@@ -53,6 +47,7 @@ class Mover:
         limits: Limits,
         store: StateStore,
         control: Control,
+        hybrid: HybridClock,
         took: Callable[[State], None],
     ) -> None:
         self._clock = clock
@@ -60,11 +55,13 @@ class Mover:
         self._limits = limits
         self._store = store
         self._control = control
+        self._hybrid = hybrid
         self._took = took
         self._not_before = 0.0
         self._failures = 0
         self._rounds = Rounds(clock, random, limits.drive_interval_s, self._drive, "changes of the ring")
-        self.progress: Progress | None = None
+        self.filling: Filling | None = None
+        """How far the copying of the change under way is."""
         self.trouble: KvError | None = None
         """Why the change that waits cannot be carried out now."""
 
@@ -127,7 +124,7 @@ class Mover:
                 "bring a member back that still has its data, or POST /v1/cluster/accept-loss to keep what is left",
             )
         for fill in plan.fills:
-            self._sources(fill, found, state.change.accept_loss)
+            sources(fill, found, state.change.accept_loss)
 
     async def _looked_at(self, state: State) -> tuple[State, set[NodeId]]:
         """Ask everybody concerned who they are, and put the wishes right: who forgot is rebuilt, who is gone waits.
@@ -173,7 +170,7 @@ class Mover:
                 slots=SLOTS,
             )
         try:
-            copied = await self._fill(state, plan)
+            filling = await self._fill(state, plan)
         except KvError as error:
             self.log.error("the {kind} was taken back: {error}", kind=kind, error=error.detail)
             state = await self._step(state, cancelled)
@@ -181,7 +178,7 @@ class Mover:
             self._postpone(error)
             return state
         finally:
-            self.progress = None
+            self.filling = None
         state = await self._step(state, finished)
         self._failures, self.trouble = 0, None
         await self._announce(state, state.members)
@@ -189,80 +186,26 @@ class Mover:
         losers = [seats[node] for node in plan.drops if node in seats]
         await self._each(losers, lambda seat: self._control.drop(seat, state, plan.drops[NodeId(seat.id)]))
         self.log.info(
-            "{kind} done in {seconds:.1f} s: {count} members, {copied} records copied",
+            "{kind} done in {seconds:.1f} s: {count} members, {copied} records copied, {settled} settled",
             kind=kind,
             seconds=self._clock.seconds() - started,
             count=len(state.members),
-            copied=copied,
+            copied=filling.copied,
+            settled=filling.settled,
         )
         return state
 
-    async def _fill(self, state: State, plan: Plan) -> int:
-        """Bring every target's slots to what ``needed`` of their sources hold together; give the records sent.
+    async def _fill(self, state: State, plan: Plan) -> Filling:
+        """Let every node concerned adopt the closed epoch, and fill the new owners.
 
-        :raises ChangeFailed: if too few of them can be reached.
+        :raises ChangeFailed: if too few of those who are needed can be reached.
         """
         assert state.change is not None
         seats = {NodeId(seat.id): seat for seat in (*state.members, *state.change.seats)}
         adopted = await self._announce(state, seats.values())
-        reading: dict[NodeId, list[Slot]] = {}
-        targets: dict[Slot, tuple[NodeId, ...]] = {}
-        for fill in plan.fills:
-            missing = [node for node in fill.targets if node not in adopted]
-            if missing:
-                raise ChangeFailed(f"{', '.join(missing)} cannot be reached to be filled")
-            for source in self._sources(fill, adopted, state.change.accept_loss):
-                reading.setdefault(source, []).extend(fill.slots)
-            targets.update(dict.fromkeys(fill.slots, fill.targets))
-        await self._empty(state, plan, seats)
-        self.progress = Progress(0, sum(map(len, reading.values())))
-        copied = 0
-        for source, slots in reading.items():
-            copied += await self._copy(state, seats, source, _ranges(slots), targets)
-            self.progress = Progress(self.progress.done + len(slots), self.progress.total)
-        return copied
-
-    def _sources(self, fill: Fill, adopted: Iterable[NodeId], accept_loss: bool) -> list[NodeId]:
-        """Choose whom to read. All of ``needed`` must carry this epoch: then no older round can end without them."""
-        reachable = [node for node in fill.sources if node in adopted]
-        if len(reachable) < fill.needed and not accept_loss:
-            raise ChangeFailed(
-                f"{fill.needed} of {', '.join(fill.sources)} must be reached to know the newest values, "
-                f"{len(reachable)} are"
-            )
-        return reachable if accept_loss else reachable[: fill.needed]
-
-    async def _empty(self, state: State, plan: Plan, seats: Mapping[NodeId, Seat]) -> None:
-        """Let every target start its new slots empty: what it may hold from an earlier time is out of date (P7)."""
-        gained: dict[NodeId, list[Slot]] = {}
-        for fill in plan.fills:
-            for node in fill.targets:
-                gained.setdefault(node, []).extend(fill.slots)
-        for node, slots in gained.items():
-            await self._control.drop(seats[node], state, _ranges(slots))
-
-    async def _copy(
-        self,
-        state: State,
-        seats: Mapping[NodeId, Seat],
-        source: NodeId,
-        ranges: Ranges,
-        targets: Mapping[Slot, tuple[NodeId, ...]],
-    ) -> int:
-        copied = 0
-        after: tuple[int, bytes] | None = None
-        while True:
-            page = await self._control.page(seats[source], state, ranges, after)
-            parts: dict[NodeId, list[Row]] = {}
-            for row in page.rows:
-                for node in targets[slot_of(row.key)]:
-                    parts.setdefault(node, []).append(row)
-            for node, rows in parts.items():
-                await self._control.copy(seats[node], state, rows)
-                copied += len(rows)
-            after = page.after
-            if after is None:
-                return copied
+        self.filling = filling = Filling(self._control, self._hybrid, state, seats, adopted)
+        await filling.run(plan)
+        return filling
 
     async def _announce(self, state: State, seats: Iterable[Seat]) -> set[NodeId]:
         """Show nodes an epoch, and give those who adopted it."""
@@ -304,7 +247,3 @@ class Mover:
         longest_s = self._limits.change_retry_s_max
         self._not_before = self._clock.seconds() + min(longest_s, longest_s / 30 * 2 ** (self._failures - 1))
         self._waits(error)
-
-
-def _ranges(slots: Iterable[Slot]) -> Ranges:
-    return [(int(first), int(last)) for first, last in runs(sorted(slots))]

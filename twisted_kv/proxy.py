@@ -64,7 +64,7 @@ class Rooms:
             clock, limits, transport, self.metrics, lambda node, reply: self.roster.outdated(node, reply)
         )
         self.coordinator = Coordinator(clock, random, hybrid, limits, self.queues, self.metrics)
-        self.mover = Mover(clock, random, limits, store, control, lambda state: self.roster.take_up(state))
+        self.mover = Mover(clock, random, limits, store, control, hybrid, lambda state: self.roster.take_up(state))
         self.roster = Roster(
             clock, random, now_ms, limits, store, control, self.queues, self.coordinator.adopt, self.mover.kick
         )

@@ -172,6 +172,8 @@ class Conversation:
 
     def expire(self) -> None:
         """End the conversation because its deadline has passed."""
+        if self.outcome is not None:
+            return
         for node in self.waiting:
             self.errors.setdefault(node, "no answer before the deadline")
         self._end_unreached(DeadlinePassed, "the deadline passed")
@@ -270,7 +272,17 @@ class Write(Conversation):
     cannot tell whether it already took effect and was replaced.
     """
 
-    __slots__ = ("_doubtful", "_flying", "content_type", "expires_ms", "level", "mine", "open_ballot", "value")
+    __slots__ = (
+        "_doubtful",
+        "_flying",
+        "_newer",
+        "content_type",
+        "expires_ms",
+        "level",
+        "mine",
+        "open_ballot",
+        "value",
+    )
 
     def __init__(
         self,
@@ -290,6 +302,7 @@ class Write(Conversation):
         self.open_ballot: Ballot | None = None
         self._flying: Version | None = None
         self._doubtful = False
+        self._newer = 0
         super().__init__(key, owners, clock)
 
     def begin(self) -> Sequence[Send]:
@@ -315,6 +328,7 @@ class Write(Conversation):
         self.needed = needed
         self._flying = record_version(record)
         self._doubtful = False
+        self._newer = 0
         return self._ask(ACCEPT, Op(ACCEPT, self.key, ballot, record), self.owners)
 
     def _land(self, certain: bool) -> None:
@@ -326,6 +340,7 @@ class Write(Conversation):
 
     def _refused(self, reply: Reply, resent: bool) -> Sequence[Send]:
         self._doubtful = self._doubtful or resent
+        self._newer += self.phase == ACCEPT and reply.accepted > self.ballot
         return self._weigh()
 
     def _silent(self, node: NodeId, arrived: bool) -> Sequence[Send]:
@@ -337,14 +352,19 @@ class Write(Conversation):
             return super()._weigh()
         if self.confirmed + len(self.waiting) >= self.needed:
             return NOTHING
+        if self.confirmed >= self.quorum and self.confirmed + self._newer >= self.needed:
+            # Level all: a majority took it, so it has happened; the others already hold what came after it.
+            return self._chosen()
         certain = not self.confirmed and not self._doubtful
         if certain and self.waiting:
             # All so far refused. If the rest do too, nothing has happened and no doubt is left: worth the wait.
             return NOTHING
         answered = self.confirmed + self.refused
         reachable = answered + len(self.waiting)
-        if reachable < self.needed or self.confirmed >= self.quorum or not self.refused:
-            self._end_unreached(Unreached, "the write did not reach its level")
+        if reachable < self.needed or not self.refused:
+            # Out of reach; but how many did take it is worth the wait for those who have yet to answer.
+            if not self.waiting:
+                self._end_unreached(Unreached, "the write did not reach its level")
             return NOTHING
         self._land(certain)
         self.attempt += 1
@@ -368,7 +388,7 @@ class Write(Conversation):
     def _end_unreached(self, kind: type[Unreached], what: str) -> None:
         in_doubt = self._flying is not None and (self._doubtful or self.confirmed > 0 or bool(self.waiting))
         acks = self.confirmed if self.phase == ACCEPT else 0
-        attempted = self._flying or next(iter(self.mine), None)
+        attempted = self._flying or max(self.mine, default=None)
         error = kind(
             f"{what}: {acks} of the {len(self.owners)} owners took it, level {self.level.value} needs {self.needed}",
             "read the key to see which value holds, and write again if it is not yours"

@@ -17,7 +17,7 @@ from .names import Epoch, Key, Slot
 from .register import ACCEPT, BLANK, PREPARE, Cell, Op, Reply, decide
 from .ring import SLOTS, slot_of
 from .storage.engine import Change, Engine
-from .versions import NONE, HybridClock, Record, Version, decode_record
+from .versions import NONE, HybridClock, Record, Version, decode_record, drawn_by_a_clock
 from .wire import (
     CLOSED_EPOCH,
     FORMAT,
@@ -37,8 +37,6 @@ from .wire import (
     PageRequest,
     Row,
 )
-
-BALLOT_BYTES = len(NONE)
 
 
 class _Notes(msgspec.Struct):
@@ -182,7 +180,7 @@ class Replica:
                 for slot, key, cell in found:
                     place = (slot, key)
                     if cell.accepted != NONE:
-                        rows.append(Row(key, cell.accepted, cell.record))
+                        rows.append(Row(key, cell.accepted, cell.record, cell.promised))
                         size += len(key) + len(cell.record)
                     if len(rows) >= limits.page_records_max or size >= limits.page_bytes_max:
                         return Page(FORMAT, self._notes.epoch, rows, place)
@@ -259,7 +257,7 @@ class Replica:
         self._engine.write_note("identity", msgspec.json.encode(self._notes))
 
     def _check(self, op: Op) -> None:
-        if len(op.ballot) != BALLOT_BYTES or op.ballot == NONE or op.verb > ACCEPT:
+        if not drawn_by_a_clock(op.ballot) or op.verb > ACCEPT:
             raise MalformedBody("the batch holds an operation without a usable ballot or verb")
         if not 0 < len(op.key) <= self._limits.key_bytes_max:
             raise MalformedBody(f"the batch holds a key of {len(op.key)} bytes")

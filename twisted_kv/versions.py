@@ -21,6 +21,8 @@ NONE = Ballot(bytes(16))
 """The ballot of a key that was never written; below every other."""
 
 COUNTER_BITS = 16
+TIME_MAX = 1 << 63
+"""Half of what a ballot's clock can hold, which is the year 6429. What is above was never drawn by a clock."""
 _BALLOT = struct.Struct(">QQ")
 
 
@@ -46,9 +48,15 @@ class HybridClock:
         return Ballot(_BALLOT.pack(self._last, self._writer))
 
     def learn(self, shown: Ballot) -> None:
-        """Make every later ballot larger than one that somebody else drew."""
+        """Make every later ballot larger than one that somebody else drew; one that no clock drew is passed over."""
         time: int = _BALLOT.unpack(shown)[0]
-        self._last = max(self._last, time)
+        if self._last < time < TIME_MAX:
+            self._last = time
+
+
+def drawn_by_a_clock(ballot: bytes) -> bool:
+    """Whether bytes can be a proposal's ballot: of the right length, not ``NONE``, and with a time below the limit."""
+    return len(ballot) == len(NONE) and ballot != NONE and ballot[0] < 0x80
 
 
 def ballot_ms(ballot: Ballot) -> int:

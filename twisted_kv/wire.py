@@ -67,11 +67,12 @@ UNKNOWN_FORMAT = "unknown-format"
 
 
 class Row(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """One key of a slot copy: its key, accepted ballot and record."""
+    """One key of a slot copy: its accepted ballot and record, and its promise."""
 
     key: bytes
     ballot: bytes
     record: bytes
+    promised: bytes
 
 
 class PageRequest(msgspec.Struct, array_like=True):

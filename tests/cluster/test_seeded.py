@@ -51,8 +51,8 @@ class Story:
         town, random = self.town, self.random
         running: list[Deferred[Done | None]] = []
         for step in range(steps):
-            for _ in range(random.choice([1, 1, 2, 5])):
-                running.append(self._operate(step).addErrback(expected))
+            count = random.choice([1, 1, 2, 5])
+            running += [self._operate(step).addErrback(expected) for _ in range(count)]
             town.run(random.choice([0.0, 0.001, 0.01, 0.1, 0.5]))
             self._disturb()
         self.heal()

@@ -424,7 +424,7 @@ def hasty_threads() -> Iterator[None]:
     try:
         yield
     finally:
-        threading.settrace(trace)  # type: ignore[arg-type]  # the stub denies None, which means no tracing
+        threading.settrace(trace)  # None means no tracing
         sys.setswitchinterval(interval)
 
 
@@ -486,7 +486,7 @@ class Hammer:
         assert all(view.get(row.slot, row.key) == row.cell for row in dice.sample(rows, min(5, len(rows))))
 
     def totals(self, dice: random.Random) -> None:
-        for _ in range(20):
+        for _ in range(100):
             keys, bytes_ = self.engine.totals()
             assert keys % 2 == 0
             assert 0 <= keys <= 2 * PAIRS

@@ -9,7 +9,7 @@ import msgspec
 from ..errors import ForeignNode, KvError, NodeHasData, NotANode, PeerRefused, PeerSilent
 from ..limits import Limits
 from ..membership import Seat, State, encode_state
-from ..register import ACCEPT, Op
+from ..register import Op, Reply
 from ..wire import (
     FORMAT,
     Announcement,
@@ -21,7 +21,6 @@ from ..wire import (
     Join,
     Page,
     PageRequest,
-    Row,
     batch_reply_decoder,
     encode,
     page_decoder,
@@ -105,15 +104,15 @@ class Control:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise PeerSilent("the page could not be read") from None
 
-    async def copy(self, seat: Seat, state: State, rows: Sequence[Row]) -> None:
-        """Give a node records under the ballots that they already have. One that holds newer ones keeps them.
+    async def ask(self, seat: Seat, state: State, ops: list[Op]) -> list[Reply]:
+        """Put questions of the register to a node, as the mover: it is served while the epoch is closed.
 
         :raises PeerRefused: as in ``announce``.
         """
-        ops = [Op(ACCEPT, row.key, row.ballot, row.record) for row in rows]
         reply = await self._order(seat, "batch", encode(Batch(_header(seat, state), ops, copying=True)))
         if len(reply.replies) != len(ops):
-            raise PeerSilent(f"{len(reply.replies)} answers to {len(ops)} copied records")
+            raise PeerSilent(f"{len(reply.replies)} answers to {len(ops)} questions")
+        return reply.replies
 
     async def _order(self, seat: Seat, path: str, body: bytes) -> BatchReply:
         answer = await self._request("POST", seat.url, path, body, MSGPACK)

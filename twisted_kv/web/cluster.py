@@ -55,7 +55,7 @@ class ClusterDoor:
         shares = view.ring.owned_share() if state.members else {}
         joining = [seat for seat in state.change.seats if state.seat(seat.id) is None] if state.change else []
         joining += [wish.seat for wish in state.pending if state.seat(wish.seat.id) is None]
-        progress = self._mover.progress
+        progress = self._mover.filling
         change = state.change and {
             "kind": state.change.kind,
             "id": state.change.id,

@@ -1,0 +1,44 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TOOLS := wrk strace curl
+
+.PHONY: run test test-system bench clean
+
+run: $(VENV)/installed
+	$(BIN)/twistd -n kvcluster
+
+test: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -m "not system"
+
+test-system: $(VENV)/installed-test
+	@for tool in $(TOOLS); do \
+		command -v $$tool >/dev/null || { echo "$@ needs $$tool: apt-get install $(TOOLS)" >&2; exit 1; }; \
+	done
+	$(BIN)/pytest -m system
+
+bench: $(VENV)/installed
+	$(BIN)/python -m benchmarks.ring
+	$(BIN)/python -m benchmarks.throughput
+
+# What the daemons wrote (kvcluster/, kvnode-*/, kvproxy-*/) is data, and stays.
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find benchmarks tests twisted twisted_kv -name __pycache__ -prune -exec rm -rf {} +
+	rm -f twisted/plugins/dropin.cache
+
+# The stamps say that the environment holds what these two files ask for; the sources themselves are linked (-e).
+# An install that was interrupted leaves halves of packages that pip takes for whole: without a stamp all begins anew.
+$(VENV)/installed: setup.py pyproject.toml
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -e .
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	rm $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -e ".[test]"
+	touch $(VENV)/installed $@
