@@ -27,6 +27,8 @@ from .register import FETCH, Conversation, Op, Read, Reply, Send, Write
 from .ring import slot_of
 from .versions import HybridClock
 
+READS_OF_A_TURN = 16
+
 
 class Done(NamedTuple):
     """A finished operation: the record that holds (empty if the key was never written), and who agreed of how many."""
@@ -147,6 +149,7 @@ class Coordinator:
         self._operations: dict[Operation, None] = {}
         self._bytes = 0
         self._turn = 0
+        self._sorted: dict[tuple[NodeId, ...], tuple[NodeId, ...]] = {}
         self._view: View | None = None
         self._openings: list[Deferred[None]] = []
 
@@ -157,6 +160,7 @@ class Coordinator:
     def adopt(self, view: View) -> None:
         """Act on another view. While it is closed operations wait; when it opens they begin again in its epoch."""
         self._view = view
+        self._sorted.clear()
         self.queues.adopt(view)
         if not view.open:
             return
@@ -196,10 +200,15 @@ class Coordinator:
         owners = self._view.table[slot_of(key)]
         if kind != "read" or not owners:
             return owners
-        self._turn = turn = (self._turn + 1) % len(owners)
-        owners = owners[turn:] + owners[:turn]
+        # Reads that follow one another ask the same nodes, then the next ones: fewer and larger batches.
+        self._turn += 1
+        turn = self._turn // READS_OF_A_TURN % len(owners)
+        nearby = self._sorted.get(owners)
+        if nearby is None:
+            nearby = self._sorted[owners] = tuple(sorted(owners))
+        nearby = nearby[turn:] + nearby[:turn]
         avoided = self.queues.avoided()
-        return tuple(sorted(owners, key=avoided.__contains__)) if avoided else owners
+        return tuple(sorted(nearby, key=avoided.__contains__)) if avoided else nearby
 
     def _admit(self, size: int) -> None:
         if self._view is None or not self._view.seats:

@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from . import __version__
 from .config import NodeConfig
 from .metrics import NodeMetrics
-from .options import Leash, NodeOptions, fresh_random, monotonic_reactor, wall_ms
+from .options import Leash, NodeOptions, fresh_random, monotonic_reactor, spare_the_collector, wall_ms
 from .replica import Replica
 from .storage.memory import MemoryEngine
 from .web.node import add_node
@@ -93,6 +93,7 @@ def listening(reactor: Any, interface: str, port: int, site: KvSite) -> IService
 
 def makeService(options: NodeOptions) -> IService:
     reactor = monotonic_reactor()
+    spare_the_collector()
     if options["leash"]:
         Leash.put_on(reactor)
     return Node(reactor, fresh_random(), wall_ms, options.config)

@@ -23,7 +23,7 @@ from .metrics import ProxyMetrics
 from .mover import Mover
 from .names import ClusterId
 from .node import listening
-from .options import Leash, ProxyOptions, fresh_random, monotonic_reactor, wall_ms
+from .options import Leash, ProxyOptions, fresh_random, monotonic_reactor, spare_the_collector, wall_ms
 from .peers.control import Control
 from .peers.http import HttpTransport
 from .peers.peer import Transport
@@ -198,6 +198,7 @@ class Proxy(Service):
 
 def makeService(options: ProxyOptions) -> IService:
     reactor = monotonic_reactor()
+    spare_the_collector()
     if options["leash"]:
         Leash.put_on(reactor)
     return Proxy(reactor, fresh_random(), wall_ms, options.config)

@@ -144,7 +144,6 @@ def test_a_kick_during_a_round_begins_another_one_right_after_it(scene: Scene) -
     assert len(scene.begun) == 2, "one kick is one round"
 
 
-@pytest.mark.xfail(strict=True, reason="Rounds.kick() inside a round's first step does not see that one is running")
 def test_a_round_that_kicks_before_it_first_waits_does_not_overlap_with_itself() -> None:
     scene = Scene()
     gate = scene.close_gate()

@@ -143,7 +143,7 @@ def scene_of() -> Iterator[Callable[..., Scene]]:
     scenes: list[Scene] = []
 
     def make(**limits: int) -> Scene:
-        scenes.append(Scene(Limits(**limits)))  # type: ignore[arg-type]
+        scenes.append(Scene(Limits(**({"batches_in_flight_max": 2} | limits))))  # type: ignore[arg-type]
         return scenes[-1]
 
     yield make

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
-from treq.client import HTTPClient
+from hyperlink import EncodedURL
+from treq.client import HTTPClient, IndexableCookieJar
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.interfaces import IConsumer, IDelayedCall, IReactorTime
@@ -57,6 +59,37 @@ class PlainAgent:
         if response.headers.hasHeader(b"content-encoding"):
             raise PeerSilent("the answer is encoded, which was not asked for")
         return response
+
+
+class _NoCookies(IndexableCookieJar):
+    """Nodes set no cookies; whoever answers in a node's place and does is not listened to."""
+
+    def add_cookie_header(self, request: object) -> None:
+        pass
+
+    def extract_cookies(self, response: object, request: object) -> None:
+        pass
+
+
+class _Url(EncodedURL):
+    """A node's URL, which needs none of the encoding that hyperlink would do again for every request.
+
+    (It would also take the colons of an IPv6 address for a fault.)
+    """
+
+    _text: str
+
+    def to_uri(self) -> EncodedURL:
+        return self
+
+    def to_text(self, with_password: bool = False) -> str:
+        return self._text
+
+    @classmethod
+    def of(cls, text: str) -> _Url:
+        url = cls.from_text(text)
+        url._text = text
+        return url
 
 
 class _Body(Protocol):
@@ -116,7 +149,9 @@ class HttpTransport:
         self._pool.cachedConnectionTimeout = 30
         if agent is None:
             agent = Agent(reactor, connectTimeout=limits.control_timeout_s, pool=self._pool)
-        self._client = HTTPClient(PlainAgent(agent), data_to_body_producer=WholeBody)
+        self._cookies = _NoCookies()
+        self._client = HTTPClient(PlainAgent(agent), self._cookies, data_to_body_producer=WholeBody)
+        self._url = lru_cache(maxsize=1024)(_Url.of)
 
     def request(
         self,
@@ -135,8 +170,9 @@ class HttpTransport:
     def send(self, method: str, url: str, body: bytes, content_type: str) -> Deferred[Any]:
         return self._client.request(
             method,
-            url,
+            self._url(url),
             data=body,
+            cookies=self._cookies,
             headers=Headers({b"content-type": [content_type.encode()]}),
             allow_redirects=False,
             unbuffered=True,

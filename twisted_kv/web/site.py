@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from io import BytesIO
 from typing import Any
 
 from klein import Klein
 from klein.resource import KleinResource
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.server import Request, Site
+from twisted.web.server import NOT_DONE_YET, Request, Site
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from ..errors import BodyTooLarge, KvError, MalformedBody, NoSuchRoute, WrongMethod
@@ -34,6 +36,9 @@ class BoundedRequest(Request):
     """
 
     _refused = False
+
+    def parseCookies(self) -> None:
+        """There are none here."""
 
     def gotLength(self, length: int | None) -> None:
         self.content = BytesIO()
@@ -85,15 +90,58 @@ class KvSite(Site):
 
 
 class Door(KleinResource):
-    """Klein's resource, which is shown one fixed path for all keys.
+    """Klein's resource with its routing remembered, and one fixed path for all keys.
 
-    Klein would decode the path, werkzeug merge its slashes: two keys would become one.
+    A route without variables is found by one look-up instead of by werkzeug's matching; whatever is not found so goes
+    klein's own way. Of a key the router is shown nothing: klein would decode the path and werkzeug merge its slashes,
+    so that two keys became one.
     """
 
+    def __init__(self, app: Klein) -> None:
+        super().__init__(app)
+        self._endpoints = {
+            (method.encode(), rule.rule.encode()): rule.endpoint
+            for rule in app.url_map.iter_rules()
+            if not rule.arguments
+            for method in rule.methods or ()
+        }
+
     def render(self, request: Any) -> Any:
-        if request.path.startswith(KV_PREFIX):
-            request.postpath = [b"v1", b"kv", b"-"]
-        return super().render(request)
+        path = request.path
+        if path.startswith(KV_PREFIX):
+            path = KV_ROUTE.encode()
+            request.postpath = path[1:].split(b"/")
+        endpoint = self._endpoints.get((request.method, path))
+        if endpoint is None:
+            return super().render(request)
+        try:
+            result = self._app.execute_endpoint(endpoint, request)
+        except Exception:
+            result = answer_failure(request, Failure())
+        if isinstance(result, Deferred):
+            result.addErrback(partial(answer_failure, request)).addCallback(partial(write, request)).addErrback(bug)
+        else:
+            write(request, result)
+        return NOT_DONE_YET
+
+
+def write(request: Any, body: bytes) -> None:
+    """Send an answer, unless the client has gone; what it asked for was done all the same."""
+    if request.channel is not None:
+        request.write(body)
+        request.finish()
+
+
+def bug(failure: Failure) -> None:
+    log.failure("an answer could not be sent", failure)
+
+
+def answer_failure(request: Any, failure: Failure) -> bytes:
+    """Answer with a problem document: what the error says, or for a bug a plain 500 with the failure in the log."""
+    if failure.check(KvError):
+        return answer_problem(request, failure.value, request.path in ORIGINAL_PATHS)
+    log.failure("a request failed: {method} {path}", failure, method=request.method, path=request.path)
+    return answer_bug(request)
 
 
 class App(Klein):
@@ -115,10 +163,6 @@ def new_app() -> Klein:
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = False
 
-    @app.handle_errors(KvError)
-    def expected(request: Any, failure: Failure) -> bytes:
-        return answer_problem(request, failure.value, request.path in ORIGINAL_PATHS)
-
     @app.handle_errors(HTTPException)
     def unroutable(request: Any, failure: Failure) -> bytes:
         error = failure.value
@@ -132,8 +176,7 @@ def new_app() -> Klein:
         return answer_problem(request, MalformedBody(f"the request cannot be served: {error}"))
 
     @app.handle_errors(Exception)
-    def bug(request: Any, failure: Failure) -> bytes:
-        log.failure("a request failed: {method} {path}", failure, method=request.method, path=request.path)
-        return answer_bug(request)
+    def failed(request: Any, failure: Failure) -> bytes:
+        return answer_failure(request, failure)
 
     return app

@@ -1,0 +1,301 @@
+"""What a daemon is told, and how it says that it was told something wrong. (``test_docs.py`` holds ``etc/`` to it.)"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.python.usage import UsageError
+from twisted.scripts.twistd import ServerOptions
+
+from tests.sockets.daemons import free_port
+from twisted_kv.config import ClusterConfig, NodeConfig, ProxyConfig, configured
+from twisted_kv.errors import BadConfig
+from twisted_kv.limits import MIB, Limits
+
+SHAPES = [NodeConfig, ProxyConfig, ClusterConfig]
+every_shape = pytest.mark.parametrize("shape", SHAPES)
+WriteToml = Callable[[str], str]
+
+
+@pytest.fixture
+def toml(tmp_path: Path) -> WriteToml:
+    def write(text: str) -> str:
+        file = tmp_path / "own.toml"
+        file.write_text(text, encoding="utf-8")
+        return str(file)
+
+    return write
+
+
+# Where values come from.
+
+
+def test_the_defaults_are_those_of_the_original_on_loopback() -> None:
+    node, proxy, cluster = (configured(shape, {}, None) for shape in SHAPES)
+    assert (node.port, node.interface, node.engine, node.limits) == (8081, "127.0.0.1", "memory", Limits())
+    assert (proxy.port, proxy.interface, proxy.consistency, proxy.nodes) == (8080, "127.0.0.1", "strong", [])
+    assert (proxy.replicas, proxy.vnodes) == (None, None), "an existing cluster's own numbers hold"
+    assert (cluster.nodes, cluster.port, list(cluster.node_ports)) == (3, 8080, [8081, 8082, 8083])
+    assert [config.folder for config in (node, proxy, cluster)] == [
+        Path("kvnode-8081"),
+        Path("kvproxy-8080"),
+        Path("kvcluster"),
+    ]
+    assert proxy.state_path == Path("kvproxy-8080/state.json")
+
+
+def test_the_file_wins_over_defaults_and_flags_over_the_file(toml: WriteToml) -> None:
+    file = toml('port = 7001\nreplicas = 2\nvnodes = 8\nnodes = ["http://127.0.0.1:1"]\n')
+    config = configured(ProxyConfig, {"vnodes": "16", "nodes": ["http://127.0.0.1:2"]}, file)
+    assert (config.port, config.replicas, config.vnodes) == (7001, 2, 16)
+    assert config.nodes == ["http://127.0.0.1:2"]
+    assert config.consistency == "strong"
+    assert config.folder == Path("kvproxy-7001")
+
+
+def test_a_configuration_is_frozen() -> None:
+    with pytest.raises(AttributeError):
+        NodeConfig().port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("shape", [NodeConfig, ProxyConfig])
+def test_the_limits_table_changes_the_limits_it_names_and_no_others(shape: type[Any], toml: WriteToml) -> None:
+    file = toml("[limits]\nvalue_bytes_max = 67108864\nslow_read_s = 2\nbatch_ops_max = 7\n")
+    limits = configured(shape, {}, file).limits
+    assert limits == Limits(value_bytes_max=64 * MIB, slow_read_s=2.0, batch_ops_max=7)
+
+
+def test_the_state_may_live_in_any_file_and_nowhere_else() -> None:
+    assert ProxyConfig(state="file:/var/lib/kv/state.json").state_path == Path("/var/lib/kv/state.json")
+    assert ProxyConfig(state="file:here.json").state_path == Path("here.json")
+    for wrong in ("etcd:http://127.0.0.1:2379", "file:", "state.json", ""):
+        with pytest.raises(BadConfig, match="cannot use") as caught:
+            _ = ProxyConfig(state=wrong).state_path
+        assert repr(wrong) in caught.value.detail
+        assert caught.value.hint == "give it as file:PATH"
+
+
+# What is wrong.
+
+WRONG_LINES = [
+    (ProxyConfig, "replicas = 0", "replicas: expected `int` >= 1"),
+    (ProxyConfig, "replicas = 16", "replicas: expected `int` <= 15"),
+    (ProxyConfig, "replicas = 3.0", "replicas: expected `int | null`, got `float`"),
+    (ProxyConfig, "vnodes = 4097", "vnodes: expected `int` <= 4096"),
+    (ProxyConfig, 'nodes = "http://127.0.0.1:1"', "nodes: expected `array`, got `str`"),
+    (ProxyConfig, "nodes = [1]", "nodes[0]: expected `str`, got `int`"),
+    (ProxyConfig, "state = 1", "state: expected `str | null`, got `int`"),
+    (ProxyConfig, 'consistency = "most"', "consistency: invalid enum value 'most'"),
+    (ProxyConfig, "port = true", "port: expected `int`, got `bool`"),
+    (NodeConfig, 'engine = "paper"', "engine: invalid enum value 'paper'"),
+    (NodeConfig, "data_dir = []", "data_dir: expected `str | null`, got `array`"),
+    (NodeConfig, "[limits]\nbatch_timeout_s = 'long'", "limits.batch_timeout_s: expected `float`, got `str`"),
+    (ClusterConfig, "nodes = 0", "nodes: expected `int` >= 1"),
+    (ClusterConfig, "nodes = 65", "nodes: expected `int` <= 64"),
+    (ClusterConfig, "base_port = 0", "base_port: expected `int` >= 1"),
+    (ClusterConfig, "replicas = 3", "there is no key 'replicas'"),
+    (ClusterConfig, "[limits]", "there is no key 'limits'"),
+]
+
+
+@pytest.mark.parametrize(("shape", "text", "said"), WRONG_LINES, ids=[text for _, text, _ in WRONG_LINES])
+def test_a_wrong_line_is_named_with_its_file(shape: type[Any], text: str, said: str, toml: WriteToml) -> None:
+    file = toml(text)
+    with pytest.raises(BadConfig) as caught:
+        configured(shape, {}, file)
+    assert caught.value.detail == f"{file}: {said}"
+    assert caught.value.hint
+
+
+NO_TABLE = pytest.mark.xfail(strict=True, reason="_read looks into limits before it knows that it is a table")
+
+
+@pytest.mark.parametrize(
+    "text", [pytest.param("limits = 3", marks=NO_TABLE), pytest.param('limits = "x"', marks=NO_TABLE)]
+)
+def test_limits_that_are_no_table_are_named(text: str, toml: WriteToml) -> None:
+    with pytest.raises(BadConfig, match="limits: expected `object`"):
+        configured(NodeConfig, {}, toml(text))
+
+
+WRONG_FLAGS = [
+    (NodeConfig, {"port": "0"}, "--port: expected `int` >= 1"),
+    (NodeConfig, {"port": "80x"}, "--port: expected `int`, got `str`"),
+    (NodeConfig, {"engine": "paper"}, "--engine: invalid enum value 'paper'"),
+    (ProxyConfig, {"replicas": "x"}, "--replicas: expected `int | null`, got `str`"),
+    (ProxyConfig, {"vnodes": "0"}, "--vnodes: expected `int` >= 1"),
+    (ProxyConfig, {"consistency": ""}, "--consistency: invalid enum value ''"),
+    (ClusterConfig, {"base_port": "99999"}, "--base-port: expected `int` <= 65535"),
+    (ClusterConfig, {"nodes": "-1"}, "--nodes: expected `int` >= 1"),
+]
+
+
+@pytest.mark.parametrize(("shape", "flags", "said"), WRONG_FLAGS)
+def test_a_wrong_flag_is_named_as_the_user_wrote_it(shape: type[Any], flags: dict[str, str], said: str) -> None:
+    with pytest.raises(BadConfig) as caught:
+        configured(shape, flags, None)
+    assert caught.value.detail == said
+    assert "--help" in caught.value.hint
+
+
+@pytest.mark.xfail(strict=True, reason="_plain lowers the case of the whole sentence, the user's value included")
+def test_a_wrong_value_is_repeated_as_it_was_given() -> None:
+    with pytest.raises(BadConfig, match="'STRONG'"):
+        configured(ProxyConfig, {"consistency": "STRONG"}, None)
+
+
+def test_a_file_that_is_no_text_is_no_toml(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BadConfig, match=r"own\.toml is no TOML"):
+        configured(NodeConfig, {}, str(tmp_path / "own.toml"))
+    with pytest.raises(BadConfig, match="cannot be read: Is a directory"):
+        configured(NodeConfig, {}, str(tmp_path))
+
+
+@every_shape
+@pytest.mark.parametrize("interface", ["0.0.0.0", "::", "10.0.0.1", "192.168.1.1", "example.org", "", "127.0.0.1:80"])
+def test_an_interface_that_strangers_reach_is_refused_with_the_way_out(shape: type[Any], interface: str) -> None:
+    with pytest.raises(BadConfig) as caught:
+        configured(shape, {"interface": interface}, None)
+    assert repr(interface) in caught.value.detail
+    assert "127.0.0.1" in caught.value.hint
+    assert "tunnel" in caught.value.hint
+
+
+@every_shape
+def test_a_file_does_not_open_the_door_either(shape: type[Any], toml: WriteToml) -> None:
+    with pytest.raises(BadConfig, match="no tokens"):
+        configured(shape, {}, toml('interface = "0.0.0.0"'))
+
+
+@every_shape
+@pytest.mark.parametrize("interface", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+def test_every_loopback_address_is_taken(shape: type[Any], interface: str) -> None:
+    assert configured(shape, {"interface": interface}, None).interface == interface
+
+
+# On twistd's command line.
+
+
+class Desk:
+    """A command line in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = str(free_port())
+
+    def twistd(self, *words: str) -> ServerOptions:
+        options = ServerOptions()
+        options.parseOptions(list(words))
+        return options
+
+    def path(self, named: str) -> Path:
+        return self.folder / named
+
+    def files(self, options: ServerOptions) -> tuple[Path, Path]:
+        """Where twistd would write: it makes one of the two names absolute by itself."""
+        return self.path(options["pidfile"]), self.path(options["logfile"])
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    monkeypatch.chdir(tmp_path)
+    return Desk(tmp_path)
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        yield holder.getsockname()[1]
+
+
+ROLES = ["kvnode", "kvproxy"]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_daemon_keeps_its_pid_and_log_in_its_own_folder(desk: Desk, role: str) -> None:
+    options = desk.twistd(role, "--port", desk.port)
+    folder = desk.folder / f"{role}-{desk.port}"
+    assert desk.files(options) == (folder / "twistd.pid", folder / "twistd.log")
+    assert [entry.name for entry in desk.folder.iterdir()] == [folder.name]
+    assert folder.is_dir()
+    assert options.subOptions.config.port == int(desk.port)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_in_the_foreground_the_log_stays_on_the_terminal(desk: Desk, role: str) -> None:
+    options = desk.twistd("--nodaemon", role, "--port", desk.port, "--data-dir", "data/here")
+    assert options["logfile"] is None
+    assert desk.path(options["pidfile"]) == desk.folder / "data/here/twistd.pid"
+    assert (desk.folder / "data" / "here").is_dir()
+
+
+def test_two_roles_run_from_one_place(desk: Desk) -> None:
+    node = desk.twistd("kvnode", "--port", desk.port)
+    proxy = desk.twistd("kvproxy", "--port", desk.port)
+    assert node["pidfile"] != proxy["pidfile"]
+    assert node["logfile"] != proxy["logfile"]
+
+
+@pytest.mark.parametrize("foreground", [[], ["--nodaemon"]])
+def test_a_pid_or_log_file_that_the_user_named_stays_where_it_was_named(desk: Desk, foreground: list[str]) -> None:
+    options = desk.twistd(*foreground, "--pidfile", "my.pid", "--logfile", "my.log", "kvnode", "--port", desk.port)
+    assert desk.files(options) == (desk.folder / "my.pid", desk.folder / "my.log")
+    without = desk.twistd(*foreground, "--pidfile", "", "kvnode", "--port", desk.port)
+    assert not without["pidfile"] or "kvnode" not in without["pidfile"]
+
+
+def test_syslog_is_not_replaced_by_a_file(desk: Desk) -> None:
+    assert desk.twistd("--syslog", "kvnode", "--port", desk.port)["logfile"] is None
+
+
+@pytest.mark.parametrize("role", [*ROLES, "kvcluster"])
+def test_a_taken_port_is_said_before_anything_starts(desk: Desk, role: str, taken_port: int) -> None:
+    with pytest.raises(UsageError) as caught:
+        desk.twistd(role, "--port", str(taken_port))
+    assert f"port {taken_port} on 127.0.0.1 cannot be used: Address already in use" in str(caught.value)
+    assert "choose another port" in str(caught.value)
+    assert list(desk.folder.iterdir()) == []
+
+
+def test_a_taken_port_of_one_node_of_a_cluster_is_said(desk: Desk, taken_port: int) -> None:
+    with pytest.raises(UsageError, match=f"port {taken_port} on"):
+        desk.twistd("kvcluster", "--nodes", "1", "--base-port", str(taken_port), "--port", desk.port)
+
+
+def test_ports_of_a_cluster_that_collide_or_do_not_fit_are_said(desk: Desk) -> None:
+    with pytest.raises(UsageError, match="--port 8082 is one of the nodes' ports"):
+        desk.twistd("kvcluster", "--port", "8082")
+    with pytest.raises(UsageError, match="do not fit"):
+        desk.twistd("kvcluster", "--base-port", "65535", "--port", desk.port)
+
+
+def test_a_folder_that_cannot_be_made_is_said(desk: Desk) -> None:
+    (desk.folder / "file").write_bytes(b"")
+    with pytest.raises(UsageError, match="the folder file/data cannot be made"):
+        desk.twistd("kvnode", "--port", desk.port, "--data-dir", "file/data")
+
+
+def test_urls_of_first_nodes_are_separated_by_commas(desk: Desk) -> None:
+    options = desk.twistd("kvproxy", "--port", desk.port, "--nodes", "http://127.0.0.1:1,,http://127.0.0.1:2,")
+    assert options.subOptions.config.nodes == ["http://127.0.0.1:1", "http://127.0.0.1:2"]
+
+
+def test_a_wrong_configuration_is_a_usage_error_with_its_way_out(desk: Desk) -> None:
+    with pytest.raises(UsageError, match=r"interface is '0\.0\.0\.0'.*\(listen on 127\.0\.0\.1 or ::1"):
+        desk.twistd("kvnode", "--interface", "0.0.0.0", "--port", desk.port)
+    assert list(desk.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("interface", ["::1", "localhost"])
+def test_a_port_is_tried_on_the_interface_that_was_asked_for(desk: Desk, interface: str) -> None:
+    if interface == "::1" and not Path("/proc/net/if_inet6").exists():
+        pytest.skip("no IPv6 here")
+    options = desk.twistd("kvnode", "--interface", interface, "--port", desk.port)
+    assert options.subOptions.config.interface == interface
