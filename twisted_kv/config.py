@@ -92,11 +92,16 @@ def configured(shape: type[C], flags: Mapping[str, Any], file: str | None) -> C:
         config = msgspec.convert({**from_file, **flags}, shape, strict=False)
     except msgspec.ValidationError as error:
         raise BadConfig(_plain(error, "--"), "twistd COMMAND --help lists the options") from None
-    _check_interface(config.interface)
+    _check_interface(config.interface, _source("interface", from_file, flags, file))
     limits = getattr(config, "limits", None)
     if limits is not None and not 0 < limits.value_bytes_max <= VALUE_BYTES_CEILING:
-        raise BadConfig(f"value_bytes_max is {limits.value_bytes_max}", f"give 1 to {VALUE_BYTES_CEILING}")
+        source = _source("limits", from_file, flags, file)
+        raise BadConfig(f"{source}value_bytes_max is {limits.value_bytes_max}", f"give 1 to {VALUE_BYTES_CEILING}")
     return config
+
+
+def _source(key: str, from_file: Mapping[str, Any], flags: Mapping[str, Any], file: str | None) -> str:
+    return f"{file}: " if key in from_file and key not in flags else ""
 
 
 def _read(shape: type[C], file: str) -> dict[str, Any]:
@@ -111,7 +116,8 @@ def _read(shape: type[C], file: str) -> dict[str, Any]:
     for key in fields:
         if key not in known:
             raise BadConfig(f"{file}: there is no key {key!r}", f"known here: {', '.join(known)}")
-    for key in fields.get("limits", {}):
+    limits = fields.get("limits", {})
+    for key in limits if isinstance(limits, dict) else ():
         if key not in Limits.__dataclass_fields__:
             raise BadConfig(f"{file}: there is no limit {key!r}", "twisted_kv/limits.py lists them")
     try:
@@ -125,16 +131,16 @@ def _plain(error: msgspec.ValidationError, prefix: str) -> str:
     """Turn msgspec's sentence (``Expected `int`, got `str` - at `$.port```) into one about a key."""
     what, _, where = str(error).partition(" - at `$.")
     key = where.rstrip("`")
-    return f"{prefix}{key.replace('_', '-') if prefix else key}: {what.lower()}" if key else what
+    return f"{prefix}{key.replace('_', '-') if prefix else key}: {what[:1].lower()}{what[1:]}" if key else what
 
 
-def _check_interface(interface: str) -> None:
+def _check_interface(interface: str, source: str) -> None:
     try:
         loopback = interface == "localhost" or ipaddress.ip_address(interface).is_loopback
     except ValueError:
         loopback = False
     if not loopback:
         raise BadConfig(
-            f"interface is {interface!r}, and this version has no tokens to keep strangers out with",
+            f"{source}interface is {interface!r}, and this version has no tokens to keep strangers out with",
             "listen on 127.0.0.1 or ::1, and let a tunnel or a proxy with access control in front carry the traffic",
         )

@@ -252,28 +252,36 @@ class Coordinator:
         self.clock.callLater(pause_s, operation.resume, operation.conversation.round)
 
     async def _get_one(self, key: Key) -> Done:
-        deadline = self.clock.seconds() + self.limits.operation_timeout_s
+        try:
+            done = await self._chained(key, self.clock.seconds() + self.limits.operation_timeout_s)
+        except KvError as error:
+            self._count("read", Level.ONE.value, error.slug)
+            raise
+        self._count("read", Level.ONE.value, "ok")
+        return done
+
+    async def _chained(self, key: Key, deadline: float) -> Done:
+        """Go along the owners; where the epoch moves meanwhile, wait for the next view and go again."""
         while True:
             view = self._view
             assert view is not None
+            owners = view.table[slot_of(key)]
             try:
                 if not view.open:
                     raise _changing()
-                reply = await read_one(view.table[slot_of(key)], lambda node: self._fetch(node, key))
+                reply = await read_one(owners, lambda node: self._fetch(node, key))
             except ChangeUnderWay:
                 if self._view is view:
                     await self._next_opening(deadline - self.clock.seconds())
-                continue
             except KvError as error:
-                self._count("read", Level.ONE.value, error.slug)
                 raise Unreached(
                     f"no owner of the key answered; the last said: {error.detail}",
                     "start one of its nodes again",
                     required=1,
                     acks=0,
                 ) from None
-            self._count("read", Level.ONE.value, "ok")
-            return Done(reply.record, 1, len(view.table[slot_of(key)]))
+            else:
+                return Done(reply.record, 1, len(owners))
 
     def _fetch(self, node: NodeId, key: Key) -> Deferred[Reply]:
         fetch = _Fetch(self.clock, self.limits.chain_step_s)

@@ -81,6 +81,7 @@ class RoleOptions(usage.Options):
 
     def _settle_in(self, folder: Path) -> None:
         """Keep twistd's pid and log files in the role's own folder, so that several roles run from one place."""
+        folder = folder.absolute()  # twistd may change its working directory before it uses them
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -354,6 +354,7 @@ class Write(Conversation):
             return NOTHING
         if self.confirmed >= self.quorum and self.confirmed + self._newer >= self.needed:
             # Level all: a majority took it, so it has happened; the others already hold what came after it.
+            self.confirmed += self._newer
             return self._chosen()
         certain = not self.confirmed and not self._doubtful
         if certain and self.waiting:

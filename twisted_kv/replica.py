@@ -14,10 +14,10 @@ from twisted.logger import Logger
 from .errors import ChangeUnderWay, ForeignNode, MalformedBody, NodeHasData, PeerRefused
 from .limits import Limits
 from .names import Epoch, Key, Slot
-from .register import ACCEPT, BLANK, PREPARE, Cell, Op, Reply, decide
+from .register import ACCEPT, BLANK, FETCH, PREPARE, READ, Cell, Op, Reply, decide
 from .ring import SLOTS, slot_of
 from .storage.engine import Change, Engine
-from .versions import NONE, HybridClock, Record, Version, decode_record, drawn_by_a_clock
+from .versions import NONE, HybridClock, Record, Version, drawn_by_a_clock, is_whole
 from .wire import (
     CLOSED_EPOCH,
     FORMAT,
@@ -149,8 +149,7 @@ class Replica:
             key = Key(op.key)
             slot = slot_of(key)
             cell = cells.get(key) or get(slot, key) or BLANK
-            if op.verb >= PREPARE:
-                self._check(op)
+            self._check(op)
             reply, kept = decide(cell, op)
             replies.append(reply)
             if kept is not cell:
@@ -257,15 +256,15 @@ class Replica:
         self._engine.write_note("identity", msgspec.json.encode(self._notes))
 
     def _check(self, op: Op) -> None:
-        if not drawn_by_a_clock(op.ballot) or op.verb > ACCEPT:
-            raise MalformedBody("the batch holds an operation without a usable ballot or verb")
+        """Refuse what no proxy of ours sends: it would be stored, and copied from then on."""
         if not 0 < len(op.key) <= self._limits.key_bytes_max:
             raise MalformedBody(f"the batch holds a key of {len(op.key)} bytes")
-        if op.verb == ACCEPT:
-            try:
-                decode_record(op.record)
-            except ValueError as error:
-                raise MalformedBody(f"the batch holds {error}") from None
+        if op.verb in (READ, FETCH):
+            return
+        if op.verb not in (PREPARE, ACCEPT) or not drawn_by_a_clock(op.ballot):
+            raise MalformedBody("the batch holds an operation without a usable verb or ballot")
+        if op.verb == ACCEPT and not is_whole(op.record):
+            raise MalformedBody("the batch holds a record that is cut or of an unknown format")
 
 
 def _check_range(first: int, last: int) -> None:

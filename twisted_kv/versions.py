@@ -112,6 +112,14 @@ def decode_record(data: bytes) -> Record:
     return Record(Version(version), value, data[_HEAD.size : start], expires_ms)
 
 
+def is_whole(data: bytes) -> bool:
+    """Whether bytes are a record that ``decode_record`` reads."""
+    if len(data) < _HEAD.size:
+        return False
+    form, _, _, _, type_bytes, value_bytes = _HEAD.unpack_from(data)
+    return bool(form == RECORD_FORMAT and len(data) >= _HEAD.size + type_bytes + value_bytes)
+
+
 def record_version(data: bytes) -> Version:
     """Read the version alone; the hot path needs no more to know a record of its own."""
     return Version(data[2:18])

@@ -186,8 +186,11 @@ class Town:
         """Build houses and add them to the cluster."""
         built = self.build(count)
         for house in built:
-            self.wait(ensureDeferred(self.proxies[0].roster.add(house.url, 1)))
+            self.settle_one(house)
         return built
+
+    def settle_one(self, house: House) -> None:
+        self.wait(ensureDeferred(self.proxies[0].roster.add(house.url, 1)))
 
     # Time.
 

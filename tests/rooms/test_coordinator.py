@@ -523,6 +523,17 @@ def test_a_level_one_read_of_an_old_epoch_waits_for_the_view_that_comes(scene: S
     assert read.value == b"v"
 
 
+def test_a_level_one_read_that_is_refused_after_the_view_has_come_waits_for_no_other(scene: Scene) -> None:
+    scene.street.manner = dict.fromkeys("abc", OUTDATED)
+    read = scene.get(level=Level.ONE)
+    scene.run(2.5 * HOP_S)
+    assert len(scene.street.take()) == 3
+    scene.street.manner = {}
+    scene.adopt(2)
+    scene.run(1)
+    assert isinstance(read.result, Done)
+
+
 # Contention.
 
 
@@ -564,7 +575,8 @@ def test_a_level_one_read_asks_the_primary_alone(scene: Scene) -> None:
     for node in "abc":
         scene.street.hold(node, node.encode())
     read = scene.get(level=Level.ONE)
-    scene.run(1)
+    scene.run(2 * HOP_S)
+    assert scene.clock.getDelayedCalls() == []
     assert [(asked.node, asked.op.verb) for asked in scene.street.take()] == [(scene.owners[0], FETCH)]
     assert read.value == scene.owners[0].encode()
     assert (read.result.acks, read.result.owners) == (1, 3)

@@ -70,7 +70,7 @@ def test_the_first_round_begins_within_an_interval_and_the_next_ones_an_interval
     pauses = [later - earlier for earlier, later in zip(scene.begun, scene.begun[1:], strict=False)]
     assert len(pauses) >= 7
     assert all(0.8 * INTERVAL_S <= pause <= 1.2 * INTERVAL_S for pause in pauses)
-    assert len(set(pauses)) > 1, "rounds of many processes must drift apart"
+    assert max(pauses) - min(pauses) > 0.05 * INTERVAL_S, "rounds of many processes must drift apart"
 
 
 def test_the_pauses_repeat_by_the_seed() -> None:

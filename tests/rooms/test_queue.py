@@ -270,6 +270,17 @@ def test_a_queue_that_is_full_of_bytes_refuses_newcomers_of_that_lane(scene_of: 
     assert (full.heard, reading.heard) == ([], [])
 
 
+def test_what_left_in_an_earlier_batch_takes_no_room_any_more(scene_of: Callable[..., Scene]) -> None:
+    scene = scene_of(queue_bytes_max=100, batch_bytes_max=60, batches_in_flight_max=1)
+    scene.ask(write(b"1", 60), write(b"2", 41))
+    (first,) = scene.turn()
+    (ear,) = scene.ask(write(b"3", 1))
+    scene.turn()
+    assert ear.heard == []
+    first.agree()
+    assert [sent.keys for sent in scene.turn()] == [[b"2", b"3"]]
+
+
 def test_a_node_that_is_avoided_counts_as_unreachable_at_once_and_nothing_is_sent(scene: Scene) -> None:
     scene.fail(3)
     assert scene.queues.avoided() == {A}

@@ -57,6 +57,10 @@ class PlainAgent:
 
     def _checked(self, response: IResponse) -> IResponse:
         if response.headers.hasHeader(b"content-encoding"):
+            body = _Body(0)
+            body.done.addErrback(lambda _: None)
+            response.deliverBody(body)
+            body.abort()
             raise PeerSilent("the answer is encoded, which was not asked for")
         return response
 
@@ -96,7 +100,7 @@ class _Body(Protocol):
     """Collects an answer's body, up to a bound."""
 
     def __init__(self, bytes_max: int) -> None:
-        self.done: Deferred[bytes] = Deferred(self._abort)
+        self.done: Deferred[bytes] = Deferred(self.abort)
         self._bytes_max = bytes_max
         self._parts: list[bytes] = []
         self._size = 0
@@ -106,7 +110,7 @@ class _Body(Protocol):
         if self._size <= self._bytes_max:
             self._parts.append(data)
         else:
-            self._abort(None)
+            self.abort()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self.done.called:
@@ -119,7 +123,7 @@ class _Body(Protocol):
             # Not even PotentialDataLoss is good enough: every answer of ours says its length (P17).
             self.done.errback(Failure(PeerSilent("the answer was cut")))
 
-    def _abort(self, _: object) -> None:
+    def abort(self, _: object = None) -> None:
         abort = getattr(self.transport, "abortConnection", None) or getattr(self.transport, "loseConnection", None)
         if abort is not None:
             abort()
