@@ -200,7 +200,7 @@ def test_one_of_three_that_forgot_is_filled_from_both_others() -> None:
 
 
 def test_two_of_three_that_forgot_lose_every_slot_until_the_operator_accepts_it() -> None:
-    seats = [seat(0, life=2, forgetful=True), seat(1, life=2, forgetful=True), seat(2)]
+    seats = [seat(0, life=2, forgetful=True), seat(1, life=2, forgetful=True), seat(2, forgetful=True)]
     assert (planned(closed(THREE, seats)).lost, planned(closed(THREE, seats)).emptied) == (SLOTS, 0)
     plan = planned(closed(THREE, seats, accept_loss=True))
     assert (plan.lost, plan.emptied) == (0, 0)

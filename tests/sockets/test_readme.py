@@ -15,6 +15,8 @@ import pytest
 
 from tests.sockets.daemons import TWISTD, alive, answers, free_port, wait_until
 
+pytestmark = pytest.mark.system
+
 README = Path(__file__).parent.parent.parent / "README.md"
 SESSIONS = re.findall(r"```console\n(.*?)```", README.read_text(), re.DOTALL)
 PORTS = ("8080", "8081", "8082", "8083")
