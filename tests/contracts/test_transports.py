@@ -335,7 +335,6 @@ async def test_an_answer_that_is_compressed_all_the_same_is_refused() -> None:
     await server.stop()
 
 
-@pytest.mark.xfail(strict=True, reason="PlainAgent drops an encoded answer without ending its connection")
 @pytest_twisted.ensureDeferred
 async def test_a_refused_compressed_answer_leaves_no_connection_open() -> None:
     server = await refuse_encoded()

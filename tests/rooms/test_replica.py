@@ -214,12 +214,7 @@ MALFORMED = {
 }
 
 
-NOT_CHECKED = pytest.mark.xfail(strict=True, reason="Replica.serve checks no operation whose verb is below PREPARE")
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[NOT_CHECKED] if "negative" in name else []) for name in MALFORMED]
-)
+@pytest.mark.parametrize("name", MALFORMED)
 def test_a_malformed_operation_refuses_the_whole_batch_and_nothing_of_it_is_kept(room: Room, name: str) -> None:
     for ops in ([room.accept(b"a"), MALFORMED[name]], [MALFORMED[name], room.accept(b"a")]):
         with pytest.raises(MalformedBody):
