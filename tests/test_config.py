@@ -89,9 +89,13 @@ WRONG_LINES = [
     (ProxyConfig, 'nodes = "http://127.0.0.1:1"', "nodes: expected `array`, got `str`"),
     (ProxyConfig, "nodes = [1]", "nodes[0]: expected `str`, got `int`"),
     (ProxyConfig, "state = 1", "state: expected `str | null`, got `int`"),
-    (ProxyConfig, 'consistency = "most"', "consistency: invalid enum value 'most'"),
+    (
+        ProxyConfig,
+        'consistency = "most"',
+        "consistency: invalid enum value 'most', choose from one, strong, quorum, all",
+    ),
     (ProxyConfig, "port = true", "port: expected `int`, got `bool`"),
-    (NodeConfig, 'engine = "paper"', "engine: invalid enum value 'paper'"),
+    (NodeConfig, 'engine = "paper"', "engine: invalid enum value 'paper', choose from memory"),
     (NodeConfig, "data_dir = []", "data_dir: expected `str | null`, got `array`"),
     (NodeConfig, "[limits]\nbatch_timeout_s = 'long'", "limits.batch_timeout_s: expected `float`, got `str`"),
     (ClusterConfig, "nodes = 0", "nodes: expected `int` >= 1"),
@@ -120,10 +124,10 @@ def test_limits_that_are_no_table_are_named(text: str, toml: WriteToml) -> None:
 WRONG_FLAGS = [
     (NodeConfig, {"port": "0"}, "--port: expected `int` >= 1"),
     (NodeConfig, {"port": "80x"}, "--port: expected `int`, got `str`"),
-    (NodeConfig, {"engine": "paper"}, "--engine: invalid enum value 'paper'"),
+    (NodeConfig, {"engine": "paper"}, "--engine: invalid enum value 'paper', choose from memory"),
     (ProxyConfig, {"replicas": "x"}, "--replicas: expected `int | null`, got `str`"),
     (ProxyConfig, {"vnodes": "0"}, "--vnodes: expected `int` >= 1"),
-    (ProxyConfig, {"consistency": ""}, "--consistency: invalid enum value ''"),
+    (ProxyConfig, {"consistency": ""}, "--consistency: invalid enum value '', choose from one, strong, quorum, all"),
     (ClusterConfig, {"base_port": "99999"}, "--base-port: expected `int` <= 65535"),
     (ClusterConfig, {"nodes": "-1"}, "--nodes: expected `int` >= 1"),
 ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ipaddress
 import tomllib
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 import msgspec
 
@@ -91,13 +92,20 @@ def configured(shape: type[C], flags: Mapping[str, Any], file: str | None) -> C:
     try:
         config = msgspec.convert({**from_file, **flags}, shape, strict=False)
     except msgspec.ValidationError as error:
-        raise BadConfig(_plain(error, "--"), "twistd COMMAND --help lists the options") from None
+        raise BadConfig(_plain(error, shape, "--"), "twistd COMMAND --help lists the options") from None
     _check_interface(config.interface, _source("interface", from_file, flags, file))
     limits = getattr(config, "limits", None)
-    if limits is not None and not 0 < limits.value_bytes_max <= VALUE_BYTES_CEILING:
-        source = _source("limits", from_file, flags, file)
-        raise BadConfig(f"{source}value_bytes_max is {limits.value_bytes_max}", f"give 1 to {VALUE_BYTES_CEILING}")
+    if limits is not None:
+        _check_limits(limits, _source("limits", from_file, flags, file))
     return config
+
+
+def _check_limits(limits: Limits, source: str) -> None:
+    if limits.value_bytes_max > VALUE_BYTES_CEILING:
+        raise BadConfig(f"{source}value_bytes_max is {limits.value_bytes_max}", f"give 1 to {VALUE_BYTES_CEILING}")
+    for field in fields(limits):
+        if getattr(limits, field.name) <= 0:
+            raise BadConfig(f"{source}{field.name} is {getattr(limits, field.name)}", "give more than 0")
 
 
 def _source(key: str, from_file: Mapping[str, Any], flags: Mapping[str, Any], file: str | None) -> str:
@@ -107,31 +115,35 @@ def _source(key: str, from_file: Mapping[str, Any], flags: Mapping[str, Any], fi
 def _read(shape: type[C], file: str) -> dict[str, Any]:
     try:
         with open(file, "rb") as stream:
-            fields = tomllib.load(stream)
+            given = tomllib.load(stream)
     except OSError as error:
         raise BadConfig(f"{file} cannot be read: {error.strerror}", "name a file that is there") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadConfig(f"{file} is no TOML: {error}", "see etc/ for an example") from None
     known = shape.__struct_fields__
-    for key in fields:
+    for key in given:
         if key not in known:
             raise BadConfig(f"{file}: there is no key {key!r}", f"known here: {', '.join(known)}")
-    limits = fields.get("limits", {})
+    limits = given.get("limits", {})
     for key in limits if isinstance(limits, dict) else ():
         if key not in Limits.__dataclass_fields__:
             raise BadConfig(f"{file}: there is no limit {key!r}", "twisted_kv/limits.py lists them")
     try:
-        msgspec.convert(fields, shape)
+        msgspec.convert(given, shape)
     except msgspec.ValidationError as error:
-        raise BadConfig(f"{file}: {_plain(error, '')}", "see etc/ for an example") from None
-    return fields
+        raise BadConfig(f"{file}: {_plain(error, shape, '')}", "see etc/ for an example") from None
+    return given
 
 
-def _plain(error: msgspec.ValidationError, prefix: str) -> str:
+def _plain(error: msgspec.ValidationError, shape: type[C], prefix: str) -> str:
     """Turn msgspec's sentence (``Expected `int`, got `str` - at `$.port```) into one about a key."""
     what, _, where = str(error).partition(" - at `$.")
     key = where.rstrip("`")
-    return f"{prefix}{key.replace('_', '-') if prefix else key}: {what[:1].lower()}{what[1:]}" if key else what
+    if not key:
+        return what
+    choices = get_args(get_type_hints(shape).get(key))
+    known = f", choose from {', '.join(choices)}" if choices and all(isinstance(c, str) for c in choices) else ""
+    return f"{prefix}{key.replace('_', '-') if prefix else key}: {what[:1].lower()}{what[1:]}{known}"
 
 
 def _check_interface(interface: str, source: str) -> None:

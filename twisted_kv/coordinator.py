@@ -64,8 +64,11 @@ class Operation:
 
     def restart(self) -> None:
         """Begin in another epoch; what was asked in the one before may have had its effect."""
-        conversation = self.conversation
-        self._go(conversation.restart(self._coordinator.order(conversation.key, self.kind)))
+        conversation, coordinator = self.conversation, self._coordinator
+        if self.kind == "read":
+            left = self._deadline - coordinator.clock.seconds()
+            self._timer.reset(max(0.0, min(left, coordinator.limits.slow_read_s)))
+        self._go(conversation.restart(coordinator.order(conversation.key, self.kind)))
 
     def answered(self, node: NodeId, round_: int, reply: Reply, resent: bool) -> None:
         self._go(self.conversation.deliver(node, round_, reply, resent))
@@ -148,6 +151,7 @@ class Coordinator:
         self._counters: dict[tuple[str, str, str], object] = {}
         self._operations: dict[Operation, None] = {}
         self._bytes = 0
+        self._chains = 0
         self._turn = 0
         self._sorted: dict[tuple[NodeId, ...], tuple[NodeId, ...]] = {}
         self._view: View | None = None
@@ -155,7 +159,7 @@ class Coordinator:
 
     @property
     def under_way(self) -> int:
-        return len(self._operations)
+        return len(self._operations) + self._chains
 
     def adopt(self, view: View) -> None:
         """Act on another view. While it is closed operations wait; when it opens they begin again in its epoch."""
@@ -216,9 +220,9 @@ class Coordinator:
                 raise _changing()
             raise NoNodes("no storage node has joined this cluster yet", "add one with POST /AddServer")
         limits = self.limits
-        if len(self._operations) >= limits.operations_max or self._bytes + size > limits.operation_bytes_max:
+        if self.under_way >= limits.operations_max or self._bytes + size > limits.operation_bytes_max:
             raise Overloaded(
-                f"{len(self._operations)} operations with {self._bytes} bytes are under way in this proxy",
+                f"{self.under_way} operations with {self._bytes} bytes are under way in this proxy",
                 "try again after a pause; another proxy may have room",
             )
 
@@ -252,11 +256,14 @@ class Coordinator:
         self.clock.callLater(pause_s, operation.resume, operation.conversation.round)
 
     async def _get_one(self, key: Key) -> Done:
+        self._chains += 1
         try:
             done = await self._chained(key, self.clock.seconds() + self.limits.operation_timeout_s)
         except KvError as error:
             self._count("read", Level.ONE.value, error.slug)
             raise
+        finally:
+            self._chains -= 1
         self._count("read", Level.ONE.value, "ok")
         return done
 

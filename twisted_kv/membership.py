@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from typing import Annotated
 
 import msgspec
 
@@ -19,6 +20,9 @@ from .ring import HASH_VERSION, Member, Ring, runs
 STATE_FORMAT = 1
 
 
+Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
 class Seat(msgspec.Struct, frozen=True):
     """One member: who it is, where it answers, how much it carries, and the memory that counts.
 
@@ -27,7 +31,7 @@ class Seat(msgspec.Struct, frozen=True):
 
     id: str
     url: str
-    weight: int = 1
+    weight: Count = 1
     zone: str = ""
     incarnation: str = ""
     forgetful: bool = False
@@ -56,8 +60,8 @@ class State(msgspec.Struct, frozen=True):
     format: int
     cluster_id: str
     epoch: int
-    replicas: int = 3
-    vnodes: int = 256
+    replicas: Count = 3
+    vnodes: Count = 256
     hash_version: int = HASH_VERSION
     members: tuple[Seat, ...] = ()
     change: Change | None = None
@@ -122,8 +126,16 @@ def cancelled(state: State) -> State:
     return msgspec.structs.replace(state, epoch=state.epoch + 1, change=None)
 
 
+class _Format(msgspec.Struct):
+    """What every format of the document will begin with; the rest may change its shape."""
+
+    format: int
+    hash_version: int = HASH_VERSION
+
+
 _encode = msgspec.json.Encoder(order="deterministic").encode
 _decoder = msgspec.json.Decoder(State)
+_format_decoder = msgspec.json.Decoder(_Format)
 
 
 def encode_state(state: State) -> bytes:
@@ -136,15 +148,19 @@ def decode_state(data: bytes) -> State:
     :raises StateUnusable: if it is damaged, of a later format, or of another hash.
     """
     try:
+        form = _format_decoder.decode(data)
+        if form.format > STATE_FORMAT or form.hash_version != HASH_VERSION:
+            raise StateUnusable(
+                f"the state document has format {form.format} and hash {form.hash_version}; "
+                f"this version knows {STATE_FORMAT} and {HASH_VERSION}",
+                "run the version that wrote it, or a later one",
+            )
         state = _decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise StateUnusable(f"the state document cannot be read: {error}", "restore it from a copy") from None
-    if state.format > STATE_FORMAT or state.hash_version != HASH_VERSION:
-        raise StateUnusable(
-            f"the state document has format {state.format} and hash {state.hash_version}; "
-            f"this version knows {STATE_FORMAT} and {HASH_VERSION}",
-            "run the version that wrote it, or a later one",
-        )
+    ids = [seat.id for seat in state.members]
+    if len(set(ids)) < len(ids):
+        raise StateUnusable("the state document names a member twice", "restore it from a copy")
     return state
 
 

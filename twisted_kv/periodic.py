@@ -28,7 +28,6 @@ class Rounds:
         self._name = name
         self._call: IDelayedCall | None = None
         self._running: Deferred[None] | None = None
-        self._busy = False  # from before a round begins: its first part runs before there is a Deferred to hold
         self._again = False
         self._stopped = True
 
@@ -40,7 +39,7 @@ class Rounds:
         """Begin a round now; if one is running, begin another as soon as it ends."""
         if self._stopped:
             return
-        if self._busy:
+        if self._running is not None:
             self._again = True
             return
         if self._call is not None and self._call.active():
@@ -62,11 +61,15 @@ class Rounds:
 
     def _round(self) -> None:
         self._again = False
-        self._busy = True
-        self._running = running = ensureDeferred(self._guarded())
-        running.addBoth(self._ended)
+        # Without the gate a round's first part would run before there is a Deferred to hold: a kick in it would begin
+        # a second round beside it, and a stop would not wait for it.
+        gate: Deferred[None] = Deferred()
+        self._running = ensureDeferred(self._guarded(gate))
+        self._running.addBoth(self._ended)
+        gate.callback(None)
 
-    async def _guarded(self) -> None:
+    async def _guarded(self, gate: Deferred[None]) -> None:
+        await gate
         try:
             await self._work()
         except Exception:
@@ -75,7 +78,6 @@ class Rounds:
 
     def _ended(self, _: object) -> None:
         self._running = None
-        self._busy = False
         if not self._stopped:
             pause_s = 0 if self._again else self._interval_s * self._random.uniform(0.8, 1.2)
             self._call = self._clock.callLater(pause_s, self._round)

@@ -311,7 +311,7 @@ any_state = st.builds(
     st.integers(1, 15),
     st.integers(1, 4096),
     st.just(HASH_VERSION),
-    st.lists(any_seat, max_size=3).map(tuple),
+    st.lists(any_seat, max_size=3, unique_by=lambda seat: seat.id).map(tuple),
     st.none() | any_change,
     st.lists(st.builds(Wish, any_seat, st.booleans()), max_size=3).map(tuple),
 )
@@ -442,3 +442,25 @@ def test_a_view_is_a_state_to_act_on() -> None:
     assert view.seats == {"n-0": seat(0)}
     assert set(view.table) == {("n-0",)}
     assert view.table[Slot(0)] == view.ring.owners_of_slot(Slot(0))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (b'"replicas": 3', b'"replicas": 0', "replicas"),
+        (b'"weight": 1', b'"weight": 0', "weight"),
+        (b'"format": 1', b'"format": 2, "replicas": {}', "format 2"),
+    ],
+)
+def test_a_document_that_cannot_be_is_refused_with_what_is_wrong(old: bytes, new: bytes, said: str) -> None:
+    seat = Seat("n-1", "http://localhost:1")
+    document = encode_state(State(STATE_FORMAT, "c-1", 4, members=(seat,)))
+    assert old in document
+    with pytest.raises(StateUnusable, match=said):
+        decode_state(document.replace(old, new))
+
+
+def test_a_member_named_twice_is_refused() -> None:
+    seat = Seat("n-1", "http://localhost:1")
+    with pytest.raises(StateUnusable, match="twice"):
+        decode_state(encode_state(State(STATE_FORMAT, "c-1", 4, members=(seat, seat))))

@@ -349,6 +349,15 @@ def test_operations_that_fail_give_their_room_back_too(scene_of: Callable[..., S
         assert not isinstance(failed.error, DeadlinePassed)
 
 
+def test_level_one_reads_take_room_like_all_others(scene_of: Callable[..., Scene]) -> None:
+    scene = scene_of(operations_max=1)
+    admitted, turned_away = scene.get(level=Level.ONE), scene.get(level=Level.ONE)
+    assert isinstance(turned_away.error, Overloaded)
+    scene.run(1)
+    assert isinstance(admitted.result, Done)
+    assert scene.coordinator.under_way == 0
+
+
 def test_without_a_member_there_is_nothing_to_ask(scene: Scene) -> None:
     scene.adopt(2, nodes=())
     for outcome in (scene.put(), scene.get(), scene.get(level=Level.ONE)):
@@ -400,6 +409,22 @@ def test_a_slow_read_asks_the_owner_it_had_spared(scene: Scene) -> None:
     assert asked.at_s == pytest.approx(scene.limits.slow_read_s)
     scene.run(5)
     assert read.value == b"v"
+
+
+def test_a_read_that_began_again_asks_the_owner_it_had_spared_too(scene: Scene) -> None:
+    for node in "abc":
+        scene.street.hold(node, b"v")
+    scene.adopt(2, open_=False)
+    read = scene.get()
+    scene.run(1)
+    assert scene.street.take() == []
+    for node in "abc":
+        scene.street.hop_s[node] = 3.0
+    scene.adopt(3)
+    scene.run(scene.limits.slow_read_s + 0.001)
+    assert {asked.node for asked in scene.street.take()} == {"a", "b", "c"}
+    scene.run(5)
+    assert read.result is not None or read.error is not None
 
 
 def test_avoided_owners_are_asked_last(scene: Scene) -> None:
