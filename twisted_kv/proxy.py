@@ -159,9 +159,12 @@ class Proxy(Service):
     async def _add_first(self, url: str) -> None:
         """Add a node that may be starting at this very moment."""
         complaint = ""
+        awaited = self._rooms.roster.awaited
+        awaited.add(url)
         while self.running:
             try:
                 await self._rooms.roster.add(url, 1)
+                awaited.discard(url)
                 return
             except KvError as error:
                 if error.detail != complaint:

@@ -80,6 +80,8 @@ class Roster:
         self._waiters: list[tuple[Callable[[State], bool], Deferred[State]]] = []
         self.sightings: dict[NodeId, Sighting] = {}
         self.view: View | None = None
+        self.awaited: set[str] = set()
+        """URLs of nodes that this proxy was told at its start to add, and has not added yet."""
         self.ahead_of_store: Epoch | None = None
         """The highest epoch that a node showed, where the store knows none so high."""
 

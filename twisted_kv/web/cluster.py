@@ -114,6 +114,8 @@ class ClusterDoor:
     def troubles(self) -> list[str]:
         """Why this proxy could not serve every key now; empty if it can."""
         view = self.roster.view
+        if self.roster.awaited:
+            return [f"{url} is not added yet" for url in sorted(self.roster.awaited)]
         if view is None or not view.seats:
             return ["no storage node has joined this cluster yet: POST /AddServer"]
         found = [] if view.open else ["the cluster is moving data; clients wait"]
