@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from .chain import read_one
+from .conversation import Conversation, Send
 from .errors import ChangeUnderWay, KvError, NoNodes, Overloaded, PeerSilent, PeerUnreachable, Unreached
 from .limits import Limits
 from .membership import View
@@ -23,9 +24,11 @@ from .metrics import ProxyMetrics
 from .names import Key, NodeId
 from .peers.queue import Queues
 from .quorum import Level
-from .register import FETCH, Conversation, Op, Read, Reply, Send, Write
+from .reading import Read
+from .register import FETCH, Op, Reply
 from .ring import slot_of
 from .versions import HybridClock
+from .writing import Write
 
 READS_OF_A_TURN = 16
 

@@ -20,28 +20,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.linearizability import Event, Fate, Kind, violation
-from twisted_kv import quorum, register
+from twisted_kv import conversation, quorum, register
+from twisted_kv.conversation import NOTHING, Conversation, Outcome, Send
 from twisted_kv.errors import DeadlinePassed, Unreached
 from twisted_kv.names import Key, NodeId
 from twisted_kv.quorum import Level, blocking
-from twisted_kv.register import (
-    ACCEPT,
-    BLANK,
-    FETCH,
-    NOTHING,
-    PREPARE,
-    READ,
-    Cell,
-    Conversation,
-    Op,
-    Outcome,
-    Read,
-    Reply,
-    Send,
-    Write,
-    decide,
-)
+from twisted_kv.reading import Read
+from twisted_kv.register import ACCEPT, BLANK, FETCH, PREPARE, READ, Cell, Op, Reply, decide
 from twisted_kv.versions import NONE, Ballot, HybridClock, Record, Version, decode_record, record_version
+from twisted_kv.writing import Write
 
 KEY = Key(b"k")
 
@@ -1080,7 +1067,7 @@ def settle_for_less_than_a_majority(patch: pytest.MonkeyPatch) -> None:
         return max(1, owners // 2)
 
     patch.setattr(quorum, "majority", wrong)
-    patch.setattr(register, "majority", wrong)
+    patch.setattr(conversation, "majority", wrong)
 
 
 def mix_rounds(patch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,200 @@
+"""What a proxy's reads and writes of one key share: rounds of answers, counted, and the proposal in two rounds.
+
+Nothing here sends: a conversation is given answers and says what to ask next. Who carries the questions gives each of
+them exactly one answer or one failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from .errors import DeadlinePassed, KvError, Unreached
+from .names import Key, NodeId
+from .quorum import majority
+from .register import ACCEPT, PREPARE, READ, Op, Reply
+from .versions import NONE, Ballot, HybridClock
+
+
+class Send(NamedTuple):
+    """A question to put to an owner now."""
+
+    node: NodeId
+    op: Op
+
+
+class Outcome(NamedTuple):
+    """How a conversation ended: the record that holds (empty if the key was never written), or the error.
+
+    ``acks`` counts the owners who had agreed by then.
+    """
+
+    record: bytes
+    acks: int
+    error: KvError | None = None
+
+
+NOTHING: tuple[Send, ...] = ()
+
+
+class Conversation:
+    """What reads and writes share: counting one round of answers, and the two rounds of a proposal.
+
+    The owner of a conversation calls ``begin`` once, then ``deliver`` or ``fail`` for each question sent, and sends
+    what they return, until ``outcome`` is set. When ``paused`` is true it calls ``resume`` after a random pause that
+    grows with ``attempt``: two proposers that meet on one key would otherwise refuse each other for ever.
+    """
+
+    __slots__ = (
+        "attempt",
+        "ballot",
+        "best",
+        "clock",
+        "confirmed",
+        "errors",
+        "key",
+        "needed",
+        "outcome",
+        "owners",
+        "paused",
+        "phase",
+        "proposed",
+        "quorum",
+        "refused",
+        "round",
+        "waiting",
+    )
+
+    def __init__(self, key: Key, owners: Sequence[NodeId], clock: HybridClock) -> None:
+        self.key = key
+        self.clock = clock
+        self.round = 0
+        self.attempt = 0
+        self.paused = False
+        self.outcome: Outcome | None = None
+        self.errors: dict[NodeId, str] = {}
+        self._seat(owners)
+
+    def _seat(self, owners: Sequence[NodeId]) -> None:
+        self.owners = owners
+        self.quorum = majority(len(owners))
+        self.needed = self.quorum
+        self.phase = READ
+        self.ballot = NONE
+        self.proposed = b""
+        self.best: Reply | None = None
+        self.confirmed = 0
+        self.refused = 0
+        self.waiting: set[NodeId] = set()
+
+    def begin(self) -> Sequence[Send]:
+        raise NotImplementedError
+
+    def resume(self) -> Sequence[Send]:
+        """Go on after a pause."""
+        self.paused = False
+        return self._prepare()
+
+    def restart(self, owners: Sequence[NodeId]) -> Sequence[Send]:
+        """Begin again with the owners of another epoch: answers of two epochs are never counted together."""
+        self.paused = False
+        self.errors = {}
+        self._seat(owners)
+        return self.begin()
+
+    def nudge(self) -> Sequence[Send]:
+        """Say that answers are slow; a read then asks the owners it had spared."""
+        return NOTHING
+
+    def expire(self) -> None:
+        """End the conversation because its deadline has passed."""
+        if self.outcome is not None:
+            return
+        for node in self.waiting:
+            self.errors.setdefault(node, "no answer before the deadline")
+        self._end_unreached(DeadlinePassed, "the deadline passed")
+
+    def deliver(self, node: NodeId, round_: int, reply: Reply, resent: bool = False) -> Sequence[Send]:
+        """Count an owner's answer.
+
+        :param round_: the round that the question belonged to; an answer to an older one changes nothing.
+        :param resent: the question may have arrived twice, so a refusal may be the second answer to it.
+        """
+        if round_ != self.round or self.outcome is not None or node not in self.waiting:
+            return NOTHING
+        self.waiting.remove(node)
+        if not reply.taken:
+            self.refused += 1
+            self.clock.learn(Ballot(max(reply.accepted, reply.promised)))
+            return self._refused(reply, resent)
+        self.confirmed += 1
+        if self.phase == PREPARE and (self.best is None or reply.accepted > self.best.accepted):
+            self.best = reply
+        return self._taken(node, reply)
+
+    def fail(self, node: NodeId, round_: int, error: str, arrived: bool) -> Sequence[Send]:
+        """Count an owner's silence.
+
+        :param arrived: whether the question may have had its effect.
+        """
+        if round_ != self.round or self.outcome is not None or node not in self.waiting:
+            return NOTHING
+        self.waiting.remove(node)
+        self.errors[node] = error
+        return self._silent(node, arrived)
+
+    # One round.
+
+    def _ask(self, phase: int, op: Op, nodes: Iterable[NodeId], confirmed: int = 0) -> Sequence[Send]:
+        self.round += 1
+        self.phase = phase
+        self.confirmed = confirmed
+        self.refused = 0
+        sends = [Send(node, op) for node in nodes]
+        self.waiting = {send.node for send in sends}
+        return sends
+
+    def _taken(self, node: NodeId, reply: Reply) -> Sequence[Send]:
+        if self.confirmed >= self.needed:
+            return self._chosen() if self.phase == ACCEPT else self._propose()
+        return self._weigh()
+
+    def _refused(self, reply: Reply, resent: bool) -> Sequence[Send]:
+        return self._weigh()
+
+    def _silent(self, node: NodeId, arrived: bool) -> Sequence[Send]:
+        return self._weigh()
+
+    def _weigh(self) -> Sequence[Send]:
+        """Go on as soon as this round can no longer succeed."""
+        if self.confirmed + len(self.waiting) >= self.needed:
+            return NOTHING
+        return self._thwarted()
+
+    def _thwarted(self) -> Sequence[Send]:
+        if self.confirmed + self.refused + len(self.waiting) < self.quorum:
+            self._end_unreached(Unreached, "too few replicas answered")
+            return NOTHING
+        self.attempt += 1
+        if self.attempt > 1:
+            self.paused = True
+            return NOTHING
+        return self._prepare()
+
+    # A proposal: prepare, then accept.
+
+    def _prepare(self) -> Sequence[Send]:
+        self.best = None
+        self.needed = self.quorum
+        self.ballot = self.clock.tick()
+        return self._ask(PREPARE, Op(PREPARE, self.key, self.ballot), self.owners)
+
+    def _propose(self) -> Sequence[Send]:
+        raise NotImplementedError
+
+    def _chosen(self) -> Sequence[Send]:
+        self.outcome = Outcome(self.proposed, self.confirmed)
+        return NOTHING
+
+    def _end_unreached(self, kind: type[Unreached], what: str) -> None:
+        raise NotImplementedError

@@ -1,0 +1,131 @@
+"""A read of one key: what a majority agrees on, or is made to agree on before the client hears of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from .conversation import NOTHING, Conversation, Outcome, Send
+from .errors import Unreached
+from .names import Key, NodeId
+from .quorum import Level
+from .register import ACCEPT, FETCH, READ, Op, Reply
+from .versions import NONE, Ballot, HybridClock
+
+
+class Read(Conversation):
+    """A read of the newest record: done when a majority shows the same accepted ballot, else it makes it so first.
+
+    A bare majority is asked first, one of them for the record and the others for their ballots. What a read answers
+    was at its end held by a majority, so that no later read can answer anything older (P10: a write-back is waited
+    for).
+
+    :param owners: the key's owners, those to be asked first coming first.
+    """
+
+    __slots__ = ("_asked", "_ballot_had", "_fetching", "_had", "_required", "_shown", "level")
+
+    def __init__(self, key: Key, owners: Sequence[NodeId], clock: HybridClock, level: Level) -> None:
+        self.level = level
+        super().__init__(key, owners, clock)
+
+    def begin(self) -> Sequence[Send]:
+        self._shown: dict[NodeId, bytes] = {}
+        self._had = b""
+        self._ballot_had: bytes = NONE
+        self._required = max(self.quorum, self.level.needed(len(self.owners)))
+        self.round += 1
+        self.phase = READ
+        first = self.owners[: self._required]
+        self._asked = set(first)
+        self.waiting = set(first)
+        self._fetching = {first[0]}
+        look = Op(READ, self.key)
+        return [Send(node, look if i else Op(FETCH, self.key)) for i, node in enumerate(first)]
+
+    def nudge(self) -> Sequence[Send]:
+        return self._fetch(node for node in self.owners if node not in self._asked) if self.phase == READ else NOTHING
+
+    def _fetch(self, nodes: Iterable[NodeId]) -> Sequence[Send]:
+        """Ask more owners in the same round: what each shows is true at some moment of this read, which is enough."""
+        op = Op(FETCH, self.key)
+        sends = [Send(node, op) for node in nodes]
+        for send in sends:
+            self._asked.add(send.node)
+            self.waiting.add(send.node)
+            self._fetching.add(send.node)
+        return sends
+
+    def _taken(self, node: NodeId, reply: Reply) -> Sequence[Send]:
+        if self.phase != READ:
+            return super()._taken(node, reply)
+        self._shown[node] = reply.accepted
+        if node in self._fetching:
+            self._fetching.discard(node)
+            if reply.accepted >= self._ballot_had:
+                self._ballot_had = reply.accepted
+                self._had = reply.record
+        return self._evaluate()
+
+    def _silent(self, node: NodeId, arrived: bool) -> Sequence[Send]:
+        if self.phase != READ:
+            return super()._silent(node, arrived)
+        self._fetching.discard(node)
+        self._shown.pop(node, None)
+        spared = next((other for other in self.owners if other not in self._asked), None)
+        return [*(self._fetch([spared]) if spared is not None else ()), *self._evaluate()]
+
+    def _evaluate(self) -> Sequence[Send]:
+        shown = self._shown
+        if len(shown) < self._required:
+            possible = len(shown) + sum(node not in shown for node in self.waiting)
+            if possible < self._required:
+                self._end_unreached(Unreached, "too few replicas answered")
+            return NOTHING
+        newest = max(shown.values())
+        holders = [node for node, ballot in shown.items() if ballot == newest]
+        if len(holders) >= self.quorum:
+            if newest == self._ballot_had:
+                self.clock.learn(Ballot(newest))
+                self.outcome = Outcome(self._had, len(shown))
+                return NOTHING
+            return self._fetch_from(holders)
+        unasked = [node for node in self.owners if node not in self._asked]
+        if newest == self._ballot_had:
+            return self._write_back(holders)
+        return [*self._fetch_from(holders), *self._fetch(unasked)]
+
+    def _fetch_from(self, holders: Sequence[NodeId]) -> Sequence[Send]:
+        if any(node in self._fetching for node in holders):
+            return NOTHING
+        return self._fetch(holders[:1])
+
+    def _write_back(self, holders: Sequence[NodeId]) -> Sequence[Send]:
+        """Give the newest record to the others under the ballot it has; the holders have confirmed it already."""
+        self.proposed = self._had
+        self.needed = self.quorum
+        held = set(holders)
+        lacking = [node for node in self.owners if node not in held]
+        op = Op(ACCEPT, self.key, self._ballot_had, self._had)
+        return self._ask(ACCEPT, op, lacking, confirmed=len(held))
+
+    def _propose(self) -> Sequence[Send]:
+        best = self.best
+        assert best is not None
+        if best.accepted == NONE:
+            # A majority holds nothing and has promised to take nothing older: absent is the truth at this moment.
+            self.outcome = Outcome(b"", self.confirmed)
+            return NOTHING
+        self.proposed = best.record
+        return self._ask(ACCEPT, Op(ACCEPT, self.key, self.ballot, best.record), self.owners)
+
+    def _end_unreached(self, kind: type[Unreached], what: str) -> None:
+        acks = len(self._shown)
+        error = kind(
+            f"{what}: {acks} of the {len(self.owners)} owners showed what they hold, level {self.level.value} needs "
+            f"{self._required}",
+            "ask for ?consistency=one to read whatever copy is left; it may be old",
+            required=self._required,
+            acks=acks,
+            replicas=self.errors,
+        )
+        self.outcome = Outcome(b"", acks, error)
