@@ -279,7 +279,7 @@ class Coordinator:
             try:
                 if not view.open:
                     raise _changing()
-                reply = await read_one(owners, lambda node: self._fetch(node, key))
+                reply = await read_one(owners, lambda node: self._fetch(node, key, deadline))
             except ChangeUnderWay:
                 if self._view is view:
                     await self._next_opening(deadline - self.clock.seconds())
@@ -293,8 +293,11 @@ class Coordinator:
             else:
                 return Done(reply.record, 1, len(owners))
 
-    def _fetch(self, node: NodeId, key: Key) -> Deferred[Reply]:
-        fetch = _Fetch(self.clock, self.limits.chain_step_s)
+    def _fetch(self, node: NodeId, key: Key, deadline: float) -> Deferred[Reply]:
+        left = deadline - self.clock.seconds()
+        if left <= 0:
+            return fail(Failure(PeerUnreachable("the deadline passed before it was asked")))
+        fetch = _Fetch(self.clock, min(left, self.limits.chain_step_s))
         self.queues.by_node[node].ask(fetch, 0, Op(FETCH, key))
         return fetch.done
 

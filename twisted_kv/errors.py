@@ -60,6 +60,11 @@ class NotYetSupported(BadInput):
     title = "This version cannot do that yet"
 
 
+class ForeignOrigin(BadInput):
+    slug = "foreign-origin"
+    title = "The call comes from another site's page"
+
+
 class NoSuchRoute(BadInput):
     slug = "no-such-route"
     title = "There is nothing at this path"
@@ -165,7 +170,7 @@ class NodeHasData(KvError):
 
 class ChangeFailed(KvError):
     slug = "change-failed"
-    title = "The change was taken back"
+    title = "The change was not carried out"
 
 
 class StateBehind(KvError):
@@ -178,12 +183,17 @@ class StateUnusable(KvError):
     title = "The cluster's state cannot be used"
 
 
+class MayRemember(KvError):
+    slug = "may-remember"
+    title = "A member that does not answer may hold the newest values"
+
+
 class NothingLost(KvError):
     slug = "nothing-lost"
     title = "There is no loss to accept"
 
 
-# What a node says to a proxy whose picture of it is wrong; see wire.Refusal.
+# What becomes of a request to a node.
 
 
 class PeerRefused(KvError):

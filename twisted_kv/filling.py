@@ -93,13 +93,12 @@ class Filling:
 
         :raises ChangeFailed: if too few of those who are needed can be reached.
         """
-        assert self._state.change is not None
         work = []
         for fill in plan.fills:
             missing = [node for node in fill.targets if node not in self._adopted]
             if missing:
                 raise ChangeFailed(f"{', '.join(missing)} cannot be reached to be filled")
-            work.append((fill, sources(fill, self._adopted, self._state.change.accept_loss)))
+            work.append((fill, sources(fill, self._adopted)))
         await self._empty(plan)
         self.total = sum(len(fill.slots) for fill, _ in work)
         for fill, chosen in work:
@@ -178,18 +177,21 @@ class Filling:
         return answers
 
 
-def sources(fill: Fill, present: Collection[NodeId], accept_loss: bool) -> list[NodeId]:
-    """Choose whom to read: ``needed`` of those who remember. All of them must carry the epoch of the copy.
+def sources(fill: Fill, present: Collection[NodeId]) -> list[NodeId]:
+    """Choose whom to read: all who remember and can be reached, ``needed`` at the least.
 
-    :raises ChangeFailed: if there are fewer, and the operator has not accepted the loss.
+    Any ``needed`` hold what was acknowledged at ``strong``; what level ``one`` left on a single owner is worth reading
+    the others for.
+
+    :raises ChangeFailed: if there are fewer.
     """
     reachable = [node for node in fill.sources if node in present]
-    if len(reachable) < fill.needed and not accept_loss:
+    if len(reachable) < fill.needed:
         raise ChangeFailed(
             f"{fill.needed} of {', '.join(fill.sources)} must be reached to know the newest values, "
             f"{len(reachable)} are"
         )
-    return reachable if accept_loss else reachable[: fill.needed]
+    return reachable
 
 
 def _agree(rows: Sequence[Row], sources_count: int) -> bool:

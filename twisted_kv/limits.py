@@ -58,7 +58,7 @@ class Limits:
     """A read asks the other owners when its first choice has not answered by then."""
 
     chain_step_s: float = 1.0
-    """How long a level-one read waits for one owner before it asks the next: three of them fit into an operation."""
+    """How long a level-one read waits for one owner before it asks the next, within the operation's own time."""
 
     control_timeout_s: float = 5.0
     """How long a probe, a handshake or an announcement may take."""
@@ -75,8 +75,14 @@ class Limits:
     suspect_after_failures: int = 3
     """Failures in a row after which a node is avoided until it answers a probe."""
 
-    change_timeout_s: float = 600.0
-    """How long one change of the ring may hold up clients before it is taken back."""
+    change_patience_s: float = 60.0
+    """How long a call waits for the change that it asked for. The change goes on when the call has given up."""
+
+    kick_pause_s: float = 0.1
+    """Least time between two rounds of probes that a refusing node asks for: it refuses every batch."""
+
+    zone_chars_max: int = 64
+    """A zone is a name, and goes with the state into every announcement."""
 
     change_retry_s_max: float = 30.0
     """Longest pause before a change that failed is tried again; the first pause is a thirtieth of it."""

@@ -6,9 +6,9 @@ the mover's. Every step is a new epoch, and what two epochs answered is never co
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 
@@ -26,7 +26,8 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 class Seat(msgspec.Struct, frozen=True):
     """One member: who it is, where it answers, how much it carries, and the memory that counts.
 
-    A node whose incarnation is another one has forgotten something and is not counted until it was rebuilt.
+    A node whose incarnation is another one has forgotten something and is not counted until it was rebuilt. No node
+    has the empty incarnation: it stands for a member that the operator has given up for lost.
     """
 
     id: str
@@ -82,9 +83,30 @@ def founded(cluster_id: ClusterId, replicas: int, vnodes: int) -> State:
 
 
 def wished(state: State, wish: Wish) -> State:
-    """Record a change for later. A newer wish for the same node replaces the older one. No new epoch: nothing moves."""
-    others = tuple(other for other in state.pending if other.seat.id != wish.seat.id)
+    """Record a change for later. No new epoch: nothing moves yet.
+
+    Where another wish for the same node waits, the two become one: a new weight and a rebuild do not undo each other.
+    """
+    node = wish.seat.id
+    earlier = next((other for other in state.pending if other.seat.id == node), None)
+    if earlier is not None:
+        wish = _merged(state.seat(node), earlier, wish)
+    others = tuple(other for other in state.pending if other.seat.id != node)
     return msgspec.structs.replace(state, pending=(*others, wish))
+
+
+def _merged(base: Seat | None, earlier: Wish, later: Wish) -> Wish:
+    """Take from the later wish what it changes of the present seat, and the rest from the earlier one."""
+    if base is None:
+        return Wish(later.seat, earlier.accept_loss or later.accept_loss)
+    names = Seat.__struct_fields__
+    changed = {name: value for name in names if (value := getattr(later.seat, name)) != getattr(base, name)}
+    return Wish(msgspec.structs.replace(earlier.seat, **changed), earlier.accept_loss or later.accept_loss)
+
+
+def without(state: State, wish: Wish) -> State:
+    """Give a wish up, if it still waits as it is."""
+    return msgspec.structs.replace(state, pending=tuple(other for other in state.pending if other != wish))
 
 
 def begun(state: State, change_id: str) -> State:
@@ -216,48 +238,68 @@ class Plan(msgspec.Struct, frozen=True):
     """Slots of which too few owners remember to know the newest value."""
 
 
+class _Wants(NamedTuple):
+    """What the slots of one pair of owner sets, old and new, need."""
+
+    sources: tuple[NodeId, ...]
+    needed: int
+    majority: int
+    targets: tuple[NodeId, ...]
+    owners: tuple[NodeId, ...]
+
+
 def planned(state: State) -> Plan:
     """Work out what the change of a state has to copy, slot by slot.
 
     A target gets what ``blocking`` of the old owners hold together: a source alone may lack what a majority without it
-    acknowledged. Where an owner forgot, the others must still be that many, or the slot counts as lost.
+    acknowledged. Where an owner forgot, the others must still be that many, or the slot counts as lost; a plan with
+    lost slots must not be carried out.
     """
     assert state.change is not None
     old, new = ring_of(state.members, state), ring_of(state.change.seats, state)
     lives = {seat.id: seat.incarnation for seat in state.members}
     forgot = {seat.id for seat in state.change.seats if lives.get(seat.id, seat.incarnation) != seat.incarnation}
+    away = {seat.id for seat in state.change.seats if not seat.incarnation}
     empties = {seat.id for seat in state.change.seats if seat.forgetful}
     pairs: dict[tuple[tuple[NodeId, ...], tuple[NodeId, ...]], list[Slot]] = {}
     for number, pair in enumerate(zip(old.table, new.table, strict=True)):
         pairs.setdefault(pair, []).append(Slot(number))
-    groups: dict[tuple[tuple[NodeId, ...], int, int, tuple[NodeId, ...], tuple[NodeId, ...]], list[Slot]] = {}
+    groups: dict[_Wants, list[Slot]] = {}
     losers: dict[NodeId, list[Slot]] = {}
     emptied = lost = 0
     for (had, gets), slots in pairs.items():
-        # With fewer owners than before, those who stay would have to be filled as well: what two of three acknowledged
-        # may be missing on the one that is left. Nothing removes a member yet.
-        assert len(gets) >= len(had)
         for node in had:
             if node not in gets:
                 losers.setdefault(node, []).extend(slots)
-        targets = tuple(sorted(node for node in gets if node in forgot or node not in had))
-        if not targets:
+        wants = _wants(had, gets, forgot, away)
+        if wants is None:
             continue
-        sources = tuple(sorted(node for node in had if node not in forgot))
-        needed = blocking(len(had)) if had else 0
-        if len(sources) < needed:
-            if not sources and all(node in empties for node in had):
+        if len(wants.sources) < wants.needed:
+            if not wants.sources and all(node in empties for node in had):
                 emptied += len(slots)
             elif not state.change.accept_loss:
                 lost += len(slots)
-            needed = len(sources)
-        enough = (
-            min(majority(len(had)), len(sources)) if state.change.accept_loss or not sources else majority(len(had))
-        )
-        groups.setdefault((sources, needed, enough, targets, tuple(sorted(gets))), []).extend(slots)
+            wants = wants._replace(needed=len(wants.sources))
+        groups.setdefault(wants, []).extend(slots)
     return Plan(
-        tuple(Fill(tuple(sorted(slots)), *group) for group, slots in groups.items()),
+        tuple(Fill(tuple(sorted(slots)), *wants) for wants, slots in groups.items()),
         {node: tuple(runs(slots)) for node, slots in losers.items()},
         emptied,
         lost,
     )
+
+
+def _wants(
+    had: tuple[NodeId, ...], gets: tuple[NodeId, ...], forgot: Collection[str], away: Collection[str]
+) -> _Wants | None:
+    """Say who must be filled and from whom, None where nobody must."""
+    # With fewer owners than before, those who stay would have to be filled as well: what two of three acknowledged may
+    # be missing on the one that is left. Nothing removes a member yet.
+    assert len(gets) >= len(had)
+    targets = tuple(sorted(node for node in gets if (node in forgot or node not in had) and node not in away))
+    sources = tuple(sorted(node for node in had if node not in forgot))
+    if not targets and len(sources) == len(had):
+        return None
+    # Who forgot votes in no epoch before it was rebuilt, so those who remember are majority enough among the old.
+    enough = min(majority(len(had)), len(sources))
+    return _Wants(sources, blocking(len(had)) if had else 0, enough, targets, tuple(sorted(gets)))

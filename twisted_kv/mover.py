@@ -8,7 +8,7 @@ no harm is decided by its epoch, which every newer driver leaves behind before i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from random import Random
 from typing import Any, TypeVar
 
@@ -17,16 +17,17 @@ from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from .errors import ChangeFailed, KvError, SlotsLost
+from .errors import ChangeFailed, KvError, SlotsLost, StateBehind, StateUnusable
 from .filling import Filling, sources
 from .limits import Limits
-from .membership import Plan, Seat, State, Wish, begun, cancelled, finished, planned, taken_over, wished
+from .membership import Plan, Seat, State, Wish, begun, cancelled, finished, planned, taken_over, wished, without
 from .names import NodeId
 from .peers.control import Control
 from .periodic import Rounds
 from .ring import SLOTS
 from .state.store import StateStore
 from .versions import HybridClock
+from .wire import Info
 
 T = TypeVar("T")
 
@@ -36,6 +37,7 @@ class Mover:
 
     :param hybrid: draws the ballots of what has to be proposed again.
     :param took: called with each state that this room has put into the store.
+    :param troubled: called with the reason when a change that waits cannot begin.
     """
 
     log = Logger()
@@ -49,6 +51,7 @@ class Mover:
         control: Control,
         hybrid: HybridClock,
         took: Callable[[State], None],
+        troubled: Callable[[KvError], None],
     ) -> None:
         self._clock = clock
         self._random = random
@@ -57,6 +60,7 @@ class Mover:
         self._control = control
         self._hybrid = hybrid
         self._took = took
+        self._troubled = troubled
         self._not_before = 0.0
         self._failures = 0
         self._rounds = Rounds(clock, random, limits.drive_interval_s, self._drive, "changes of the ring")
@@ -80,85 +84,118 @@ class Mover:
     async def _drive(self) -> None:
         if self._clock.seconds() < self._not_before:
             return
-        state = await self._store.read()
-        if state is None or not (state.pending or state.change) or not await self._store.lead():
+        try:
+            state = await self._read()
+            if not (state.pending or state.change):
+                self.trouble = None
+                return
+            if not await self._store.lead():
+                return
+        except KvError as error:
+            self._waits(error)
             return
         try:
+            # Read again: whoever led until now may just have finished.
+            state = await self._read()
             while state.pending or state.change is not None:
-                closed = await self._begin(state)
+                present = await self._looked_at(state)
+                closed = await self._begin(await self._put_right(state, present), present)
                 if closed is None:
                     break
-                state = await self._carry_out(closed)
+                state = await self._carry_out(closed, set(present))
+        except (StateBehind, SlotsLost, StateUnusable) as error:
+            self._waits(error)
         except KvError as error:
             self._postpone(error)
         finally:
             self._store.resign()
 
-    async def _begin(self, state: State) -> State | None:
+    async def _read(self) -> State:
+        state = await self._store.read()
+        if state is None:
+            raise StateUnusable("the state document is gone", "restore it; nodes keep a copy of it")
+        return state
+
+    async def _looked_at(self, state: State) -> dict[NodeId, Info]:
+        """Ask everybody concerned who they are; give who answered as the member that they should be.
+
+        :raises StateBehind: if one of them knows a newer epoch: then this is not the newest state, and what a change
+            made of it could not be the truth.
+        """
+        seats = {seat.id: seat for seat in (*state.members, *(wish.seat for wish in state.pending))}
+        if state.change is not None:
+            seats |= {seat.id: seat for seat in state.change.seats}
+        found = await self._each(seats.values(), lambda seat: self._control.info(seat.url))
+        present = {node: info for node, info in found.items() if info.member == node}
+        for node, info in present.items():
+            if info.cluster == state.cluster_id and info.epoch > state.epoch:
+                raise StateBehind(
+                    f"{node} is at epoch {info.epoch}, the state store at {state.epoch}",
+                    "the store was set back or replaced: restore its newest document; nodes keep a copy of it",
+                )
+        return present
+
+    async def _put_right(self, state: State, present: Mapping[NodeId, Info]) -> State:
+        """Bring the wishes up to what the nodes said: who forgot is rebuilt, a wish whose node is gone is given up."""
+        if state.change is not None:
+            return state
+        gone: list[Wish] = []
+        renewed: list[Wish] = []
+        wishes = {wish.seat.id: wish for wish in state.pending}
+        for node, seat in ({seat.id: seat for seat in state.members} | {n: w.seat for n, w in wishes.items()}).items():
+            info, known, wish = present.get(NodeId(node)), state.seat(node), wishes.get(node)
+            if info is None:
+                # A change of weight needs nothing of its node; to join or to be rebuilt, it must be there.
+                needs_it = known is None or seat.incarnation not in ("", known.incarnation)
+                if wish is not None and needs_it:
+                    self.log.warn("{node} at {url} does not answer; its change is given up", node=node, url=seat.url)
+                    gone.append(wish)
+            elif info.incarnation != seat.incarnation:
+                now = msgspec.structs.replace(seat, incarnation=info.incarnation, forgetful=info.engine == "memory")
+                renewed.append(Wish(now, wish is not None and wish.accept_loss))
+
+        def step(now: State) -> State:
+            for wish in gone:
+                now = without(now, wish)
+            for wish in renewed:
+                now = wished(now, wish)
+            return now
+
+        return await self._step(state, step) if gone or renewed else state
+
+    async def _begin(self, state: State, present: Collection[NodeId]) -> State | None:
         """Close the epoch for the change that waits, or for one whose driver is gone; None if it cannot be done now."""
         if state.change is not None:
             self.log.warn("taking over a change that was left at epoch {epoch}", epoch=state.epoch)
             return await self._step(state, taken_over)
-        state, found = await self._looked_at(state)
         if not state.pending:
             return None
         change_id = f"c-{self._random.getrandbits(32):08x}"
         try:
-            self._check(begun(state, change_id), found)
+            self._check(begun(state, change_id), present)
         except KvError as error:
             self._waits(error)
             return None
-        return await self._step(state, lambda now: begun(now, change_id))
+        # What was checked is what begins: a wish that came meanwhile waits for the next round, and its own check.
+        closed = await self._step(state, lambda now: begun(now, change_id) if now.pending == state.pending else now)
+        return closed if closed.change is not None else None
 
-    def _check(self, state: State, found: set[NodeId]) -> None:
+    def _check(self, state: State, present: Collection[NodeId]) -> None:
         """Refuse a change that cannot succeed now: it would close the epoch for the clients in vain.
 
         :raises SlotsLost: if too few owners remember some slots.
         :raises ChangeFailed: if too few of those who are needed answer.
         """
-        assert state.change is not None
         plan = planned(state)
-        if plan.lost:
-            raise SlotsLost(
-                f"{plan.lost} of {SLOTS} slots were forgotten by too many owners to know their newest values",
-                "bring a member back that still has its data, or POST /v1/cluster/accept-loss to keep what is left",
-            )
+        refuse_lost(plan)
         for fill in plan.fills:
-            sources(fill, found, state.change.accept_loss)
+            sources(fill, present)
 
-    async def _looked_at(self, state: State) -> tuple[State, set[NodeId]]:
-        """Ask everybody concerned who they are, and put the wishes right: who forgot is rebuilt, who is gone waits.
+    async def _carry_out(self, state: State, present: Collection[NodeId]) -> State:
+        """Fill the new owners and open the next epoch; or take the change back.
 
-        Gives the state, and who answered as the member that they should be.
+        :param present: who answered just now. The others are not waited for while clients wait.
         """
-        wishes = {wish.seat.id: wish for wish in state.pending}
-        seats = {seat.id: seat for seat in state.members} | {node: wish.seat for node, wish in wishes.items()}
-        found = await self._each(seats.values(), lambda seat: self._control.info(seat.url))
-        for node, seat in seats.items():
-            info = found.get(NodeId(node))
-            known = state.seat(node)
-            if info is None or info.member != node:
-                # A change of weight needs nothing of its node; to join or to be rebuilt, it must be there.
-                if node in wishes and (known is None or seat.incarnation != known.incarnation):
-                    self.log.warn("{node} at {url} does not answer; its change waits", node=node, url=seat.url)
-                    del wishes[node]
-            elif info.incarnation != seat.incarnation:
-                renewed = msgspec.structs.replace(seat, incarnation=info.incarnation, forgetful=info.engine == "memory")
-                wishes[node] = Wish(renewed, node in wishes and wishes[node].accept_loss)
-        present = {node for node, info in found.items() if info.member == node}
-        if tuple(wishes.values()) == state.pending:
-            return state, present
-
-        def put_right(now: State) -> State:
-            now = msgspec.structs.replace(now, pending=())
-            for wish in wishes.values():
-                now = wished(now, wish)
-            return now
-
-        return await self._step(state, put_right), present
-
-    async def _carry_out(self, state: State) -> State:
-        """Fill the new owners and open the next epoch; or take the change back."""
         assert state.change is not None
         kind, started = state.change.kind, self._clock.seconds()
         plan = planned(state)
@@ -170,7 +207,8 @@ class Mover:
                 slots=SLOTS,
             )
         try:
-            filling = await self._fill(state, plan)
+            refuse_lost(plan)
+            filling = await self._fill(state, plan, present)
         except KvError as error:
             self.log.error("the {kind} was taken back: {error}", kind=kind, error=error.detail)
             state = await self._step(state, cancelled)
@@ -195,14 +233,14 @@ class Mover:
         )
         return state
 
-    async def _fill(self, state: State, plan: Plan) -> Filling:
+    async def _fill(self, state: State, plan: Plan, present: Collection[NodeId]) -> Filling:
         """Let every node concerned adopt the closed epoch, and fill the new owners.
 
         :raises ChangeFailed: if too few of those who are needed can be reached.
         """
         assert state.change is not None
         seats = {NodeId(seat.id): seat for seat in (*state.members, *state.change.seats)}
-        adopted = await self._announce(state, seats.values())
+        adopted = await self._announce(state, [seat for node, seat in seats.items() if node in present])
         self.filling = filling = Filling(self._control, self._hybrid, state, seats, adopted)
         await filling.run(plan)
         return filling
@@ -236,10 +274,11 @@ class Mover:
         return state
 
     def _waits(self, error: KvError) -> None:
-        """Say once why a change cannot begin; the next round looks again."""
+        """Say why a change cannot begin: once to the log, and to whoever waits for it; the next round looks again."""
         if self.trouble is None or self.trouble.detail != error.detail:
             self.log.error("a change of the ring waits: {detail}; {hint}", detail=error.detail, hint=error.hint)
         self.trouble = error
+        self._troubled(error)
 
     def _postpone(self, error: KvError) -> None:
         """Leave clients in peace for a while after a change failed half-way: each attempt makes them wait."""
@@ -247,3 +286,12 @@ class Mover:
         longest_s = self._limits.change_retry_s_max
         self._not_before = self._clock.seconds() + min(longest_s, longest_s / 30 * 2 ** (self._failures - 1))
         self._waits(error)
+
+
+def refuse_lost(plan: Plan) -> None:
+    """:raises SlotsLost: if a plan would go on without what too few owners remember."""
+    if plan.lost:
+        raise SlotsLost(
+            f"{plan.lost} of {SLOTS} slots were forgotten by too many owners to know their newest values",
+            "bring a member back that still has its data, or POST /v1/cluster/accept-loss to keep what is left",
+        )

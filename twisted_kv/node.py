@@ -21,14 +21,14 @@ from .replica import Replica
 from .storage.memory import MemoryEngine
 from .web.node import add_node
 from .web.original import add_original_node
-from .web.site import KvSite, new_app
+from .web.site import App, KvSite
 
 Options = NodeOptions
 
 
 def node_app(replica: Replica, metrics: NodeMetrics, config: NodeConfig) -> Klein:
     """A node's whole door."""
-    app = new_app()
+    app = App()
     add_node(app, replica, metrics)
     add_original_node(app, replica, config.limits)
     return app
@@ -65,9 +65,8 @@ class Node(Service):
         )
         self._door = listening(self._reactor, config.interface, config.port, site)
         self.log.info(
-            "kvnode on http://{interface}:{port}, engine {engine}, incarnation {incarnation}",
-            interface=config.interface,
-            port=config.port,
+            "kvnode on {url}, engine {engine}, incarnation {incarnation}",
+            url=url_of(config.interface, config.port),
             engine=self._engine.name,
             incarnation=replica.incarnation,
         )
@@ -77,6 +76,10 @@ class Node(Service):
         yield super().stopService()
         yield self._door.stopService()
         self._engine.close()
+
+
+def url_of(interface: str, port: int) -> str:
+    return f"http://[{interface}]:{port}" if ":" in interface else f"http://{interface}:{port}"
 
 
 def listening(reactor: Any, interface: str, port: int, site: KvSite) -> IService:

@@ -40,6 +40,12 @@ def spare_the_collector() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
+def end_with_failure(reactor: Any) -> None:
+    """End the process in order, with status 1 for whoever supervises it. Twisted itself knows no status but 0."""
+    reactor.addSystemEventTrigger("after", "shutdown", os._exit, 1)
+    reactor.callWhenRunning(reactor.stop)
+
+
 def monotonic_reactor() -> Any:
     """The reactor, running its timers on monotonic time.
 

@@ -16,14 +16,22 @@ from twisted.python.failure import Failure
 
 from .config import ProxyConfig
 from .coordinator import Coordinator
-from .errors import KvError, StateUnusable
+from .errors import BadInput, ForeignNode, KvError, NodeHasData, StateUnusable
 from .limits import Limits
 from .membership import State, View, founded
 from .metrics import ProxyMetrics
 from .mover import Mover
 from .names import ClusterId
-from .node import listening
-from .options import Leash, ProxyOptions, fresh_random, monotonic_reactor, spare_the_collector, wall_ms
+from .node import listening, url_of
+from .options import (
+    Leash,
+    ProxyOptions,
+    end_with_failure,
+    fresh_random,
+    monotonic_reactor,
+    spare_the_collector,
+    wall_ms,
+)
 from .peers.control import Control
 from .peers.http import HttpTransport
 from .peers.peer import Transport
@@ -36,7 +44,7 @@ from .state.store import StateStore
 from .versions import HybridClock
 from .web.cluster import ClusterDoor, add_cluster
 from .web.original import add_original_proxy
-from .web.site import KvSite, new_app
+from .web.site import App, KvSite
 from .web.v1 import add_v1
 
 Options = ProxyOptions
@@ -64,7 +72,16 @@ class Rooms:
             clock, limits, transport, self.metrics, lambda node, reply: self.roster.outdated(node, reply)
         )
         self.coordinator = Coordinator(clock, random, hybrid, limits, self.queues, self.metrics)
-        self.mover = Mover(clock, random, limits, store, control, hybrid, lambda state: self.roster.take_up(state))
+        self.mover = Mover(
+            clock,
+            random,
+            limits,
+            store,
+            control,
+            hybrid,
+            lambda state: self.roster.take_up(state),
+            lambda error: self.roster.change_waits(error),
+        )
         self.roster = Roster(
             clock, random, now_ms, limits, store, control, self.queues, self.coordinator.adopt, self.mover.kick
         )
@@ -88,7 +105,7 @@ class Rooms:
 
     def app(self, limits: Limits, default: Level) -> Klein:
         """The proxy's whole door."""
-        app = new_app()
+        app = App()
         add_original_proxy(app, self.coordinator, self.roster, limits, default)
         add_v1(app, self.coordinator, limits, default)
         add_cluster(app, ClusterDoor(self.roster, self.mover, limits, default), self.metrics)
@@ -136,9 +153,7 @@ class Proxy(Service):
         store = FileStore(self._reactor, config.state_path, limits)
         self._rooms = Rooms(self._reactor, self._random, self._now_ms, limits, store, self._transport)
         starting = ensureDeferred(self._rooms.start(founding(config, self._random)))
-        starting.addCallbacks(self._open, self._cannot_start)
-        if isinstance(failed := getattr(starting, "result", None), SystemExit):
-            raise failed
+        starting.addCallback(self._open).addErrback(self._cannot_start)
 
     def _open(self, state: State) -> None:
         config = self._config
@@ -146,42 +161,44 @@ class Proxy(Service):
         site = KvSite(self._reactor, app, config.limits, config.limits.body_bytes_max)
         self._door = listening(self._reactor, config.interface, config.port, site)
         self.log.info(
-            "kvproxy on http://{interface}:{port}, cluster {cluster} at epoch {epoch} with {count} members",
-            interface=config.interface,
-            port=config.port,
+            "kvproxy on {url}, cluster {cluster} at epoch {epoch} with {count} members",
+            url=url_of(config.interface, config.port),
             cluster=state.cluster_id,
             epoch=state.epoch,
             count=len(state.members),
         )
-        if not state.members:
-            self._first_nodes = [ensureDeferred(self._add_first(url)) for url in config.nodes]
+        members = {seat.url for seat in state.members}
+        self._first_nodes = [ensureDeferred(self._add_first(url)) for url in config.nodes if url not in members]
 
     async def _add_first(self, url: str) -> None:
-        """Add a node that may be starting at this very moment."""
+        """Add a node that may be starting at this very moment; give up on one that can never be added."""
         complaint = ""
-        awaited = self._rooms.roster.awaited
-        awaited.add(url)
+        roster = self._rooms.roster
+        roster.awaited.add(url)
         while self.running:
             try:
-                await self._rooms.roster.add(url, 1)
-                awaited.discard(url)
-                return
+                await roster.add(url, 1)
+                break
+            except (BadInput, ForeignNode, NodeHasData) as error:
+                self.log.error("{url} is not added: {error} ({hint})", url=url, error=error.detail, hint=error.hint)
+                break
             except KvError as error:
                 if error.detail != complaint:
                     complaint = error.detail
                     self.log.warn("{url} cannot be added yet: {error}", url=url, error=complaint)
             await deferLater(self._reactor, FIRST_NODES_RETRY_S)
+        roster.awaited.discard(url)
 
-    def _cannot_start(self, failure: Failure) -> SystemExit | None:
+    def _cannot_start(self, failure: Failure) -> None:
+        """End the process with status 1 and a sentence."""
         error = failure.value
-        if not isinstance(error, KvError):
+        if isinstance(error, KvError):
+            self.log.critical("the proxy cannot start: {detail} ({hint})", detail=error.detail, hint=error.hint)
+        elif isinstance(error, SystemExit):
+            self.log.critical("the proxy cannot start: {error}", error=error)
+        else:
             self.log.failure("the proxy cannot start", failure)
-            return SystemExit(1)
-        self.log.critical("the proxy cannot start: {detail} ({hint})", detail=error.detail, hint=error.hint)
-        if self._reactor.running:
-            self._reactor.stop()
-            return None
-        return SystemExit(f"kvproxy: {error.detail} ({error.hint})")
+        end_with_failure(self._reactor)
 
     @inlineCallbacks
     def stopService(self) -> Any:

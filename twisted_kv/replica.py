@@ -114,7 +114,9 @@ class Replica:
                 )
             return self.info()
         totals = self._engine.totals()
-        if totals.bytes:
+        if join.rebuild:
+            self._engine.drop(Slot(0), Slot(SLOTS - 1))
+        elif totals.bytes:
             raise NodeHasData(
                 f"this node holds {totals.keys} keys and belongs to no cluster",
                 "copy what you need to the cluster, then start the node with an empty data directory",
@@ -208,9 +210,9 @@ class Replica:
     def write_local(self, key: Key, value: bytes) -> None:
         """Write to this replica under a ballot of its own: level ``one``, as the original's node did it.
 
-        :raises ChangeUnderWay: in an epoch in which clients wait.
+        :raises ChangeUnderWay: in an epoch in which clients wait, and before this node was filled.
         """
-        if not self._notes.open:
+        if not self._notes.open or (self.joined and not self._notes.epoch):
             raise ChangeUnderWay("data is being moved to or from this node", "try again in a moment")
         slot = slot_of(key)
         cell = self._engine.get(slot, key) or BLANK

@@ -6,7 +6,7 @@ are, and records what should change as wishes. Carrying a change out is the move
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from random import Random
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -15,24 +15,27 @@ import msgspec
 from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from .errors import (
     BadParameter,
     ChangeFailed,
     ForeignNode,
     KvError,
+    MayRemember,
     NodeHasData,
     NothingLost,
     StateBehind,
+    StateUnusable,
 )
 from .limits import Limits
-from .membership import Seat, State, View, Wish, wished
+from .membership import Seat, State, View, Wish, wished, without
 from .names import Epoch, NodeId
 from .peers.control import Control
 from .peers.queue import Queues
 from .periodic import Rounds
 from .state.store import StateStore
-from .wire import OTHER_INCARNATION, BatchReply, Info
+from .wire import OTHER_CLUSTER, OTHER_INCARNATION, BatchReply, Info
 
 WEIGHT_MAX = 100
 
@@ -77,6 +80,7 @@ class Roster:
         self._stop_watching: Callable[[], None] | None = None
         self._probes = Rounds(clock, random, limits.probe_interval_s, self._probe_all, "probes")
         self._refreshing = False
+        self._kicked_s = float("-inf")
         self._waiters: list[tuple[Callable[[State], bool], Deferred[State]]] = []
         self.sightings: dict[NodeId, Sighting] = {}
         self.view: View | None = None
@@ -141,6 +145,7 @@ class Roster:
         """
         url = checked_url(url)
         checked_weight(weight)
+        self._check_zone(zone)
         info = await self._control.info(url)
         seat = self._known(info)
         if seat is None:
@@ -149,17 +154,28 @@ class Roster:
             return seat
         else:
             seat = msgspec.structs.replace(seat, weight=weight, zone=seat.zone if zone is None else zone)
-        await self._update(lambda state: wished(state, Wish(seat)))
-        return await self._settled(seat)
+        return await self._fulfilled(Wish(seat))
 
-    async def accept_loss(self) -> list[str]:
+    async def accept_loss(self, dead: Collection[str] = ()) -> list[str]:
         """Rebuild the members who forgot from whatever copies are left, and name them.
 
+        :param dead: members that are gone for good. What they alone hold is given up, and does not count any more
+            should they come back.
+        :raises MayRemember: if a member that is not named so does not answer.
         :raises NothingLost: if nobody forgot anything.
         """
         await self._probe_all()
+        silent = [seat for seat in self.state.members if self.sightings[NodeId(seat.id)].info is None]
+        unsaid = [seat for seat in silent if seat.id not in dead]
+        if unsaid:
+            names = ",".join(seat.id for seat in unsaid)
+            raise MayRemember(
+                f"{names} did not answer and may hold what the others forgot",
+                f"bring it back; if it is gone for good, POST /v1/cluster/accept-loss?dead={names}",
+            )
         forgetful = [self._renewed(seat) for seat in self.state.members]
         seats = [seat for seat in forgetful if seat is not None]
+        seats += [msgspec.structs.replace(seat, incarnation="") for seat in silent]
         if not seats:
             raise NothingLost("every member that answers remembers what it held", "GET /v1/cluster shows the members")
         self.log.warn("the operator accepts the loss of what only {nodes} held", nodes=[seat.id for seat in seats])
@@ -174,10 +190,19 @@ class Roster:
             await self._settled(seat)
         return [seat.id for seat in seats]
 
+    def change_waits(self, error: KvError) -> None:
+        """Tell whoever waits for a change that it cannot begin now, and why."""
+        waiters, self._waiters = self._waiters, []
+        for _, waiter in waiters:
+            waiter.errback(Failure(error))
+
     def outdated(self, node: NodeId, reply: BatchReply) -> None:
         """A node knows another epoch or another life than this proxy: look at the store, or at the node, again."""
-        if reply.refusal == OTHER_INCARNATION:
-            self._probes.kick()
+        if reply.refusal in (OTHER_INCARNATION, OTHER_CLUSTER):
+            now = self._clock.seconds()
+            if now >= self._kicked_s + self._limits.kick_pause_s:
+                self._kicked_s = now
+                self._probes.kick()
         elif not self._refreshing:
             self._refreshing = True
             ensureDeferred(self._refresh(Epoch(reply.epoch))).addErrback(
@@ -207,7 +232,7 @@ class Roster:
         """Find the seat of whoever answered, however it was addressed.
 
         :raises ForeignNode: if it is another cluster's.
-        :raises NodeHasData: if it holds data and is no member.
+        :raises NodeHasData: if it holds data and belongs to no cluster.
         """
         state = self.state
         if info.cluster and info.cluster != state.cluster_id:
@@ -215,30 +240,53 @@ class Roster:
                 f"the node is member {info.member} of cluster {info.cluster}, and this is {state.cluster_id}",
                 "remove it there first, or start it with an empty data directory",
             )
-        seat = state.seat(info.member) if info.member else None
-        if seat is None and info.bytes:
+        if not info.cluster and info.bytes:
             raise NodeHasData(
                 f"the node holds {info.keys} keys and is no member of this cluster",
                 "copy what you need to the cluster, then start the node with an empty data directory",
             )
-        return seat
+        return state.seat(info.member) if info.member else None
 
     async def _join(self, url: str, info: Info, weight: int, zone: str) -> Seat:
+        """Give a node its identity. One that has ours already, from a join that did not end, keeps it."""
         state = self.state
         # A blank node at a member's own address has lost its memory, its name included: it is that member.
-        namesake = next((seat for seat in state.members if seat.url == url and not info.member), None)
-        wish = next((wish.seat for wish in state.pending if wish.seat.url == url and not info.member), None)
-        earlier = namesake or wish
-        member = info.member or (earlier.id if earlier else f"n-{self._random.getrandbits(32):08x}")
-        joined = await self._control.join(url, state.cluster_id, member)
-        return Seat(member, url, weight, zone, joined.incarnation, forgetful=joined.engine == "memory")
+        seats = (*state.members, *(wish.seat for wish in state.pending))
+        namesake = next((seat for seat in seats if seat.url == url and not info.member), None)
+        member = info.member or (namesake.id if namesake else f"n-{self._random.getrandbits(32):08x}")
+        try:
+            info = await self._control.join(url, state.cluster_id, member)
+        except ForeignNode:
+            # Another call for the same node may have come between.
+            info = await self._control.info(url)
+            if info.cluster != state.cluster_id:
+                raise
+        return Seat(info.member, url, weight, zone, info.incarnation, forgetful=info.engine == "memory")
+
+    def _check_zone(self, zone: str | None) -> None:
+        if zone is not None and not (len(zone) <= self._limits.zone_chars_max and zone.isprintable()):
+            raise BadParameter(
+                f"the zone has {len(zone)} characters, or one that cannot be printed",
+                f"give a name of at most {self._limits.zone_chars_max} printable characters",
+            )
 
     async def _update(self, step: Callable[[State], State]) -> None:
         def checked(state: State | None) -> State:
-            assert state is not None
+            if state is None:
+                raise StateUnusable("the state document is gone", "restore it; nodes keep a copy of it")
             return step(state)
 
         self.take_up(await self._store.update(checked))
+
+    async def _fulfilled(self, wish: Wish) -> Seat:
+        """Record a wish and wait for its change. A wish to join that cannot be fulfilled now is given up again."""
+        await self._update(lambda state: wished(state, wish))
+        try:
+            return await self._settled(wish.seat)
+        except KvError:
+            if self.state.seat(wish.seat.id) is None:
+                await self._update(lambda state: without(state, wish))
+            raise
 
     async def _settled(self, seat: Seat) -> Seat:
         """Wait until a wish is fulfilled, or gone without."""
@@ -248,7 +296,7 @@ class Roster:
                 return False
             return all(wish.seat.id != seat.id for wish in state.pending)
 
-        state = await self._until(decided, self._limits.change_timeout_s)
+        state = await self._until(decided, self._limits.change_patience_s)
         now = state.seat(seat.id)
         if now is None or (now.weight, now.zone, now.incarnation) != (seat.weight, seat.zone, seat.incarnation):
             raise ChangeFailed(
@@ -266,8 +314,14 @@ class Roster:
         self._waiters.append(entry)
 
         def give_up() -> None:
-            self._waiters.remove(entry)
-            waiter.errback(ChangeFailed("the change did not end in time; it goes on", "watch it with GET /v1/cluster"))
+            if entry in self._waiters:
+                self._waiters.remove(entry)
+            waiter.errback(
+                ChangeFailed(
+                    f"the change did not end within {patience_s:g} s; if it has begun it goes on",
+                    "watch it with GET /v1/cluster",
+                )
+            )
 
         timer = self._clock.callLater(patience_s, give_up)
 
@@ -307,7 +361,7 @@ class Roster:
         try:
             info = await self._control.info(seat.url)
             if not info.cluster:
-                info = await self._control.join(seat.url, self.state.cluster_id, seat.id)
+                info = await self._control.join(seat.url, self.state.cluster_id, seat.id, rebuild=True)
             if (info.cluster, info.member) != (self.state.cluster_id, seat.id):
                 raise ForeignNode(f"member {info.member} of cluster {info.cluster} answers at its address")
         except KvError as error:

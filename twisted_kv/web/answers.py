@@ -37,6 +37,8 @@ STATUS: dict[type[KvError], int] = {
     errors.StateBehind: 503,
     errors.StateUnusable: 503,
     errors.NothingLost: 409,
+    errors.MayRemember: 409,
+    errors.ForeignOrigin: 403,
     errors.PeerRefused: 409,
     errors.PeerUnreachable: 502,
     errors.PeerSilent: 504,
@@ -51,7 +53,7 @@ log = Logger()
 def status_of(error: KvError, original: bool = False) -> int:
     """Give an error's status. The original program's calls know fewer: what is wrong with a request is 400 there."""
     status = STATUS[type(error)]
-    if original and isinstance(error, BadInput) and status not in (404, 405):
+    if original and isinstance(error, BadInput) and status not in (403, 404, 405):
         return 400
     return 503 if original and status == 504 else status
 

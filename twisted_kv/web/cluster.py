@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from klein import Klein
 
-from ..errors import MalformedKey, SlotsLost
+from ..errors import MalformedKey, SlotsLost, StateBehind, StateUnusable
 from ..limits import Limits
 from ..membership import Seat
 from ..metrics import CONTENT_TYPE, ProxyMetrics
@@ -127,7 +127,7 @@ class ClusterDoor:
         )
         if short:
             found.append(f"{short} of {len(view.table)} slots have no majority of owners up: {', '.join(sorted(down))}")
-        if isinstance(self._mover.trouble, SlotsLost):
+        if isinstance(self._mover.trouble, (SlotsLost, StateBehind, StateUnusable)):
             found.append(f"{self._mover.trouble.detail}; {self._mover.trouble.hint}")
         if self.roster.ahead_of_store is not None:
             error = self.roster.behind(self.roster.ahead_of_store)
@@ -153,7 +153,9 @@ def add_cluster(app: Klein, door: ClusterDoor, metrics: ProxyMetrics) -> None:
 
     @app.route("/v1/cluster/accept-loss", methods=["POST"])
     async def accept_loss(request: Any) -> bytes:
-        return answer_json(request, {"rebuilt": await door.roster.accept_loss()})
+        refuse_unknown(request, b"dead")
+        dead = {node for given in request.args.get(b"dead", ()) for node in given.decode("utf-8", "replace").split(",")}
+        return answer_json(request, {"rebuilt": await door.roster.accept_loss(dead)})
 
     @app.route("/v1/ring/locate", methods=["GET"])
     def locate(request: Any) -> bytes:

@@ -10,6 +10,8 @@ from ..quorum import Level, parse_level
 
 def level_of(request: Any, default: Level) -> Level:
     given = request.args.get(b"consistency")
+    if given is not None and len(given) > 1:
+        raise BadParameter("consistency is given more than once", "give it once")
     return parse_level(given[0].decode("utf-8", "replace")) if given else default
 
 

@@ -13,16 +13,17 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.server import NOT_DONE_YET, Request, Site
-from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
-from ..errors import BodyTooLarge, KvError, MalformedBody, NoSuchRoute, WrongMethod
+from ..errors import BodyTooLarge, ForeignOrigin, KvError, NoSuchRoute, WrongMethod
 from ..limits import Limits
 from .answers import PROBLEM, answer_bug, answer_problem, problem_body
 
 ORIGINAL_PATHS = frozenset((b"/PUT", b"/GET", b"/AddServer"))
 KV_PREFIX = b"/v1/kv/"
-KV_ROUTE = "/v1/kv/-"
+KV_ROUTE = b"/v1/kv/-"
 """The route that the key calls have in klein: their keys are raw bytes, which no router is shown."""
+
+SAFE_METHODS = frozenset((b"GET", b"HEAD", b"QUERY"))
 
 log = Logger()
 
@@ -56,8 +57,12 @@ class BoundedRequest(Request):
             self.content.write(data)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        if not self._refused:
-            super().requestReceived(command, path, version)
+        if self._refused:
+            return
+        if path[:1] != b"/" and path.lower().startswith((b"http://", b"https://")):
+            # The absolute form, which a server must accept (RFC 9112, section 3.2.2); there is one authority here.
+            path = b"/" + path.split(b"/", 3)[3] if path.count(b"/") > 2 else b"/"
+        super().requestReceived(command, path, version)
 
     def _refuse(self) -> None:
         self._refused = True
@@ -90,31 +95,30 @@ class KvSite(Site):
 
 
 class Door(KleinResource):
-    """Klein's resource with its routing remembered, and one fixed path for all keys.
+    """Klein's resource, with its routing remembered: every route is a fixed path, found by one look-up.
 
-    A route without variables is found by one look-up instead of by werkzeug's matching; whatever is not found so goes
-    klein's own way. Of a key the router is shown nothing: klein would decode the path and werkzeug merge its slashes,
-    so that two keys became one.
+    Klein itself would ask werkzeug, which takes as long as all the rest, and show it the path decoded and its slashes
+    merged: two keys would become one. Of a key it is shown nothing.
     """
 
     def __init__(self, app: Klein) -> None:
         super().__init__(app)
-        self._endpoints = {
-            (method.encode(), rule.rule.encode()): rule.endpoint
-            for rule in app.url_map.iter_rules()
-            if not rule.arguments
-            for method in rule.methods or ()
-        }
+        self._endpoints: dict[tuple[bytes, bytes], str] = {}
+        self._methods: dict[bytes, set[str]] = {}
+        for rule in app.url_map.iter_rules():
+            assert not rule.arguments, "the look-up knows no variables"
+            path, methods = rule.rule.encode(), rule.methods or set()
+            self._endpoints |= {(method.encode(), path): rule.endpoint for method in methods}
+            self._methods.setdefault(path, set()).update(methods)
 
     def render(self, request: Any) -> Any:
-        path = request.path
-        if path.startswith(KV_PREFIX):
-            path = KV_ROUTE.encode()
-            request.postpath = path[1:].split(b"/")
+        path = KV_ROUTE if request.path.startswith(KV_PREFIX) else request.path
         endpoint = self._endpoints.get((request.method, path))
-        if endpoint is None:
-            return super().render(request)
         try:
+            if endpoint is None:
+                raise self._unroutable(request, path)
+            if request.method not in SAFE_METHODS:
+                refuse_foreign_origin(request)
             result = self._app.execute_endpoint(endpoint, request)
         except Exception:
             result = answer_failure(request, Failure())
@@ -123,6 +127,26 @@ class Door(KleinResource):
         else:
             write(request, result)
         return NOT_DONE_YET
+
+    def _unroutable(self, request: Any, path: bytes) -> KvError:
+        shown = request.path.decode("ascii", "backslashreplace")[:200]
+        if path not in self._methods:
+            return NoSuchRoute(f"there is nothing at {shown}", "the README lists the calls")
+        methods = ", ".join(sorted(self._methods[path]))
+        request.setHeader(b"Allow", methods.encode())
+        return WrongMethod(f"{shown} takes {methods}", "use one of these methods")
+
+
+def refuse_foreign_origin(request: Any) -> None:
+    """Refuse a call that changes something and that another site's page has made a browser send (RFC 6454).
+
+    :raises ForeignOrigin: unless the request has no Origin, or our own.
+    """
+    origin = request.getHeader(b"origin")
+    if origin is not None and origin.partition(b"://")[2] != (request.getHeader(b"host") or b""):
+        raise ForeignOrigin(
+            "the request's Origin is not this server", "call from a program, or from a page that this server serves"
+        )
 
 
 def write(request: Any, body: bytes) -> None:
@@ -155,28 +179,3 @@ class App(Klein):
             return add(function)
 
         return checked
-
-
-def new_app() -> Klein:
-    """An app without routes whose every error is answered as a problem document."""
-    app = App()
-    app.url_map.merge_slashes = False
-    app.url_map.strict_slashes = False
-
-    @app.handle_errors(HTTPException)
-    def unroutable(request: Any, failure: Failure) -> bytes:
-        error = failure.value
-        path = request.path.decode("ascii", "backslashreplace")[:200]
-        if isinstance(error, MethodNotAllowed):
-            methods = ", ".join(sorted(error.valid_methods or ()))
-            request.setHeader(b"Allow", methods.encode())
-            return answer_problem(request, WrongMethod(f"{path} takes {methods}", "use one of these methods"))
-        if isinstance(error, NotFound):
-            return answer_problem(request, NoSuchRoute(f"there is nothing at {path}", "the README lists the calls"))
-        return answer_problem(request, MalformedBody(f"the request cannot be served: {error}"))
-
-    @app.handle_errors(Exception)
-    def failed(request: Any, failure: Failure) -> bytes:
-        return answer_failure(request, failure)
-
-    return app

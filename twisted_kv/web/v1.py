@@ -51,7 +51,7 @@ def show(request: Any, record: Record, done: Done) -> None:
 def add_v1(app: Klein, coordinator: Coordinator, limits: Limits, default: Level) -> None:
     """Give a proxy's door the calls for single keys."""
 
-    @app.route(KV_ROUTE, methods=["GET", "HEAD"])
+    @app.route(KV_ROUTE.decode(), methods=["GET", "HEAD"])
     def kv_get(request: Any) -> Deferred[bytes]:
         refuse_unknown(request, b"consistency")
         key = key_of(request, limits)
@@ -64,7 +64,7 @@ def add_v1(app: Klein, coordinator: Coordinator, limits: Limits, default: Level)
         show(request, record, done)
         return answer(request, record.value, record.content_type or OCTETS)
 
-    @app.route(KV_ROUTE, methods=["PUT"])
+    @app.route(KV_ROUTE.decode(), methods=["PUT"])
     def kv_put(request: Any) -> Deferred[bytes]:
         refuse_unknown(request, b"consistency")
         key = key_of(request, limits)
@@ -72,7 +72,7 @@ def add_v1(app: Klein, coordinator: Coordinator, limits: Limits, default: Level)
         done = coordinator.put(key, value, content_type_of(request, limits), level_of(request, default))
         return done.addCallback(changed, request)
 
-    @app.route(KV_ROUTE, methods=["DELETE"])
+    @app.route(KV_ROUTE.decode(), methods=["DELETE"])
     def kv_delete(request: Any) -> Deferred[bytes]:
         refuse_unknown(request, b"consistency")
         key = key_of(request, limits)
