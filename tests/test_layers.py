@@ -22,6 +22,7 @@ FLOORS: list[set[str]] = [
         "ring",
         "quorum",
         "membership",
+        "seating",
         "liveness",
         "wire",
     },

@@ -7,7 +7,7 @@ floor 0, the laws: no Twisted, no clock, no randomness, no files
     ``names`` ``errors`` ``limits``     what things are called, what goes wrong, how much is too much
     ``versions`` ``register``           ballots and records; what one key is: the acceptor's rules
     ``conversation`` ``writing`` ``reading``   what a proxy says to a key's owners, as state machines
-    ``ring`` ``quorum`` ``membership``  who owns what; how many are enough; the cluster's state and its changes
+    ``ring`` ``quorum`` ``membership`` ``seating``   who owns what; how many are enough; the state and its changes
     ``liveness`` ``wire``               who is avoided; bytes to messages and back
 floor 1, the disk, and what is counted
     ``storage`` ``metrics``

@@ -174,7 +174,9 @@ class Mover:
         try:
             self._check(begun(state, change_id), present)
         except KvError as error:
-            self._waits(error)
+            # Looking around takes a while; whoever wished something meanwhile gets an answer of his own next round.
+            if (await self._read()).pending == state.pending:
+                self._waits(error)
             return None
         # What was checked is what begins: a wish that came meanwhile waits for the next round, and its own check.
         closed = await self._step(state, lambda now: begun(now, change_id) if now.pending == state.pending else now)

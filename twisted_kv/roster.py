@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from random import Random
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 import msgspec
 from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
@@ -18,7 +17,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from .errors import (
-    BadParameter,
     ChangeFailed,
     ForeignNode,
     KvError,
@@ -34,10 +32,9 @@ from .names import Epoch, NodeId
 from .peers.control import Control
 from .peers.queue import Queues
 from .periodic import Rounds
+from .seating import checked_url, checked_weight, checked_zone
 from .state.store import StateStore
 from .wire import OTHER_CLUSTER, OTHER_INCARNATION, BatchReply, Info
-
-WEIGHT_MAX = 100
 
 
 class Sighting(NamedTuple):
@@ -121,6 +118,8 @@ class Roster:
             self.view = View(state)
             for node in [node for node in self.sightings if node not in self.view.seats]:
                 del self.sightings[node]
+            if self.ahead_of_store is not None and state.epoch >= self.ahead_of_store:
+                self.ahead_of_store = None
             self._adopted(self.view)
             self._probes.kick()
         else:
@@ -145,7 +144,7 @@ class Roster:
         """
         url = checked_url(url)
         checked_weight(weight)
-        self._check_zone(zone)
+        checked_zone(zone, self._limits)
         info = await self._control.info(url)
         seat = self._known(info)
         if seat is None:
@@ -154,7 +153,7 @@ class Roster:
             return seat
         else:
             seat = msgspec.structs.replace(seat, weight=weight, zone=seat.zone if zone is None else zone)
-        return await self._fulfilled(Wish(seat))
+        return await self._fulfilled(Wish(seat), "weight", "zone")
 
     async def accept_loss(self, dead: Collection[str] = ()) -> list[str]:
         """Rebuild the members who forgot from whatever copies are left, and name them.
@@ -187,7 +186,7 @@ class Roster:
 
         await self._update(step)
         for seat in seats:
-            await self._settled(seat)
+            await self._settled(seat, "incarnation")
         return [seat.id for seat in seats]
 
     def change_waits(self, error: KvError) -> None:
@@ -203,10 +202,15 @@ class Roster:
             if now >= self._kicked_s + self._limits.kick_pause_s:
                 self._kicked_s = now
                 self._probes.kick()
-        elif not self._refreshing:
+        else:
+            self._look_again(Epoch(reply.epoch))
+
+    def _look_again(self, shown: Epoch) -> None:
+        """Read the store again, since a node has shown an epoch that this proxy does not know."""
+        if not self._refreshing:
             self._refreshing = True
-            ensureDeferred(self._refresh(Epoch(reply.epoch))).addErrback(
-                lambda failure: self.log.failure("the cluster's state could not be read again", failure)
+            ensureDeferred(self._refresh(shown)).addErrback(
+                lambda failure: self.log.error("the state cannot be read: {error}", error=failure.getErrorMessage())
             )
 
     async def _refresh(self, shown: Epoch) -> None:
@@ -215,10 +219,10 @@ class Roster:
             if state is not None:
                 self.take_up(state)
             behind = state is None or state.epoch < shown
-            if behind and self.ahead_of_store != shown:
+            if behind and (self.ahead_of_store is None or self.ahead_of_store < shown):
                 error = self.behind(shown)
                 self.log.error("{detail}; {hint}", detail=error.detail, hint=error.hint)
-            self.ahead_of_store = shown if behind else None
+                self.ahead_of_store = shown
         finally:
             self._refreshing = False
 
@@ -263,13 +267,6 @@ class Roster:
                 raise
         return Seat(info.member, url, weight, zone, info.incarnation, forgetful=info.engine == "memory")
 
-    def _check_zone(self, zone: str | None) -> None:
-        if zone is not None and not (len(zone) <= self._limits.zone_chars_max and zone.isprintable()):
-            raise BadParameter(
-                f"the zone has {len(zone)} characters, or one that cannot be printed",
-                f"give a name of at most {self._limits.zone_chars_max} printable characters",
-            )
-
     async def _update(self, step: Callable[[State], State]) -> None:
         def checked(state: State | None) -> State:
             if state is None:
@@ -278,18 +275,18 @@ class Roster:
 
         self.take_up(await self._store.update(checked))
 
-    async def _fulfilled(self, wish: Wish) -> Seat:
+    async def _fulfilled(self, wish: Wish, *fields: str) -> Seat:
         """Record a wish and wait for its change. A wish to join that cannot be fulfilled now is given up again."""
         await self._update(lambda state: wished(state, wish))
         try:
-            return await self._settled(wish.seat)
+            return await self._settled(wish.seat, *fields)
         except KvError:
             if self.state.seat(wish.seat.id) is None:
                 await self._update(lambda state: without(state, wish))
             raise
 
-    async def _settled(self, seat: Seat) -> Seat:
-        """Wait until a wish is fulfilled, or gone without."""
+    async def _settled(self, seat: Seat, *fields: str) -> Seat:
+        """Wait until no wish for a seat is left, and see that its fields became what was wished."""
 
         def decided(state: State) -> bool:
             if state.change is not None and any(other.id == seat.id for other in state.change.seats):
@@ -298,7 +295,7 @@ class Roster:
 
         state = await self._until(decided, self._limits.change_patience_s)
         now = state.seat(seat.id)
-        if now is None or (now.weight, now.zone, now.incarnation) != (seat.weight, seat.zone, seat.incarnation):
+        if now is None or any(getattr(now, field) != getattr(seat, field) for field in fields):
             raise ChangeFailed(
                 f"the change for {seat.url} was taken back, the cluster is as it was",
                 "look into the proxy's log for the reason, then send the call again",
@@ -370,6 +367,8 @@ class Roster:
                 queue.suspicion.refuse(error.detail, self._clock.seconds())
             return
         self._saw(seat, Sighting(info))
+        if info.epoch > self.state.epoch:
+            self._look_again(Epoch(info.epoch))
         if queue is not None:
             queue.suspicion.confirm()
 
@@ -393,31 +392,3 @@ class Roster:
         """How far this proxy's clock is ahead of most nodes' (of the median one's)."""
         clocks = sorted(s.info.now_ms for s in self.sightings.values() if s.info is not None)
         return (self._now_ms() - clocks[len(clocks) // 2]) / 1000 if clocks else 0.0
-
-
-def checked_url(url: str) -> str:
-    """Bring a node's URL into its one form, ``http://host:port``.
-
-    :raises BadParameter: unless it is an http or https URL of a host and nothing more.
-    """
-    hint = "give it as http://HOST:PORT"
-    try:
-        parts = urlsplit(url.strip())
-        port = parts.port
-    except ValueError as error:
-        raise BadParameter(f"{url[:200]!r} is no URL: {error}", hint) from None
-    if parts.scheme not in ("http", "https"):
-        raise BadParameter(f"{url[:200]!r} is no http or https URL", hint)
-    if not parts.hostname or parts.username or parts.path.strip("/") or parts.query or parts.fragment:
-        raise BadParameter(f"{url[:200]!r} must name a host and a port, and nothing more", hint)
-    if not all(char.isascii() and (char.isalnum() or char in ".-:") for char in parts.hostname):
-        raise BadParameter(f"the host in {url[:200]!r} is no host name or address", hint)
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return f"{parts.scheme}://{host}" + (f":{port}" if port is not None else "")
-
-
-def checked_weight(weight: int) -> int:
-    """:raises BadParameter: unless it is a whole number from 1 to ``WEIGHT_MAX``."""
-    if not 1 <= weight <= WEIGHT_MAX:
-        raise BadParameter(f"weight is {weight}", f"give a whole number from 1 to {WEIGHT_MAX}")
-    return weight

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.sockets.daemons import Farm, call, farming, put
+from tests.sockets.daemons import Farm, call, farming, put, wait_until
 
 MIB = 1 << 20
 
@@ -149,6 +149,7 @@ SERVERS: dict[str, tuple[Any, int]] = {
     "no weight at all": ({"url": NOBODY, "weight": 0}, 400),
     "a heavy weight": ({"url": NOBODY, "weight": 10**30}, 400),
     "a weight in words": ({"url": NOBODY, "weight": "one"}, 400),
+    "a URL without end": ({"url": "http://" + "a" * 100_000, "weight": 1}, 400),
     "no url": ({"weight": 1}, 400),
     "a number": (7, 400),
 }
@@ -216,3 +217,64 @@ def test_a_batch_that_is_none_is_refused_by_a_node(
     for path in ("batch", "epoch", "slots", "drop"):
         got = call("POST", f"{farm.nodes[0].url}/node/v1/{path}", body)
         assert (got.status, got.json()["type"]) == (400, "malformed-body")
+
+
+def test_a_zone_without_end_is_refused(connection: http.client.HTTPConnection) -> None:
+    for zone in ("z" * 65, "a\nb", "\x00"):
+        body = json.dumps({"url": NOBODY, "weight": 1, "zone": zone}).encode()
+        assert problem(connection, "POST", "/v1/cluster/nodes", body)[0] == 400
+
+
+def test_a_call_that_another_sites_page_sends_is_refused(connection: http.client.HTTPConnection, farm: Farm) -> None:
+    proxy = farm.proxies[0]
+    for origin in ("https://evil.example", "null", f"http://localhost:{proxy.port + 1}"):
+        for method, path in (("PUT", "/PUT"), ("POST", "/AddServer"), ("DELETE", "/v1/kv/stays"), ("PUT", "/v1/kv/a")):
+            got = call(method, f"{proxy.url}{path}", b'{"Key": "a", "Value": "v"}', Origin=origin)
+            assert (got.status, got.json()["type"]) == (403, "foreign-origin")
+    assert call("PUT", f"{proxy.url}/v1/kv/stays", b"here", Origin=proxy.url).status == 204
+
+
+HOSTS = [b"", b"a" * 300, b".".join([b"a" * 70] * 2), "ü..a".encode(), b"\xff\xfe", b"a b", b"[::1"]
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("path", [b"/nothing", b"/GET?Key=stays", b"/%FF", b"/v1/kv/stays"])
+def test_a_host_or_path_of_odd_bytes_is_no_fault_of_the_daemons(
+    connection: http.client.HTTPConnection, farm: Farm, host: bytes, path: bytes
+) -> None:
+    for daemon in (farm.proxies[0], farm.nodes[0]):
+        answer = raw(daemon.port, b"GET %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n" % (path, host))
+        assert answer[9:12] in (b"200", b"404")
+        assert b"text/html" not in answer
+    assert "Traceback" not in farm.proxies[0].log() + farm.nodes[0].log()
+
+
+def test_the_absolute_form_of_a_target_is_served(connection: http.client.HTTPConnection, farm: Farm) -> None:
+    answer = raw(
+        farm.proxies[0].port,
+        b"GET http://anything.example:1/GET?Key=stays HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    )
+    assert answer.endswith(b'"here"')
+
+
+def test_a_parameter_given_twice_is_refused(connection: http.client.HTTPConnection) -> None:
+    assert problem(connection, "GET", "/GET?Key=stays&consistency=one&consistency=all", None)[0] == 400
+
+
+def test_a_state_file_that_is_gone_or_garbage_is_said_and_data_is_served(
+    connection: http.client.HTTPConnection, farm: Farm
+) -> None:
+    proxy, state = farm.proxies[0], farm.folder / "state.json"
+    kept = state.read_bytes()
+    body = json.dumps({"url": farm.nodes[0].url, "weight": 2}).encode()
+    try:
+        for damage in (b"garbage", None):
+            state.unlink() if damage is None else state.write_bytes(damage)
+            got = call("POST", f"{proxy.url}/AddServer", body)
+            assert (got.status, got.json()["type"]) == (503, "state-unusable")
+            wait_until(lambda: call("GET", f"{proxy.url}/health/ready").status == 503, "the proxy to say so")
+            assert call("GET", f"{proxy.url}/v1/kv/stays").body == b"here"
+    finally:
+        state.write_bytes(kept)
+    wait_until(lambda: call("GET", f"{proxy.url}/health/ready").status == 200, "the proxy to be well again")
+    assert "Traceback" not in proxy.log()
