@@ -127,7 +127,8 @@ class Roster:
         if state.pending or state.change is not None:
             self._drive()
         for waiter in list(self._waiters):
-            if waiter[0](state):
+            # What one of them does when it fires may end another one.
+            if waiter in self._waiters and waiter[0](state):
                 self._waiters.remove(waiter)
                 waiter[1].callback(state)
 

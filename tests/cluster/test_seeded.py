@@ -8,9 +8,11 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 
 from tests.cluster.town import Town
@@ -118,16 +120,26 @@ def test_no_story_violates_linearizability(seed: int, tmp_path: Path) -> None:
 
 
 def main(first: int, last: int) -> None:
+    failures: list[str] = []
+
+    def observe(event: dict[str, Any]) -> None:
+        if event.get("log_failure") is not None:
+            failures.append(event["log_failure"].getTraceback())
+
+    globalLogPublisher.addObserver(observe)
     operations = bad = 0
     for seed in range(first, last):
+        failures.clear()
         with tempfile.TemporaryDirectory() as folder:
             story = Story(seed, Path(folder))
             found = story.play(60)
             operations += len(story.town.history)
-            if found is not None:
+        for fault in (found, *failures):
+            if fault is not None:
                 bad += 1
-                sys.stdout.write(f"seed {seed}: {found}\n")
-    sys.stdout.write(f"{last - first} seeds, {operations} operations, {bad} violations\n")
+                sys.stdout.write(f"seed {seed}: {fault}\n")
+                sys.stdout.flush()
+    sys.stdout.write(f"{last - first} seeds, {operations} operations, {bad} violations or failures\n")
 
 
 if __name__ == "__main__":
