@@ -145,6 +145,11 @@ class ChangeUnderWay(KvError):
     title = "The cluster is moving data"
 
 
+class NotAMember(KvError):
+    slug = "not-a-member"
+    title = "The node belongs to no cluster"
+
+
 class SlotsLost(KvError):
     slug = "slots-lost"
     title = "Too few replicas remember this part of the data"

@@ -95,10 +95,11 @@ class Filling:
         """
         work = []
         for fill in plan.fills:
-            missing = [node for node in fill.targets if node not in self._adopted]
-            if missing:
-                raise ChangeFailed(f"{', '.join(missing)} cannot be reached to be filled")
-            work.append((fill, sources(fill, self._adopted)))
+            refuse_missing(fill, self._adopted)
+            chosen = sources(fill, self._adopted)
+            # Where a lost member was given up there may be nobody to fill: those who are left stay as they are.
+            if fill.targets:
+                work.append((fill, chosen))
         await self._empty(plan)
         self.total = sum(len(fill.slots) for fill, _ in work)
         for fill, chosen in work:
@@ -192,6 +193,13 @@ def sources(fill: Fill, present: Collection[NodeId]) -> list[NodeId]:
             f"{len(reachable)} are"
         )
     return reachable
+
+
+def refuse_missing(fill: Fill, present: Collection[NodeId]) -> None:
+    """:raises ChangeFailed: if somebody who is to be filled cannot be reached."""
+    missing = [node for node in fill.targets if node not in present]
+    if missing:
+        raise ChangeFailed(f"{', '.join(missing)} cannot be reached to be filled")
 
 
 def _agree(rows: Sequence[Row], sources_count: int) -> bool:

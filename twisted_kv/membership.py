@@ -45,7 +45,8 @@ class Change(msgspec.Struct, frozen=True):
     id: str
     kind: str
     seats: tuple[Seat, ...]
-    accept_loss: bool = False
+    accepted: tuple[str, ...] = ()
+    """The members whose forgetting the operator has accepted; that of others still counts as a loss."""
 
 
 class Wish(msgspec.Struct, frozen=True):
@@ -82,16 +83,26 @@ def founded(cluster_id: ClusterId, replicas: int, vnodes: int) -> State:
     return State(STATE_FORMAT, cluster_id, 1, replicas, vnodes)
 
 
+def base_of(state: State, node: str) -> Seat | None:
+    """The seat that a new wish for a node starts from: the one it is about to have, else the one it has."""
+    seats = state.change.seats if state.change is not None else state.members
+    return next((seat for seat in seats if seat.id == node), None)
+
+
 def wished(state: State, wish: Wish) -> State:
     """Record a change for later. No new epoch: nothing moves yet.
 
     Where another wish for the same node waits, the two become one: a new weight and a rebuild do not undo each other.
     """
-    node = wish.seat.id
-    earlier = next((other for other in state.pending if other.seat.id == node), None)
+    earlier = next((other for other in state.pending if other.seat.id == wish.seat.id), None)
     if earlier is not None:
-        wish = _merged(state.seat(node), earlier, wish)
-    others = tuple(other for other in state.pending if other.seat.id != node)
+        wish = _merged(base_of(state, wish.seat.id), earlier, wish)
+    return put_right(state, wish)
+
+
+def put_right(state: State, wish: Wish) -> State:
+    """Record a wish in the place of whatever was wished for its node."""
+    others = tuple(other for other in state.pending if other.seat.id != wish.seat.id)
     return msgspec.structs.replace(state, pending=(*others, wish))
 
 
@@ -104,9 +115,20 @@ def _merged(base: Seat | None, earlier: Wish, later: Wish) -> Wish:
     return Wish(msgspec.structs.replace(earlier.seat, **changed), earlier.accept_loss or later.accept_loss)
 
 
-def without(state: State, wish: Wish) -> State:
-    """Give a wish up, if it still waits as it is."""
-    return msgspec.structs.replace(state, pending=tuple(other for other in state.pending if other != wish))
+def without(state: State, node: str, *fields: str) -> State:
+    """Give up what was wished for these fields of a node; all of it, if none is named or it would be a new member."""
+    wish = next((wish for wish in state.pending if wish.seat.id == node), None)
+    base = base_of(state, node)
+    if wish is None:
+        return state
+    pending = tuple(other for other in state.pending if other is not wish)
+    rest = base
+    if base is not None and fields:
+        rest = msgspec.structs.replace(wish.seat, **{field: getattr(base, field) for field in fields})
+    if rest != base:
+        assert rest is not None
+        pending = (*pending, Wish(rest, wish.accept_loss))
+    return msgspec.structs.replace(state, pending=pending)
 
 
 def begun(state: State, change_id: str) -> State:
@@ -121,7 +143,7 @@ def begun(state: State, change_id: str) -> State:
         change_id,
         "join" if joining else _kind(state.members, kept),
         (*kept, *joining),
-        any(wish.accept_loss for wish in state.pending),
+        tuple(wish.seat.id for wish in state.pending if wish.accept_loss),
     )
     return msgspec.structs.replace(state, epoch=state.epoch + 1, change=change, pending=())
 
@@ -258,8 +280,9 @@ def planned(state: State) -> Plan:
     assert state.change is not None
     old, new = ring_of(state.members, state), ring_of(state.change.seats, state)
     lives = {seat.id: seat.incarnation for seat in state.members}
-    forgot = {seat.id for seat in state.change.seats if lives.get(seat.id, seat.incarnation) != seat.incarnation}
     away = {seat.id for seat in state.change.seats if not seat.incarnation}
+    forgot = away | {seat.id for seat in state.change.seats if lives.get(seat.id, seat.incarnation) != seat.incarnation}
+    accepted = away | set(state.change.accepted)
     empties = {seat.id for seat in state.change.seats if seat.forgetful}
     pairs: dict[tuple[tuple[NodeId, ...], tuple[NodeId, ...]], list[Slot]] = {}
     for number, pair in enumerate(zip(old.table, new.table, strict=True)):
@@ -277,7 +300,7 @@ def planned(state: State) -> Plan:
         if len(wants.sources) < wants.needed:
             if not wants.sources and all(node in empties for node in had):
                 emptied += len(slots)
-            elif not state.change.accept_loss:
+            elif not accepted.issuperset(node for node in had if node in forgot):
                 lost += len(slots)
             wants = wants._replace(needed=len(wants.sources))
         groups.setdefault(wants, []).extend(slots)

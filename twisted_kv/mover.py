@@ -18,9 +18,21 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from .errors import ChangeFailed, KvError, SlotsLost, StateBehind, StateUnusable
-from .filling import Filling, sources
+from .filling import Filling, refuse_missing, sources
 from .limits import Limits
-from .membership import Plan, Seat, State, Wish, begun, cancelled, finished, planned, taken_over, wished, without
+from .membership import (
+    Plan,
+    Seat,
+    State,
+    Wish,
+    begun,
+    cancelled,
+    finished,
+    planned,
+    put_right,
+    taken_over,
+    without,
+)
 from .names import NodeId
 from .peers.control import Control
 from .periodic import Rounds
@@ -139,26 +151,29 @@ class Mover:
         """Bring the wishes up to what the nodes said: who forgot is rebuilt, a wish whose node is gone is given up."""
         if state.change is not None:
             return state
-        gone: list[Wish] = []
+        gone: list[str] = []
         renewed: list[Wish] = []
         wishes = {wish.seat.id: wish for wish in state.pending}
         for node, seat in ({seat.id: seat for seat in state.members} | {n: w.seat for n, w in wishes.items()}).items():
             info, known, wish = present.get(NodeId(node)), state.seat(node), wishes.get(node)
-            if info is None:
+            if wish is not None and known is not None and not seat.incarnation and info is not None:
+                self.log.warn("{node} at {url} was given up, but answers; its data counts", node=node, url=seat.url)
+                gone.append(node)
+            elif info is None:
                 # A change of weight needs nothing of its node; to join or to be rebuilt, it must be there.
                 needs_it = known is None or seat.incarnation not in ("", known.incarnation)
                 if wish is not None and needs_it:
                     self.log.warn("{node} at {url} does not answer; its change is given up", node=node, url=seat.url)
-                    gone.append(wish)
+                    gone.append(node)
             elif info.incarnation != seat.incarnation:
                 now = msgspec.structs.replace(seat, incarnation=info.incarnation, forgetful=info.engine == "memory")
                 renewed.append(Wish(now, wish is not None and wish.accept_loss))
 
         def step(now: State) -> State:
-            for wish in gone:
-                now = without(now, wish)
+            for node in gone:
+                now = without(now, node)
             for wish in renewed:
-                now = wished(now, wish)
+                now = put_right(now, wish)
             return now
 
         return await self._step(state, step) if gone or renewed else state
@@ -192,6 +207,7 @@ class Mover:
         refuse_lost(plan)
         for fill in plan.fills:
             sources(fill, present)
+            refuse_missing(fill, present)
 
     async def _carry_out(self, state: State, present: Collection[NodeId]) -> State:
         """Fill the new owners and open the next epoch; or take the change back.

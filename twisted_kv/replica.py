@@ -11,7 +11,7 @@ from collections.abc import Callable
 import msgspec
 from twisted.logger import Logger
 
-from .errors import ChangeUnderWay, ForeignNode, MalformedBody, NodeHasData, PeerRefused
+from .errors import ChangeUnderWay, ForeignNode, MalformedBody, NodeHasData, NotAMember, PeerRefused
 from .limits import Limits
 from .names import Epoch, Key, Slot
 from .register import ACCEPT, BLANK, FETCH, PREPARE, READ, Cell, Op, Reply, decide
@@ -114,9 +114,7 @@ class Replica:
                 )
             return self.info()
         totals = self._engine.totals()
-        if join.rebuild:
-            self._engine.drop(Slot(0), Slot(SLOTS - 1))
-        elif totals.bytes:
+        if totals.bytes:
             raise NodeHasData(
                 f"this node holds {totals.keys} keys and belongs to no cluster",
                 "copy what you need to the cluster, then start the node with an empty data directory",
@@ -210,9 +208,12 @@ class Replica:
     def write_local(self, key: Key, value: bytes) -> None:
         """Write to this replica under a ballot of its own: level ``one``, as the original's node did it.
 
+        :raises NotAMember: before it has joined a cluster. What it held then would keep it from joining one.
         :raises ChangeUnderWay: in an epoch in which clients wait, and before this node was filled.
         """
-        if not self._notes.open or (self.joined and not self._notes.epoch):
+        if not self.joined:
+            raise NotAMember("this node belongs to no cluster yet", "add it with POST /AddServer at a proxy")
+        if not (self._notes.open and self._notes.epoch):
             raise ChangeUnderWay("data is being moved to or from this node", "try again in a moment")
         slot = slot_of(key)
         cell = self._engine.get(slot, key) or BLANK

@@ -6,7 +6,8 @@ are, and records what should change as wishes. Carrying a change out is the move
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
+from functools import reduce
 from random import Random
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ from .errors import (
     StateUnusable,
 )
 from .limits import Limits
-from .membership import Seat, State, View, Wish, wished, without
+from .membership import Seat, State, View, Wish, base_of, wished, without
 from .names import Epoch, NodeId
 from .peers.control import Control
 from .peers.queue import Queues
@@ -100,8 +101,7 @@ class Roster:
     def stop(self) -> Deferred[None]:
         if self._stop_watching is not None:
             self._stop_watching()
-        for _, waiter in self._waiters:
-            waiter.cancel()
+        self.change_waits(ChangeFailed("the proxy is stopping", "ask another one, or this one when it is back"))
         return self._probes.stop()
 
     @property
@@ -150,11 +150,14 @@ class Roster:
         seat = self._known(info)
         if seat is None:
             seat = await self._join(url, info, weight, zone or "")
-        elif seat.weight == weight and zone in (None, seat.zone):
+            return await self._fulfilled(seat.id, lambda base: seat, seat)
+        wanted = msgspec.structs.replace(seat, weight=weight, zone=seat.zone if zone is None else zone)
+        if wanted == seat and base_of(self.state, seat.id) == seat:
             return seat
-        else:
-            seat = msgspec.structs.replace(seat, weight=weight, zone=seat.zone if zone is None else zone)
-        return await self._fulfilled(Wish(seat), "weight", "zone")
+        changes = {"weight": weight} if zone is None else {"weight": weight, "zone": zone}
+        return await self._fulfilled(
+            seat.id, lambda base: msgspec.structs.replace(base or wanted, **changes), wanted, *changes
+        )
 
     async def accept_loss(self, dead: Collection[str] = ()) -> list[str]:
         """Rebuild the members who forgot from whatever copies are left, and name them.
@@ -164,8 +167,9 @@ class Roster:
         :raises MayRemember: if a member that is not named so does not answer.
         :raises NothingLost: if nobody forgot anything.
         """
+        members = self.state.members
         await self._probe_all()
-        silent = [seat for seat in self.state.members if self.sightings[NodeId(seat.id)].info is None]
+        silent = [seat for seat in members if not self._answered(seat)]
         unsaid = [seat for seat in silent if seat.id not in dead]
         if unsaid:
             names = ",".join(seat.id for seat in unsaid)
@@ -173,22 +177,34 @@ class Roster:
                 f"{names} did not answer and may hold what the others forgot",
                 f"bring it back; if it is gone for good, POST /v1/cluster/accept-loss?dead={names}",
             )
-        forgetful = [self._renewed(seat) for seat in self.state.members]
-        seats = [seat for seat in forgetful if seat is not None]
+        seats = [seat for seat in map(self._renewed, members) if seat is not None]
         seats += [msgspec.structs.replace(seat, incarnation="") for seat in silent]
         if not seats:
             raise NothingLost("every member that answers remembers what it held", "GET /v1/cluster shows the members")
         self.log.warn("the operator accepts the loss of what only {nodes} held", nodes=[seat.id for seat in seats])
-
-        def step(state: State) -> State:
+        await self._update(lambda state: self._rebuilding(state, seats, accept_loss=True))
+        try:
             for seat in seats:
-                state = wished(state, Wish(seat, accept_loss=True))
-            return state
-
-        await self._update(step)
-        for seat in seats:
-            await self._settled(seat, "incarnation")
+                await self._settled(seat, "incarnation")
+        except KvError:
+            # What was accepted was accepted as things stood; the probes wish for the rebuilds again.
+            await self._update(lambda state: reduce(without, [seat.id for seat in seats], state))
+            raise
         return [seat.id for seat in seats]
+
+    def _answered(self, seat: Seat) -> bool:
+        sighting = self.sightings.get(NodeId(seat.id))
+        return sighting is not None and sighting.info is not None
+
+    @staticmethod
+    def _rebuilding(state: State, seats: Iterable[Seat], accept_loss: bool = False) -> State:
+        """Wish for the incarnations of these seats, and for nothing else of them."""
+        for seat in seats:
+            base = base_of(state, seat.id)
+            if base is not None:
+                now = msgspec.structs.replace(base, incarnation=seat.incarnation, forgetful=seat.forgetful)
+                state = wished(state, Wish(now, accept_loss))
+        return state
 
     def change_waits(self, error: KvError) -> None:
         """Tell whoever waits for a change that it cannot begin now, and why."""
@@ -276,14 +292,16 @@ class Roster:
 
         self.take_up(await self._store.update(checked))
 
-    async def _fulfilled(self, wish: Wish, *fields: str) -> Seat:
-        """Record a wish and wait for its change. A wish to join that cannot be fulfilled now is given up again."""
-        await self._update(lambda state: wished(state, wish))
+    async def _fulfilled(self, node: str, seat_of: Callable[[Seat | None], Seat], wanted: Seat, *fields: str) -> Seat:
+        """Record a wish and wait for its change; one that cannot be fulfilled now is given up again.
+
+        :param seat_of: makes the wished seat of the newest one, in the transaction that records it.
+        """
+        await self._update(lambda state: wished(state, Wish(seat_of(base_of(state, node)))))
         try:
-            return await self._settled(wish.seat, *fields)
+            return await self._settled(wanted, *fields)
         except KvError:
-            if self.state.seat(wish.seat.id) is None:
-                await self._update(lambda state: without(state, wish))
+            await self._update(lambda state: without(state, node, *fields))
             raise
 
     async def _settled(self, seat: Seat, *fields: str) -> Seat:
@@ -345,13 +363,7 @@ class Roster:
         for seat in fresh:
             self.log.warn("{node} at {url} forgot what it held; it is rebuilt", node=seat.id, url=seat.url)
 
-        def step(state: State) -> State:
-            for seat in fresh:
-                if state.change is None and state.seat(seat.id) is not None:
-                    state = wished(state, Wish(seat))
-            return state
-
-        await self._update(step)
+        await self._update(lambda state: self._rebuilding(state, fresh) if state.change is None else state)
 
     async def _probe(self, seat: Seat) -> None:
         node = NodeId(seat.id)
@@ -359,7 +371,7 @@ class Roster:
         try:
             info = await self._control.info(seat.url)
             if not info.cluster:
-                info = await self._control.join(seat.url, self.state.cluster_id, seat.id, rebuild=True)
+                info = await self._control.join(seat.url, self.state.cluster_id, seat.id)
             if (info.cluster, info.member) != (self.state.cluster_id, seat.id):
                 raise ForeignNode(f"member {info.member} of cluster {info.cluster} answers at its address")
         except KvError as error:

@@ -123,14 +123,10 @@ class Info(msgspec.Struct):
 
 
 class Join(msgspec.Struct):
-    """Gives a node its identity, as JSON to ``/node/v1/join``.
-
-    ``rebuild``: the node is a member that has lost its memory, and is about to be filled; what it holds is given up.
-    """
+    """Gives a node its identity, as JSON to ``/node/v1/join``."""
 
     cluster: str
     member: str
-    rebuild: bool = False
 
 
 encode = msgspec.msgpack.Encoder().encode

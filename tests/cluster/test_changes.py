@@ -10,7 +10,16 @@ import pytest
 from twisted.internet.defer import Deferred, ensureDeferred, succeed
 
 from tests.cluster.town import House, Line, Town, value_of
-from twisted_kv.errors import ChangeFailed, ChangeUnderWay, KvError, MayRemember, SlotsLost, StateBehind, Unreached
+from twisted_kv.errors import (
+    ChangeFailed,
+    ChangeUnderWay,
+    KvError,
+    MayRemember,
+    NotAMember,
+    SlotsLost,
+    StateBehind,
+    Unreached,
+)
 from twisted_kv.names import Key
 from twisted_kv.quorum import Level
 from twisted_kv.register import PREPARE, Op
@@ -243,17 +252,17 @@ def test_a_node_that_forgot_takes_no_write_of_its_own_until_it_is_filled(make_to
     houses = town.settle(3)
     town.wait(town.put(b"k", b"v"))
     houses[0].restart()
-    houses[0].replica.write_local(Key(b"stray"), b"1")
+    with pytest.raises(NotAMember):
+        houses[0].replica.write_local(Key(b"stray"), b"1")
     town.until(lambda: houses[0].replica.joined)
     with pytest.raises(ChangeUnderWay):
         houses[0].replica.write_local(Key(b"x"), b"1")
     town.run(10)
     assert houses[0].engine.totals().keys == 1
-    assert houses[0].replica.read_local(Key(b"stray")) == b""
     houses[0].replica.write_local(Key(b"x"), b"1")
 
 
-def test_a_new_weight_is_kept_beside_a_rebuild(make_town: MakeTown) -> None:
+def test_a_weight_whose_call_was_refused_is_not_set_later(make_town: MakeTown) -> None:
     town = make_town()
     houses = town.settle(3)
     for house in houses[1:]:
@@ -262,4 +271,114 @@ def test_a_new_weight_is_kept_beside_a_rebuild(make_town: MakeTown) -> None:
     with pytest.raises(SlotsLost):
         town.wait(add(town, houses[1], weight=5))
     town.wait(ensureDeferred(town.proxies[0].roster.accept_loss()))
-    assert [seat.weight for seat in town.proxies[0].roster.state.members] == [1, 5, 1]
+    assert [seat.weight for seat in town.proxies[0].roster.state.members] == [1, 1, 1]
+
+
+def test_a_weight_asked_for_while_its_node_is_rebuilt_is_set(make_town: MakeTown) -> None:
+    town = make_town()
+    houses = town.settle(3)
+    for number in range(100):
+        town.wait(town.put(b"k%d" % number, b"v"))
+    houses[0].restart()
+    town.until(lambda: not town.proxies[0].roster.state.open)
+    town.wait(add(town, houses[0], weight=5))
+    assert town.proxies[0].roster.state.members[0].weight == 5
+    assert town.proxies[0].roster.state.members[0].incarnation == houses[0].replica.incarnation
+
+
+def test_a_zone_is_kept_by_a_later_call_that_names_none(make_town: MakeTown) -> None:
+    town = make_town()
+    houses = town.settle(3)
+    first = ensureDeferred(town.proxies[0].roster.add(houses[0].url, 2, "z"))
+    town.until(lambda: not town.proxies[0].roster.state.open)
+    town.wait(add(town, houses[0], weight=3))
+    first.addErrback(lambda failure: failure.trap(ChangeFailed))
+    seat = town.proxies[0].roster.state.members[0]
+    assert (seat.weight, seat.zone) == (3, "z")
+
+
+def test_a_member_given_up_does_not_stand_in_the_way_of_the_next_rebuild(make_town: MakeTown) -> None:
+    town = make_town()
+    first, second, third = town.settle(3)
+    town.wait(town.put(b"k", b"v", level=Level.ALL))
+    third.crash()
+    first.restart()
+    town.run(8)
+    roster = town.proxies[0].roster
+    town.wait(ensureDeferred(roster.accept_loss([roster.state.members[2].id])))
+    assert value_of(town.wait(town.get(b"k"))) == b"v"
+    second.restart()
+    town.run(8)
+    town.wait(ensureDeferred(roster.accept_loss([roster.state.members[2].id])))
+    assert value_of(town.wait(town.get(b"k"))) == b"v"
+
+
+def test_a_loss_that_could_not_be_accepted_is_not_accepted_later(make_town: MakeTown) -> None:
+    town = make_town()
+    first, second, third = town.settle(3)
+    town.wait(town.put(b"k", b"v", level=Level.ALL))
+    third.crash()
+    first.restart()
+    town.run(8)
+    roster = town.proxies[0].roster
+    accepting = ensureDeferred(roster.accept_loss([roster.state.members[2].id]))
+    town.until(lambda: any(wish.accept_loss for wish in roster.state.pending))
+    second.crash()
+    with pytest.raises(KvError):
+        town.wait(accepting)
+    assert not any(wish.accept_loss for wish in roster.state.pending)
+    third.up = True
+    town.run(5)
+    second.restart()
+    town.run(20)
+    assert third.engine.totals().keys == 1, "the only good copy is still there"
+
+
+def test_accepting_the_loss_of_one_member_is_not_accepting_that_of_another(
+    make_town: MakeTown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    town = make_town()
+    first, second, third = town.settle(3)
+    town.cut.add(("proxy0", third.url))
+    town.wait(town.put(b"k", b"acknowledged"))
+    town.cut.clear()
+    town.run(6)
+    slow_infos(monkeypatch, "proxy0", third.url, 1.5)
+    first.restart()
+    town.until(lambda: bool(town.proxies[0].roster.state.pending))
+    accepting = ensureDeferred(town.proxies[0].roster.accept_loss())
+    accepting.addErrback(lambda failure: failure.trap(KvError))
+    town.until(lambda: any(wish.accept_loss for wish in town.proxies[0].roster.state.pending))
+    second.restart()
+    town.run(20)
+    with pytest.raises(Unreached):
+        town.wait(town.get(b"k"))
+    assert isinstance(town.proxies[0].mover.trouble, SlotsLost)
+
+
+def test_a_proxy_that_stops_answers_everybody_who_waits_for_a_change(make_town: MakeTown) -> None:
+    town = make_town(proxies=2)
+    town.settle(1)
+    town.proxies[0].mover._store.lead = lambda: succeed(False)  # type: ignore[method-assign]
+    town.wait(ensureDeferred(town.proxies[1].stop()))
+    waiting = [add(town, house) for house in town.build(3)]
+    town.run(1)
+    stopping = town.proxies.pop(0)
+    town.proxies.pop(0)
+    town.wait(ensureDeferred(stopping.stop()))
+    for call in waiting:
+        with pytest.raises(ChangeFailed, match="stopping"):
+            town.wait(call)
+
+
+def test_a_wish_that_cannot_begin_does_not_keep_the_store_busy(make_town: MakeTown, tmp_path: Path) -> None:
+    town = make_town()
+    houses = town.settle(3)
+    houses[0].restart()
+    houses[1].restart()
+    town.run(5)
+    seen: set[int] = set()
+    for _ in range(100):
+        town.run(0.1)
+        seen.add((tmp_path / "state.json").stat().st_ino)
+    assert len(seen) == 1

@@ -12,7 +12,11 @@ from tests.cluster.town import Town, value_of
 from twisted_kv.errors import ChangeFailed, ForeignNode, KvError, NodeHasData, NotANode, Unreached
 from twisted_kv.names import Key, NodeId
 from twisted_kv.quorum import Level
+from twisted_kv.register import Cell
 from twisted_kv.ring import slot_of
+from twisted_kv.storage.engine import Change
+from twisted_kv.versions import HybridClock, Record, Version
+from twisted_kv.wire import Join
 
 MakeTown = Callable[..., Town]
 
@@ -302,10 +306,10 @@ def test_who_is_no_node_or_somebody_elses_is_refused(make_town: MakeTown, tmp_pa
     with pytest.raises(NotANode):
         town.wait(ensureDeferred(roster.add("http://nobody:1", 1)))
     foreign, hoarder = town.build(2)
-    from twisted_kv.wire import Join
-
     foreign.replica.join(Join("c-other", "n-1"))
-    hoarder.replica.write_local(Key(b"mine"), b"v")
+    ballot = HybridClock(town.wall_ms, 1).tick()
+    own = Cell(ballot, ballot, Record(Version(ballot), b"v").encode())
+    hoarder.engine.apply([Change(slot_of(b"mine"), Key(b"mine"), own)])
     with pytest.raises(ForeignNode):
         town.wait(ensureDeferred(roster.add(foreign.url, 1)))
     with pytest.raises(NodeHasData):

@@ -165,12 +165,12 @@ def test_slots_that_too_few_remember_are_lost_or_start_empty_or_are_accepted(sta
             continue
         if not remembering and had <= case.forgetful:
             emptied += len(slots)
-        elif not state.change.accept_loss:
+        elif had - remembering - set(state.change.accepted):
             lost += len(slots)
     assert (plan.emptied, plan.lost) == (emptied, lost)
 
 
-def closed(members: list[Seat], seats: list[Seat], accept_loss: bool = False, replicas: int = 3) -> State:
+def closed(members: list[Seat], seats: list[Seat], accepted: tuple[str, ...] = (), replicas: int = 3) -> State:
     return State(
         STATE_FORMAT,
         "c-1",
@@ -178,7 +178,7 @@ def closed(members: list[Seat], seats: list[Seat], accept_loss: bool = False, re
         replicas,
         1,
         members=tuple(members),
-        change=Change("change", "join", tuple(seats), accept_loss),
+        change=Change("change", "join", tuple(seats), accepted),
     )
 
 
@@ -202,7 +202,8 @@ def test_one_of_three_that_forgot_is_filled_from_both_others() -> None:
 def test_two_of_three_that_forgot_lose_every_slot_until_the_operator_accepts_it() -> None:
     seats = [seat(0, life=2, forgetful=True), seat(1, life=2, forgetful=True), seat(2, forgetful=True)]
     assert (planned(closed(THREE, seats)).lost, planned(closed(THREE, seats)).emptied) == (SLOTS, 0)
-    plan = planned(closed(THREE, seats, accept_loss=True))
+    assert planned(closed(THREE, seats, accepted=(seats[0].id,))).lost == SLOTS, "the other one's was not accepted"
+    plan = planned(closed(THREE, seats, accepted=(seats[0].id, seats[1].id)))
     assert (plan.lost, plan.emptied) == (0, 0)
     assert {(fill.sources, fill.needed) for fill in plan.fills} == {(("n-2",), 1)}
 
@@ -256,7 +257,7 @@ def test_all_that_is_pending_becomes_one_change(members: list[Seat], many: list[
     assert (next_.epoch, next_.open, next_.pending, next_.members) == (5, False, (), state.members)
     assert {seat.id: seat for seat in change.seats} == {seat.id: seat for seat in members} | waiting
     assert [seat.id for seat in change.seats][: len(members)] == [seat.id for seat in members], "nobody changes places"
-    assert change.accept_loss == any(wish.accept_loss for wish in state.pending)
+    assert set(change.accepted) == {wish.seat.id for wish in state.pending if wish.accept_loss}
     lives = {seat.id: seat.incarnation for seat in members}
     if set(waiting) - set(lives):
         assert change.kind == "join"
@@ -304,7 +305,9 @@ def test_a_finished_or_cancelled_change_is_gone_and_clients_are_served() -> None
 
 names = st.text(max_size=8)
 any_seat = st.builds(Seat, names, names, st.integers(1, 100), names, names, st.booleans())
-any_change = st.builds(Change, names, names, st.lists(any_seat, max_size=3).map(tuple), st.booleans())
+any_change = st.builds(
+    Change, names, names, st.lists(any_seat, max_size=3).map(tuple), st.lists(names, max_size=2).map(tuple)
+)
 any_state = st.builds(
     State,
     st.just(STATE_FORMAT),
@@ -356,7 +359,9 @@ GOLDEN = b"""{
         "forgetful": false
       }
     ],
-    "accept_loss": false
+    "accepted": [
+      "n-aa"
+    ]
   },
   "pending": [
     {
@@ -382,7 +387,7 @@ GOLDEN_STATE = State(
     256,
     1,
     (FIRST,),
-    Change("c-bb", "join", (FIRST, Seat("n-cc", "http://127.0.0.1:8082", 1, "", "i-2")), False),
+    Change("c-bb", "join", (FIRST, Seat("n-cc", "http://127.0.0.1:8082", 1, "", "i-2")), ("n-aa",)),
     (Wish(Seat("n-dd", "http://127.0.0.1:8083", 1, "", "i-3"), True),),
 )
 
@@ -476,8 +481,20 @@ def test_a_new_weight_and_a_rebuild_of_one_member_do_not_undo_each_other() -> No
     both = Wish(msgspec.structs.replace(member, weight=5, incarnation="i-2"), accept_loss=True)
     assert wished(wished(state, heavier), rebuilt).pending == (both,)
     assert wished(wished(state, rebuilt), heavier).pending == (both,)
-    assert without(wished(state, heavier), heavier) == state
-    assert without(wished(state, heavier), rebuilt).pending == (heavier,), "only the wish as it is"
+    assert without(wished(state, heavier), "n-1") == state
+    assert without(wished(wished(state, heavier), rebuilt), "n-1", "weight", "zone").pending == (rebuilt,)
+    assert without(wished(state, heavier), "n-1", "weight", "zone") == state
+    assert without(wished(state, heavier), "n-2").pending == (heavier,)
+
+
+def test_a_member_given_up_for_lost_remembers_nothing_when_another_one_forgets() -> None:
+    seats = tuple(Seat(f"n-{number}", f"http://localhost:{number}", incarnation="i") for number in range(3))
+    given_up = (msgspec.structs.replace(seats[0], incarnation=""), *seats[1:])
+    state = State(STATE_FORMAT, "c-1", 4, vnodes=1, members=given_up)
+    forgot = msgspec.structs.replace(seats[1], incarnation="i-2")
+    assert planned(begun(wished(state, Wish(forgot)), "c")).lost == SLOTS
+    plan = planned(begun(wished(state, Wish(forgot, accept_loss=True)), "c"))
+    assert {(fill.sources, fill.targets) for fill in plan.fills} == {(("n-2",), ("n-1",))}
 
 
 def test_a_member_given_up_for_lost_is_neither_read_nor_filled() -> None:

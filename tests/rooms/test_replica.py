@@ -5,12 +5,13 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from twisted_kv.errors import ChangeUnderWay, ForeignNode, MalformedBody, NodeHasData, PeerRefused
+from twisted_kv.errors import ChangeUnderWay, ForeignNode, MalformedBody, NodeHasData, NotAMember, PeerRefused
 from twisted_kv.limits import Limits
 from twisted_kv.names import Key, Slot
-from twisted_kv.register import ACCEPT, FETCH, PREPARE, READ, Op
+from twisted_kv.register import ACCEPT, FETCH, PREPARE, READ, Cell, Op
 from twisted_kv.replica import Replica
 from twisted_kv.ring import SLOTS, slot_of
+from twisted_kv.storage.engine import Change
 from twisted_kv.storage.memory import MemoryEngine
 from twisted_kv.versions import NONE, Ballot, HybridClock, Record, Version, decode_record
 from twisted_kv.wire import (
@@ -324,7 +325,9 @@ def test_a_member_does_not_become_somebody_else(room: Room, join: Join) -> None:
 
 def test_a_node_with_data_of_its_own_joins_nobody() -> None:
     room = Room()
-    room.replica.write_local(Key(b"mine"), b"v")
+    room.engine.apply(
+        [Change(slot_of(b"mine"), Key(b"mine"), Cell(BALLOT, BALLOT, Record(Version(BALLOT), b"v").encode()))]
+    )
     with pytest.raises(NodeHasData):
         room.replica.join(Join("c-1", "n-1"))
     assert (room.replica.joined, room.value(b"mine")) == (False, b"v")
@@ -357,6 +360,13 @@ def test_info_says_what_is_there(room: Room) -> None:
 
 
 # The original's two calls.
+
+
+def test_a_node_without_a_cluster_takes_no_write_that_would_keep_it_from_joining_one() -> None:
+    room = Room()
+    with pytest.raises(NotAMember):
+        room.replica.write_local(Key(b"k"), b"v")
+    assert room.engine.totals().bytes == 0
 
 
 def test_a_local_write_is_read_locally_and_replaces_the_one_before(room: Room) -> None:

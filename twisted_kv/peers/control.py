@@ -58,13 +58,13 @@ class Control:
             raise NotANode(f"the node at {url} speaks format {info.format}, this proxy {FORMAT}", "upgrade one of them")
         return info
 
-    async def join(self, url: str, cluster: str, member: str, rebuild: bool = False) -> Info:
-        """Give a node its identity; see ``wire.Join``.
+    async def join(self, url: str, cluster: str, member: str) -> Info:
+        """Give a node its identity.
 
         :raises ForeignNode: if it is a member elsewhere.
         :raises NodeHasData: if it holds data without being a member.
         """
-        answer = await self._request("POST", url, "join", msgspec.json.encode(Join(cluster, member, rebuild)), JSON)
+        answer = await self._request("POST", url, "join", msgspec.json.encode(Join(cluster, member)), JSON)
         if answer.code == 200:
             return msgspec.json.decode(answer.body, type=Info)
         problem = _problem(answer)

@@ -29,6 +29,7 @@ STATUS: dict[type[KvError], int] = {
     errors.Overloaded: 429,
     errors.NoNodes: 503,
     errors.ChangeUnderWay: 503,
+    errors.NotAMember: 503,
     errors.SlotsLost: 503,
     errors.NotANode: 422,
     errors.ForeignNode: 409,
