@@ -60,6 +60,9 @@ class Limits:
     chain_step_s: float = 1.0
     """How long a level-one read waits for one owner before it asks the next, within the operation's own time."""
 
+    connect_attempt_s: float = 0.02
+    """How long one address of a node is tried alone before the next one is tried beside it (RFC 8305, section 5)."""
+
     control_timeout_s: float = 5.0
     """How long a probe, a handshake or an announcement may take."""
 

@@ -59,11 +59,6 @@ def drawn_by_a_clock(ballot: bytes) -> bool:
     return len(ballot) == len(NONE) and ballot != NONE and ballot[0] < 0x80
 
 
-def ballot_ms(ballot: Ballot) -> int:
-    """Milliseconds since 1970 of the clock that drew a ballot."""
-    return int(_BALLOT.unpack(ballot)[0]) >> COUNTER_BITS
-
-
 RECORD_FORMAT = 1
 _HEAD = struct.Struct(">BB16sQHI")
 _TOMBSTONE = 1

@@ -14,7 +14,6 @@ from twisted_kv.versions import (
     HybridClock,
     Record,
     Version,
-    ballot_ms,
     decode_record,
     is_tombstone,
     record_version,
@@ -32,6 +31,11 @@ records = st.builds(
     st.binary(max_size=255),
     st.integers(0, 2**64 - 1),
 )
+
+
+def ballot_ms(ballot: Ballot) -> int:
+    """Milliseconds since 1970 of the clock that drew a ballot: its first 48 bits."""
+    return int.from_bytes(ballot[:6], "big")
 
 
 def clock_of(readings: list[int], writer: int) -> HybridClock:

@@ -9,13 +9,22 @@ from typing import Any
 from hyperlink import EncodedURL
 from treq.client import HTTPClient, IndexableCookieJar
 from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectError, DNSLookupError
-from twisted.internet.interfaces import IConsumer, IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IConsumer, IDelayedCall, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
-from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone, ResponseNeverReceived, _HTTP11ClientFactory
+from twisted.web.client import (
+    URI,
+    Agent,
+    BrowserLikePolicyForHTTPS,
+    HTTPConnectionPool,
+    ResponseDone,
+    ResponseNeverReceived,
+    _HTTP11ClientFactory,
+)
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
 
 from ..errors import KvError, PeerSilent, PeerUnreachable
@@ -135,6 +144,32 @@ class _QuietFactory(_HTTP11ClientFactory):
     noisy = False
 
 
+@implementer(IAgentEndpointFactory)
+class Endpoints:
+    """Connects to nodes by name or address.
+
+    Twisted's endpoint learns that a connection was refused only when its next attempt is due, which by default is
+    after 0.3 s, on the only address there is as well: as long as three reads take.
+    """
+
+    def __init__(self, reactor: Any, limits: Limits) -> None:
+        self._reactor = reactor
+        self._limits = limits
+        self._tls = BrowserLikePolicyForHTTPS()
+
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        endpoint = HostnameEndpoint(
+            self._reactor,
+            uri.host.strip(b"[]"),
+            uri.port,
+            timeout=self._limits.control_timeout_s,
+            attemptDelay=self._limits.connect_attempt_s,
+        )
+        if uri.scheme == b"https":
+            return wrapClientTLS(self._tls.creatorForNetloc(uri.host, uri.port), endpoint)
+        return endpoint
+
+
 class HttpTransport:
     """Requests over a pool of connections. See ``peer.Transport``.
 
@@ -152,7 +187,7 @@ class HttpTransport:
         # Shorter than a server's idle time-out, so that a stale connection is the exception.
         self._pool.cachedConnectionTimeout = 30
         if agent is None:
-            agent = Agent(reactor, connectTimeout=limits.control_timeout_s, pool=self._pool)
+            agent = Agent.usingEndpointFactory(reactor, Endpoints(reactor, limits), self._pool)
         self._cookies = _NoCookies()
         self._client = HTTPClient(PlainAgent(agent), self._cookies, data_to_body_producer=WholeBody)
         self._url = lru_cache(maxsize=1024)(_Url.of)
