@@ -126,13 +126,18 @@ class Filling:
             for stream in streams:
                 for row in stream.take(horizon):
                     found.setdefault(row.key, []).append(row)
-            agreed = [rows[0] for rows in found.values() if _agree(rows, len(streams))]
+            agreed: list[Row] = []
+            disputed: list[Key] = []
+            for key, rows in found.items():
+                if _agree(rows, len(streams)):
+                    agreed.append(rows[0])
+                else:
+                    disputed.append(Key(key))
             if agreed:
                 ops = [Op(ACCEPT, row.key, row.ballot, row.record) for row in agreed]
                 for node in fill.targets:
                     await self._control.ask(self._seats[node], self._state, ops)
                 self.copied += len(agreed) * len(fill.targets)
-            disputed = [Key(key) for key, rows in found.items() if not _agree(rows, len(streams))]
             if disputed:
                 await self._settle(fill, disputed)
 

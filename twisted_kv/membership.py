@@ -12,7 +12,7 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 
-from .errors import StateUnusable
+from .errors import StateBehind, StateUnusable
 from .names import ClusterId, Epoch, NodeId, Slot
 from .quorum import blocking, majority
 from .ring import HASH_VERSION, Member, Ring, runs
@@ -76,6 +76,24 @@ class State(msgspec.Struct, frozen=True):
 
     def seat(self, node: str) -> Seat | None:
         return next((seat for seat in self.members if seat.id == node), None)
+
+
+def found(state: State | None) -> State:
+    """Give what a store holds.
+
+    :raises StateUnusable: if it holds nothing any more.
+    """
+    if state is None:
+        raise StateUnusable("the state document is gone", "restore it; nodes keep a copy of it")
+    return state
+
+
+def behind(state: State, shown: int, node: str = "a node") -> StateBehind:
+    """Say that a node knows a newer epoch than the store."""
+    return StateBehind(
+        f"{node} is at epoch {shown}, the state store at {state.epoch}",
+        "the store was set back or replaced: restore its newest document; nodes keep a copy of it",
+    )
 
 
 def founded(cluster_id: ClusterId, replicas: int, vnodes: int) -> State:

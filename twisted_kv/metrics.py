@@ -15,15 +15,11 @@ _BATCH_OPS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
-class NodeMetrics:
-    """What a storage node counts."""
+class Metrics:
+    """One daemon's registry."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.batch_ops = Histogram(
-            "kv_node_batch_operations", "Operations in one batch", buckets=_BATCH_OPS, registry=self.registry
-        )
-        self.refusals = Counter("kv_node_refused_batches", "Batches refused whole", ["reason"], registry=self.registry)
 
     def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
         Gauge(name, help_text, registry=self.registry).set_function(read)
@@ -32,11 +28,22 @@ class NodeMetrics:
         return generate_latest(self.registry)
 
 
-class ProxyMetrics:
+class NodeMetrics(Metrics):
+    """What a storage node counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batch_ops = Histogram(
+            "kv_node_batch_operations", "Operations in one batch", buckets=_BATCH_OPS, registry=self.registry
+        )
+        self.refusals = Counter("kv_node_refused_batches", "Batches refused whole", ["reason"], registry=self.registry)
+
+
+class ProxyMetrics(Metrics):
     """What a proxy counts."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        super().__init__()
         self.operations = Counter(
             "kv_operations",
             "Client operations by kind, level and how they ended",
@@ -60,9 +67,3 @@ class ProxyMetrics:
         self.batch_failures = Counter(
             "kv_batch_failures", "Batches that got no answer", ["node", "lane"], registry=self.registry
         )
-
-    def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
-        Gauge(name, help_text, registry=self.registry).set_function(read)
-
-    def render(self) -> bytes:
-        return generate_latest(self.registry)

@@ -26,8 +26,10 @@ from .membership import (
     State,
     Wish,
     begun,
+    behind,
     cancelled,
     finished,
+    found,
     planned,
     put_right,
     taken_over,
@@ -123,10 +125,7 @@ class Mover:
             self._store.resign()
 
     async def _read(self) -> State:
-        state = await self._store.read()
-        if state is None:
-            raise StateUnusable("the state document is gone", "restore it; nodes keep a copy of it")
-        return state
+        return found(await self._store.read())
 
     async def _looked_at(self, state: State) -> dict[NodeId, Info]:
         """Ask everybody concerned who they are; give who answered as the member that they should be.
@@ -137,14 +136,11 @@ class Mover:
         seats = {seat.id: seat for seat in (*state.members, *(wish.seat for wish in state.pending))}
         if state.change is not None:
             seats |= {seat.id: seat for seat in state.change.seats}
-        found = await self._each(seats.values(), lambda seat: self._control.info(seat.url))
-        present = {node: info for node, info in found.items() if info.member == node}
+        answers = await self._each(seats.values(), lambda seat: self._control.info(seat.url))
+        present = {node: info for node, info in answers.items() if info.member == node}
         for node, info in present.items():
             if info.cluster == state.cluster_id and info.epoch > state.epoch:
-                raise StateBehind(
-                    f"{node} is at epoch {info.epoch}, the state store at {state.epoch}",
-                    "the store was set back or replaced: restore its newest document; nodes keep a copy of it",
-                )
+                raise behind(state, info.epoch, node)
         return present
 
     async def _put_right(self, state: State, present: Mapping[NodeId, Info]) -> State:
@@ -166,7 +162,7 @@ class Mover:
                     self.log.warn("{node} at {url} does not answer; its change is given up", node=node, url=seat.url)
                     gone.append(node)
             elif info.incarnation != seat.incarnation:
-                now = msgspec.structs.replace(seat, incarnation=info.incarnation, forgetful=info.engine == "memory")
+                now = msgspec.structs.replace(seat, incarnation=info.incarnation, forgetful=info.forgetful)
                 renewed.append(Wish(now, wish is not None and wish.accept_loss))
 
         def step(now: State) -> State:

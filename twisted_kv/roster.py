@@ -24,11 +24,9 @@ from .errors import (
     MayRemember,
     NodeHasData,
     NothingLost,
-    StateBehind,
-    StateUnusable,
 )
 from .limits import Limits
-from .membership import Seat, State, View, Wish, base_of, wished, without
+from .membership import Seat, State, View, Wish, base_of, behind, found, wished, without
 from .names import Epoch, NodeId
 from .peers.control import Control
 from .peers.queue import Queues
@@ -87,12 +85,12 @@ class Roster:
         self.ahead_of_store: Epoch | None = None
         """The highest epoch that a node showed, where the store knows none so high."""
 
-    async def start(self, found: Callable[[State | None], State]) -> State:
+    async def start(self, founding: Callable[[State | None], State]) -> State:
         """Read the state, or found a cluster, and begin to watch.
 
-        :param found: a store transaction that gives the state to start with, or refuses what it finds.
+        :param founding: a store transaction that gives the state to start with, or refuses what it finds.
         """
-        state = await self._store.update(found)
+        state = await self._store.update(founding)
         self.take_up(state)
         self._stop_watching = self._store.watch(self.take_up)
         self._probes.start()
@@ -129,7 +127,6 @@ class Roster:
         for waiter in list(self._waiters):
             # What one of them does when it fires may end another one.
             if waiter in self._waiters and waiter[0](state):
-                self._waiters.remove(waiter)
                 waiter[1].callback(state)
 
     # What clients of /AddServer and /v1/cluster ask.
@@ -169,7 +166,7 @@ class Roster:
         """
         members = self.state.members
         await self._probe_all()
-        silent = [seat for seat in members if not self._answered(seat)]
+        silent = [seat for seat in members if self.info_of(seat) is None]
         unsaid = [seat for seat in silent if seat.id not in dead]
         if unsaid:
             names = ",".join(seat.id for seat in unsaid)
@@ -192,9 +189,10 @@ class Roster:
             raise
         return [seat.id for seat in seats]
 
-    def _answered(self, seat: Seat) -> bool:
+    def info_of(self, seat: Seat) -> Info | None:
+        """What a member said of itself when it was last asked, None if it did not answer."""
         sighting = self.sightings.get(NodeId(seat.id))
-        return sighting is not None and sighting.info is not None
+        return sighting.info if sighting is not None else None
 
     @staticmethod
     def _rebuilding(state: State, seats: Iterable[Seat], accept_loss: bool = False) -> State:
@@ -235,19 +233,13 @@ class Roster:
             state = await self._store.read()
             if state is not None:
                 self.take_up(state)
-            behind = state is None or state.epoch < shown
-            if behind and (self.ahead_of_store is None or self.ahead_of_store < shown):
-                error = self.behind(shown)
+            is_behind = state is None or state.epoch < shown
+            if is_behind and (self.ahead_of_store is None or self.ahead_of_store < shown):
+                error = behind(self.state, shown)
                 self.log.error("{detail}; {hint}", detail=error.detail, hint=error.hint)
                 self.ahead_of_store = shown
         finally:
             self._refreshing = False
-
-    def behind(self, shown: Epoch) -> StateBehind:
-        return StateBehind(
-            f"a node is at epoch {shown}, the state store at {self.state.epoch}",
-            "the store was set back or replaced: restore its newest document; nodes keep a copy of it",
-        )
 
     def _known(self, info: Info) -> Seat | None:
         """Find the seat of whoever answered, however it was addressed.
@@ -282,15 +274,10 @@ class Roster:
             info = await self._control.info(url)
             if info.cluster != state.cluster_id:
                 raise
-        return Seat(info.member, url, weight, zone, info.incarnation, forgetful=info.engine == "memory")
+        return Seat(info.member, url, weight, zone, info.incarnation, forgetful=info.forgetful)
 
     async def _update(self, step: Callable[[State], State]) -> None:
-        def checked(state: State | None) -> State:
-            if state is None:
-                raise StateUnusable("the state document is gone", "restore it; nodes keep a copy of it")
-            return step(state)
-
-        self.take_up(await self._store.update(checked))
+        self.take_up(await self._store.update(lambda state: step(found(state))))
 
     async def _fulfilled(self, node: str, seat_of: Callable[[Seat | None], Seat], wanted: Seat, *fields: str) -> Seat:
         """Record a wish and wait for its change; one that cannot be fulfilled now is given up again.
@@ -330,8 +317,6 @@ class Roster:
         self._waiters.append(entry)
 
         def give_up() -> None:
-            if entry in self._waiters:
-                self._waiters.remove(entry)
             waiter.errback(
                 ChangeFailed(
                     f"the change did not end within {patience_s:g} s; if it has begun it goes on",
@@ -395,11 +380,10 @@ class Roster:
 
     def _renewed(self, seat: Seat) -> Seat | None:
         """The seat with the incarnation it has now, if that is another one."""
-        sighting = self.sightings.get(NodeId(seat.id))
-        if sighting is None or sighting.info is None or sighting.info.incarnation == seat.incarnation:
+        info = self.info_of(seat)
+        if info is None or info.incarnation == seat.incarnation:
             return None
-        info = sighting.info
-        return msgspec.structs.replace(seat, incarnation=info.incarnation, forgetful=info.engine == "memory")
+        return msgspec.structs.replace(seat, incarnation=info.incarnation, forgetful=info.forgetful)
 
     def clock_ahead_s(self) -> float:
         """How far this proxy's clock is ahead of most nodes' (of the median one's)."""

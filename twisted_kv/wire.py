@@ -121,6 +121,11 @@ class Info(msgspec.Struct):
     now_ms: int
     version: str
 
+    @property
+    def forgetful(self) -> bool:
+        """Whether a restart empties the node, so that nothing can be hoped for from its return."""
+        return self.engine == "memory"
+
 
 class Join(msgspec.Struct):
     """Gives a node its identity, as JSON to ``/node/v1/join``."""

@@ -9,7 +9,7 @@ from klein import Klein
 
 from ..errors import MalformedKey, SlotsLost, StateBehind, StateUnusable
 from ..limits import Limits
-from ..membership import Seat
+from ..membership import Seat, behind
 from ..metrics import CONTENT_TYPE, ProxyMetrics
 from ..mover import Mover
 from ..names import NodeId
@@ -40,14 +40,13 @@ class ClusterDoor:
     def member_state(self, seat: Seat) -> str:
         """One of ``up``, ``down``, ``joining`` and ``rebuilding``."""
         state = self.roster.state
-        if state.seat(seat.id) is None:
-            return "joining"
-        sighting = self.roster.sightings.get(NodeId(seat.id))
-        if sighting is None or sighting.info is None:
-            return "down"
         counted = state.seat(seat.id)
-        assert counted is not None
-        return "up" if sighting.info.incarnation == counted.incarnation else "rebuilding"
+        if counted is None:
+            return "joining"
+        info = self.roster.info_of(seat)
+        if info is None:
+            return "down"
+        return "up" if info.incarnation == counted.incarnation else "rebuilding"
 
     def describe(self) -> dict[str, Any]:
         state, view = self.roster.state, self.roster.view
@@ -76,8 +75,7 @@ class ClusterDoor:
         }
 
     def _member(self, seat: Seat, owned: float) -> dict[str, Any]:
-        sighting = self.roster.sightings.get(NodeId(seat.id))
-        info = sighting.info if sighting else None
+        info = self.roster.info_of(seat)
         return {
             "id": seat.id,
             "url": seat.url,
@@ -130,7 +128,7 @@ class ClusterDoor:
         if isinstance(self._mover.trouble, (SlotsLost, StateBehind, StateUnusable)):
             found.append(f"{self._mover.trouble.detail}; {self._mover.trouble.hint}")
         if self.roster.ahead_of_store is not None:
-            error = self.roster.behind(self.roster.ahead_of_store)
+            error = behind(self.roster.state, self.roster.ahead_of_store)
             found.append(f"{error.detail}; {error.hint}")
         ahead_s = self.roster.clock_ahead_s()
         if ahead_s > self._limits.clock_ahead_s_max:
