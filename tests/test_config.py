@@ -36,7 +36,7 @@ def toml(tmp_path: Path) -> WriteToml:
 
 def test_the_defaults_are_those_of_the_original_on_loopback() -> None:
     node, proxy, cluster = (configured(shape, {}, None) for shape in SHAPES)
-    assert (node.port, node.interface, node.engine, node.limits) == (8081, "127.0.0.1", "memory", Limits())
+    assert (node.port, node.interface, node.engine, node.limits) == (8081, "127.0.0.1", "rocksdb", Limits())
     assert (proxy.port, proxy.interface, proxy.consistency, proxy.nodes) == (8080, "127.0.0.1", "strong", [])
     assert (proxy.replicas, proxy.vnodes) == (None, None), "an existing cluster's own numbers hold"
     assert (cluster.nodes, cluster.port, list(cluster.node_ports)) == (3, 8080, [8081, 8082, 8083])
@@ -95,7 +95,7 @@ WRONG_LINES = [
         "consistency: invalid enum value 'most', choose from one, strong, quorum, all",
     ),
     (ProxyConfig, "port = true", "port: expected `int`, got `bool`"),
-    (NodeConfig, 'engine = "paper"', "engine: invalid enum value 'paper', choose from memory"),
+    (NodeConfig, 'engine = "paper"', "engine: invalid enum value 'paper', choose from rocksdb, memory"),
     (NodeConfig, "data_dir = []", "data_dir: expected `str | null`, got `array`"),
     (NodeConfig, "[limits]\nbatch_timeout_s = 'long'", "limits.batch_timeout_s: expected `float`, got `str`"),
     (ClusterConfig, "nodes = 0", "nodes: expected `int` >= 1"),
@@ -124,7 +124,7 @@ def test_limits_that_are_no_table_are_named(text: str, toml: WriteToml) -> None:
 WRONG_FLAGS = [
     (NodeConfig, {"port": "0"}, "--port: expected `int` >= 1"),
     (NodeConfig, {"port": "80x"}, "--port: expected `int`, got `str`"),
-    (NodeConfig, {"engine": "paper"}, "--engine: invalid enum value 'paper', choose from memory"),
+    (NodeConfig, {"engine": "paper"}, "--engine: invalid enum value 'paper', choose from rocksdb, memory"),
     (ProxyConfig, {"replicas": "x"}, "--replicas: expected `int | null`, got `str`"),
     (ProxyConfig, {"vnodes": "0"}, "--vnodes: expected `int` >= 1"),
     (ProxyConfig, {"consistency": ""}, "--consistency: invalid enum value '', choose from one, strong, quorum, all"),

@@ -5,14 +5,14 @@ movement of data is the same idempotent accept, so that anything may be interrup
 
 floor 0, the laws: no Twisted, no clock, no randomness, no files
     ``names`` ``errors`` ``limits``     what things are called, what goes wrong, how much is too much
-    ``versions`` ``register``           ballots and records; what one key is: the acceptor's rules
+    ``versions`` ``register`` ``digest``  ballots and records; what one key is: the acceptor's rules
     ``conversation`` ``writing`` ``reading``   what a proxy says to a key's owners, as state machines
     ``ring`` ``quorum`` ``membership`` ``seating``   who owns what; how many are enough; the state and its changes
     ``liveness`` ``wire``               who is avoided; bytes to messages and back
 floor 1, the disk, and what is counted
     ``storage`` ``metrics``
 floor 2, one replica, and the way to the others
-    ``replica`` ``peers`` ``state`` ``periodic``
+    ``replica`` ``identity`` ``commit`` ``peers`` ``state`` ``periodic``
 floor 3, conversations, one purpose each
     ``chain`` ``coordinator``           a client's operation
     ``roster`` ``mover`` ``filling``      membership and epochs; carrying a change of the ring out

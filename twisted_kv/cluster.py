@@ -109,7 +109,7 @@ class Cluster(Service):
             state.replace(state.with_suffix(".json.old"))
         place = ("--interface", config.interface, "--port")
         for name, port in zip(self._nodes, config.node_ports, strict=True):
-            add(name, "kvnode", *place, str(port), "--engine", config.engine)
+            add(name, "kvnode", *place, str(port), "--engine", config.engine, "--sync", config.sync)
         add("proxy", "kvproxy", *place, str(config.port), "--nodes", ",".join(self._nodes.values()))
         self._children.startService()
         self._rounds.start()

@@ -24,7 +24,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     port: Port = 8081
     interface: str = "127.0.0.1"
     data_dir: str | None = None
-    engine: Literal["memory"] = "memory"
+    engine: Literal["rocksdb", "memory"] = "rocksdb"
+    sync: Literal["always", "interval", "never"] = "always"
     limits: Limits = Limits()
 
     @property
@@ -67,7 +68,8 @@ class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     base_port: Port = 8081
     port: Port = 8080
     interface: str = "127.0.0.1"
-    engine: Literal["memory"] = "memory"
+    engine: Literal["rocksdb", "memory"] = "rocksdb"
+    sync: Literal["always", "interval", "never"] = "always"
     data_dir: str | None = None
 
     @property

@@ -155,6 +155,36 @@ class SlotsLost(KvError):
     title = "Too few replicas remember this part of the data"
 
 
+# What a node's disk does.
+
+
+class Damaged(KvError):
+    """What is stored cannot be read, or its checksum fails: it is not shown, not copied, and does not vote."""
+
+    slug = "record-damaged"
+    title = "What is stored here cannot be read"
+
+
+class DiskBusy(KvError):
+    slug = "disk-busy"
+    title = "The disk cannot keep up"
+
+
+class DiskFull(KvError):
+    slug = "disk-full"
+    title = "The disk is full"
+
+
+class DiskFailed(KvError):
+    slug = "disk-failed"
+    title = "The disk has failed"
+
+
+class Stopping(KvError):
+    slug = "stopping"
+    title = "The daemon is stopping"
+
+
 # What a change of the cluster runs into.
 
 

@@ -96,6 +96,24 @@ class Limits:
     page_bytes_max: int = 4 * MIB
     """Bytes in one page of a slot copy, unless a single record is larger."""
 
+    keys_page_max: int = 1_000
+    """Keys in one page of a listing: about 10 ms of a node's time."""
+
+    drop_cells_max: int = 2_000
+    """Cells that a node forgets at one order: about 10 ms of its time, after which others have their turn."""
+
+    stall_retry_s: float = 0.01
+    """How soon a write is tried again that the disk had no room for in its queue."""
+
+    disk_free_bytes_min: int = 64 * MIB
+    """Room left on a node's disk below which it takes no more writes: twice what is written out at a time."""
+
+    disk_check_interval_s: float = 1.0
+    """How often that is looked at."""
+
+    sync_interval_s: float = 1.0
+    """How often data is synced in the mode ``interval``: what a power cut can take."""
+
     backoff_s: float = 0.01
     """Mean pause before the second attempt at a contended key; it doubles with each further one."""
 

@@ -36,6 +36,12 @@ class NodeMetrics(Metrics):
         self.batch_ops = Histogram(
             "kv_node_batch_operations", "Operations in one batch", buckets=_BATCH_OPS, registry=self.registry
         )
+        self.sync_seconds = Histogram(
+            "kv_node_sync_seconds", "How long a sync of the log took", buckets=_SECONDS, registry=self.registry
+        )
+        self.damaged = Counter(
+            "kv_node_damaged_reads", "Questions about records that could not be read", registry=self.registry
+        )
         self.refusals = Counter("kv_node_refused_batches", "Batches refused whole", ["reason"], registry=self.registry)
 
 

@@ -9,16 +9,34 @@ from typing import Any
 from klein import Klein
 from twisted.application.service import IService, Service
 from twisted.application.strports import service as listening_service
-from twisted.internet.defer import inlineCallbacks
+from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.error import CannotListenError
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
 
 from . import __version__
+from .commit import AtOnce, Commit, GroupCommit
 from .config import NodeConfig
+from .errors import KvError
 from .metrics import NodeMetrics
-from .options import Leash, NodeOptions, fresh_random, monotonic_reactor, spare_the_collector, wall_ms
+from .options import (
+    Leash,
+    NodeOptions,
+    boot_id,
+    end_at_once,
+    end_with_failure,
+    fresh_random,
+    monotonic_reactor,
+    spare_the_collector,
+    wall_ms,
+)
+from .periodic import Rounds
 from .replica import Replica
+from .storage.engine import Engine
 from .storage.memory import MemoryEngine
+from .storage.opening import ALWAYS, INTERVAL, Disk
 from .web.node import add_node
 from .web.original import add_original_node
 from .web.site import App, KvSite
@@ -44,38 +62,112 @@ class Node(Service):
         self._random = random
         self._now_ms = now_ms
         self._config = config
+        self._door: IService | None = None
+        self._disk: Disk | None = None
+        self._rounds: list[Rounds] = []
 
     def startService(self) -> None:
         super().startService()
-        config, random, metrics = self._config, self._random, NodeMetrics()
-        self._engine = MemoryEngine()
-        replica = Replica(
+        try:
+            self._open()
+        except KvError as error:
+            self.log.critical("the node cannot start: {detail} ({hint})", detail=error.detail, hint=error.hint)
+            end_with_failure(self._reactor)
+
+    def _open(self) -> None:
+        """:raises DiskFailed: if the node's folder cannot be used."""
+        config, random, reactor = self._config, self._random, self._reactor
+        limits, metrics = config.limits, NodeMetrics()
+        engine, commit, incarnation = self._memory() if config.engine == "memory" else self._disk_engine(metrics)
+        replica = self._replica = Replica(
+            reactor,
             self._now_ms,
             random.getrandbits(64),
-            self._engine,
-            f"i-{random.getrandbits(64):016x}",
-            config.limits,
+            engine,
+            commit,
+            incarnation,
+            limits,
+            metrics,
+            self._broken,
             __version__,
         )
-        metrics.watch("kv_node_keys", "Keys that hold a value", lambda: self._engine.totals().keys)
-        metrics.watch("kv_node_bytes", "Bytes of keys and records", lambda: self._engine.totals().bytes)
+        metrics.watch("kv_node_keys", "Keys that hold a value", lambda: engine.totals().keys)
+        metrics.watch("kv_node_bytes", "Bytes of keys and records", lambda: engine.totals().bytes)
         metrics.watch("kv_node_epoch", "The highest epoch this node was shown", lambda: replica.epoch)
-        site = KvSite(
-            self._reactor, node_app(replica, metrics, config), config.limits, config.limits.node_body_bytes_max
-        )
-        self._door = listening(self._reactor, config.interface, config.port, site)
+        for rounds in self._rounds:
+            rounds.start()
+        site = KvSite(reactor, node_app(replica, metrics, config), limits, limits.node_body_bytes_max)
+        self._door = listening(reactor, config.interface, config.port, site)
         self.log.info(
             "kvnode on {url}, engine {engine}, incarnation {incarnation}",
             url=url_of(config.interface, config.port),
-            engine=self._engine.name,
+            engine=engine.name,
             incarnation=replica.incarnation,
         )
 
+    def _draw_incarnation(self) -> str:
+        return f"i-{self._random.getrandbits(64):016x}"
+
+    def _memory(self) -> tuple[Engine, Commit, str]:
+        return MemoryEngine(), AtOnce(), self._draw_incarnation()
+
+    def _disk_engine(self, metrics: NodeMetrics) -> tuple[Engine, Commit, str]:
+        """Open the folder, and say when its answers may leave."""
+        config, reactor, limits = self._config, self._reactor, self._config.limits
+        disk = self._disk = Disk(config.folder, config.sync, boot_id(), self._draw_incarnation)
+        if disk.forgot:
+            self.log.warn("this node does not vote before it is rebuilt: {reason}", reason=disk.forgot)
+        # One thread: a second sync beside the first would only wait for it.
+        self._syncs = ThreadPool(1, 1, "syncs")
+        self._syncs.start()
+        self._rounds.append(
+            Rounds(reactor, self._random, limits.disk_check_interval_s, self._look_at_room, "looks at the room left")
+        )
+        if config.sync == ALWAYS:
+            return (
+                disk.engine,
+                GroupCommit(reactor, disk.engine.sync, self._in_thread, self._broken, metrics),
+                disk.incarnation,
+            )
+        if config.sync == INTERVAL:
+            self._rounds.append(Rounds(reactor, self._random, limits.sync_interval_s, self._sync, "syncs"))
+        return disk.engine, AtOnce(), disk.incarnation
+
+    def _in_thread(self, work: Callable[[], None]) -> Deferred[None]:
+        return deferToThreadPool(self._reactor, self._syncs, work)
+
+    async def _sync(self) -> None:
+        assert self._disk is not None
+        await self._in_thread(self._disk.engine.sync).addErrback(self._broken)
+
+    async def _look_at_room(self) -> None:
+        assert self._disk is not None
+        full = self._disk.free_bytes() < self._config.limits.disk_free_bytes_min
+        if full != self._replica.full:
+            self.log.error("the disk is full, writes are refused") if full else self.log.info("there is room again")
+        self._replica.full = full
+
+    def _broken(self, failure: Failure) -> None:
+        """End at once. What was not answered is not safe, and a sync tried again would say that it is."""
+        self.log.critical("the disk has failed, the node ends: {error}", error=failure.getErrorMessage())
+        if self._disk is not None:
+            self._disk.doubt()
+        end_at_once()
+
     @inlineCallbacks
     def stopService(self) -> Any:
+        """Close the door, stop the rounds, let the last sync end, close the engine: in this order."""
         yield super().stopService()
+        if self._door is None:
+            return
         yield self._door.stopService()
-        self._engine.close()
+        for rounds in self._rounds:
+            yield rounds.stop()
+        self._replica.retire()
+        if self._disk is not None:
+            # The pool ends its work first; answers that waited for it leave in the reactor's next turn.
+            self._syncs.stop()
+            self._disk.close()
 
 
 def url_of(interface: str, port: int) -> str:

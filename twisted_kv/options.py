@@ -29,6 +29,19 @@ def fresh_random() -> Random:
     return Random(os.urandom(32))
 
 
+def boot_id() -> str:
+    """Name this boot of the machine; empty where that cannot be known."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def end_at_once() -> None:
+    """End the process with status 1 and nothing else: no answer may leave any more, and nothing may be tidied up."""
+    os._exit(1)
+
+
 def spare_the_collector() -> None:
     """Let the garbage collector look seldom, and never again at what the start has built.
 
@@ -112,7 +125,8 @@ class NodeOptions(RoleOptions):
         ["port", "p", None, "Port to listen on (8081)."],
         ["interface", "i", None, "Address to listen on (127.0.0.1)."],
         ["data-dir", "d", None, "Folder for everything the node writes (./kvnode-PORT)."],
-        ["engine", "e", None, "Where data is kept: memory, which is empty after every start (memory)."],
+        ["engine", "e", None, "Where data is kept: rocksdb, or memory, which is empty after every start (rocksdb)."],
+        ["sync", None, None, "When rocksdb syncs: always, before each answer; interval, every second; never (always)."],
         ["config", "c", None, "TOML file with the same options; a flag wins over it."],
     ]
 
@@ -143,7 +157,8 @@ class ClusterOptions(RoleOptions):
         ["base-port", "b", None, "Port of the first node; the others follow it (8081)."],
         ["port", "p", None, "Port of the proxy (8080)."],
         ["interface", "i", None, "Address to listen on (127.0.0.1)."],
-        ["engine", "e", None, "Where data is kept: memory, which is empty after every start (memory)."],
+        ["engine", "e", None, "Where data is kept: rocksdb, or memory, which is empty after every start (rocksdb)."],
+        ["sync", None, None, "When rocksdb syncs: always, before each answer; interval, every second; never (always)."],
         ["data-dir", "d", None, "Folder for everything the cluster writes (./kvcluster)."],
         ["config", "c", None, "TOML file with the same options; a flag wins over it."],
     ]

@@ -30,13 +30,18 @@ class Reply(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One owner's answer: whether it agreed, and its two ballots after that.
 
     ``record`` is there where it was asked for: by a fetch, and by a prepare that was granted. Empty bytes are the
-    record of a key that was never written.
+    record of a key that was never written. An owner that cannot read what it has ``abstains``: it neither agrees nor
+    refuses, and nothing has changed.
     """
 
     taken: bool
     accepted: bytes
     promised: bytes
     record: bytes = b""
+    abstains: bool = False
+
+
+ABSTAIN = Reply(False, NONE, NONE, abstains=True)
 
 
 class Cell(NamedTuple):

@@ -1,97 +1,123 @@
 """One replica: the only door to storage. It answers proxies' batches, and admits only those that mean it.
 
-A node keeps no list of the others. What it knows of the cluster is who it is itself, the highest epoch it was shown,
-and the newest state document as bytes that it hands to proxies which are behind.
+Every answer is computed from the newest state, at once, and leaves when what it shows is as safe as the node promises
+(``commit.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
-import msgspec
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
-from .errors import ChangeUnderWay, ForeignNode, MalformedBody, NodeHasData, NotAMember, PeerRefused
+from .commit import NOTES, Commit
+from .errors import (
+    ChangeUnderWay,
+    Damaged,
+    DiskBusy,
+    DiskFailed,
+    DiskFull,
+    KvError,
+    MalformedBody,
+    NodeHasData,
+    NotAMember,
+    PeerRefused,
+    Stopping,
+)
+from .identity import Identity
 from .limits import Limits
+from .metrics import NodeMetrics
 from .names import Epoch, Key, Slot
-from .register import ACCEPT, BLANK, FETCH, PREPARE, READ, Cell, Op, Reply, decide
+from .register import ABSTAIN, ACCEPT, BLANK, FETCH, PREPARE, READ, Cell, Op, Reply, decide
 from .ring import SLOTS, slot_of
-from .storage.engine import Change, Engine
+from .storage.engine import UNREADABLE, Change, Due, Engine
 from .versions import NONE, HybridClock, Record, Version, drawn_by_a_clock, is_whole
 from .wire import (
-    CLOSED_EPOCH,
+    DISK_BUSY,
+    DISK_FULL,
     FORMAT,
-    OLD_EPOCH,
-    OTHER_CLUSTER,
-    OTHER_INCARNATION,
-    OTHER_MEMBER,
-    UNKNOWN_FORMAT,
     Announcement,
     Batch,
     BatchReply,
     DropRequest,
-    Header,
+    DuePage,
+    DueRequest,
     Info,
     Join,
+    KeyRow,
+    KeysPage,
+    KeysRequest,
     Page,
     PageRequest,
     Row,
 )
 
-
-class _Notes(msgspec.Struct):
-    """What a node keeps about itself beside the data."""
-
-    cluster: str = ""
-    member: str = ""
-    epoch: int = 0
-    open: bool = True
+T = TypeVar("T")
 
 
 class Replica:
-    """A node's data and identity. All its methods run on one thread and answer at once.
+    """A node's data. All its methods run on one thread.
 
-    :param incarnation: the name of this life of the node's memory, drawn by whoever starts it.
+    :param clock: for waiting while the disk is behind.
+    :param now_ms: wall time, which ballots of this node's own and expiry go by.
+    :param broken: told when the disk has failed; nothing may be answered any more.
     """
 
     log = Logger()
 
     def __init__(
         self,
+        clock: IReactorTime,
         now_ms: Callable[[], int],
         writer: int,
         engine: Engine,
+        commit: Commit,
         incarnation: str,
         limits: Limits,
+        metrics: NodeMetrics,
+        broken: Callable[[Failure], None],
         version: str = "",
     ) -> None:
+        self._clock = clock
         self._now_ms = now_ms
-        self._clock = HybridClock(now_ms, writer)
+        self._hybrid = HybridClock(now_ms, writer)
         self._engine = engine
+        self._commit = commit
         self._limits = limits
+        self._metrics = metrics
+        self._broken = broken
         self._version = version
-        self.incarnation = incarnation
-        kept = engine.read_note("identity")
-        self._notes = msgspec.json.decode(kept, type=_Notes) if kept else _Notes()
-        self._state = engine.read_note("state") or b""
+        self._identity = Identity(engine, commit, incarnation)
+        self._dropped: tuple[Epoch, int, BatchReply] | None = None
+        self.full = False
+        """Whether clients' changes are refused for want of room; reads go on."""
+        self._retired = False
+
+    def retire(self) -> None:
+        """Refuse whatever comes from now on: the engine is about to be closed."""
+        self._retired = True
 
     @property
     def epoch(self) -> Epoch:
-        return Epoch(self._notes.epoch)
+        return self._identity.epoch
 
     @property
-    def joined(self) -> bool:
-        return bool(self._notes.member)
+    def incarnation(self) -> str:
+        return self._identity.incarnation
 
     def info(self) -> Info:
-        totals = self._engine.totals()
+        totals, identity = self._engine.totals(), self._identity
         return Info(
             role="kvnode",
             format=FORMAT,
-            cluster=self._notes.cluster,
-            member=self._notes.member,
-            incarnation=self.incarnation,
-            epoch=self._notes.epoch,
+            cluster=identity.cluster,
+            member=identity.member,
+            incarnation=identity.incarnation,
+            epoch=identity.epoch,
             engine=self._engine.name,
             keys=totals.keys,
             bytes=totals.bytes,
@@ -99,72 +125,102 @@ class Replica:
             version=self._version,
         )
 
-    def join(self, join: Join) -> Info:
+    def join(self, join: Join) -> Deferred[Info]:
         """Take the identity that a cluster's proxy gives; taking the same one twice is harmless.
 
-        :raises ForeignNode: if this node is somebody else already.
-        :raises NodeHasData: if it holds data without being a member.
+        Errors: ``ForeignNode`` if this node is somebody else already; ``NodeHasData`` if it holds data without being a
+        member; those of the disk.
         """
-        notes = self._notes
-        if self.joined:
-            if (notes.cluster, notes.member) != (join.cluster, join.member):
-                raise ForeignNode(
-                    f"this node is member {notes.member} of cluster {notes.cluster}",
-                    "remove it there first, or start it with an empty data directory",
+
+        def joined() -> Info:
+            totals = self._engine.totals()
+            if not self._identity.member and totals.bytes:
+                raise NodeHasData(
+                    f"this node holds {totals.keys} keys and belongs to no cluster",
+                    "copy what you need to the cluster, then start the node with an empty data directory",
                 )
+            self._identity.take(join)
             return self.info()
-        totals = self._engine.totals()
-        if totals.bytes:
-            raise NodeHasData(
-                f"this node holds {totals.keys} keys and belongs to no cluster",
-                "copy what you need to the cluster, then start the node with an empty data directory",
-            )
-        self._notes = _Notes(join.cluster, join.member)
-        self._keep_notes()
-        self.log.info("joined cluster {cluster} as {member}", cluster=join.cluster, member=join.member)
-        return self.info()
 
-    def announce(self, announcement: Announcement) -> BatchReply:
+        return self._when_safe(joined, lambda info: [NOTES])
+
+    def announce(self, announcement: Announcement) -> Deferred[BatchReply]:
         """Adopt an epoch and keep the state document that belongs to it."""
-        refusal = self._refusal(announcement.header, copying=True)
-        if refusal is None:
-            self._state = announcement.state
-            self._engine.write_note("state", self._state)
-            return BatchReply(FORMAT, self._notes.epoch)
-        return refusal
 
-    def serve(self, batch: Batch) -> BatchReply:
+        def announced() -> BatchReply:
+            refusal = self._identity.refusal(announcement.header, copying=True)
+            if refusal is not None:
+                return refusal
+            self._identity.keep_state(announcement.state)
+            return self._done()
+
+        return self._when_safe(self._or_refused(announced), lambda reply: [NOTES])
+
+    def serve(self, batch: Batch) -> Deferred[BatchReply]:
         """Answer a batch: all of it, in order, or none.
 
-        :raises MalformedBody: if an operation is none that the register knows.
+        While the disk is behind it waits, for as long as the proxy does.
+
+        Errors: ``MalformedBody`` if an operation is none that the register knows.
         """
-        refusal = self._refusal(batch.header, batch.copying)
-        if refusal is not None:
-            return refusal
+        keys = [op.key for op in batch.ops]
+        return self._serve(batch, keys, self._clock.seconds() + batch.header.deadline_ms / 1000)
+
+    def _serve(self, batch: Batch, keys: list[bytes], until_s: float) -> Deferred[BatchReply]:
+        def served() -> BatchReply:
+            refusal = self._identity.refusal(batch.header, batch.copying)
+            return refusal if refusal is not None else self._answer(batch.ops)
+
+        reply = self._when_safe(self._or_refused(served), lambda reply: keys)
+
+        def again(reply: BatchReply) -> BatchReply | Deferred[BatchReply]:
+            if reply.refusal != DISK_BUSY or self._clock.seconds() + self._limits.stall_retry_s >= until_s:
+                return reply
+            pause: Deferred[None] = Deferred()
+            self._clock.callLater(self._limits.stall_retry_s, pause.callback, None)
+            return pause.addCallback(lambda _: self._serve(batch, keys, until_s))
+
+        return reply.addCallback(again)
+
+    def _answer(self, ops: Sequence[Op]) -> BatchReply:
+        for op in ops:
+            self._check(op)
         cells: dict[bytes, Cell] = {}
         changes: list[Change] = []
         replies: list[Reply] = []
         get = self._engine.get
-        for op in batch.ops:
+        for op in ops:
             key = Key(op.key)
             slot = slot_of(key)
-            cell = cells.get(key) or get(slot, key) or BLANK
-            self._check(op)
+            try:
+                cell = cells.get(key) or get(slot, key) or BLANK
+            except Damaged as error:
+                self._metrics.damaged.inc()
+                self.log.error("{detail}", detail=error.detail)
+                replies.append(ABSTAIN)
+                continue
             reply, kept = decide(cell, op)
             replies.append(reply)
             if kept is not cell:
                 cells[key] = kept
                 changes.append(Change(slot, key, kept))
         if changes:
+            if self.full:
+                raise DiskFull("there is hardly any room left on the node's disk", "make room, or add a node")
             self._engine.apply(changes)
-        return BatchReply(FORMAT, self._notes.epoch, replies)
+            self._commit.wrote(cells)
+        return BatchReply(FORMAT, self.epoch, replies)
 
-    def page(self, request: PageRequest) -> Page:
+    def page(self, request: PageRequest) -> Deferred[Page]:
         """Give one page of accepted records; keys that were only promised are left out.
 
-        :raises PeerRefused: if the request means another node, life or epoch.
+        Errors: ``PeerRefused`` if the request means another node, life or epoch; ``Damaged`` if part of the range
+        cannot be read at all.
         """
-        self._admit_order(request.header)
+        return self._when_safe(lambda: self._page(request), lambda page: [row.key for row in page.rows])
+
+    def _page(self, request: PageRequest) -> Page:
+        self._identity.admit(request.header, copying=True)
         limits = self._limits
         rows: list[Row] = []
         size = 0
@@ -178,85 +234,127 @@ class Replica:
                 found = self._engine.scan(Slot(first), Slot(last), place, limits.page_records_max)
                 for slot, key, cell in found:
                     place = (slot, key)
-                    if cell.accepted != NONE:
+                    if cell is UNREADABLE:
+                        rows.append(Row(key, NONE, b"", NONE))
+                    elif cell.accepted != NONE:
                         rows.append(Row(key, cell.accepted, cell.record, cell.promised))
                         size += len(key) + len(cell.record)
                     if len(rows) >= limits.page_records_max or size >= limits.page_bytes_max:
-                        return Page(FORMAT, self._notes.epoch, rows, place)
+                        return Page(FORMAT, self.epoch, rows, place)
                 if len(found) < limits.page_records_max:
                     break
-        return Page(FORMAT, self._notes.epoch, rows)
+        return Page(FORMAT, self.epoch, rows)
 
-    def drop(self, request: DropRequest) -> BatchReply:
-        """Forget slots, on the order of whoever drives a change of this epoch."""
-        refusal = self._refusal(request.header, copying=True)
-        if refusal is not None:
-            return refusal
-        for first, last in request.ranges:
-            _check_range(first, last)
-        for first, last in request.ranges:
-            self._engine.drop(Slot(first), Slot(last))
-        return BatchReply(FORMAT, self._notes.epoch)
+    def drop(self, request: DropRequest) -> Deferred[BatchReply]:
+        """Forget slots, or the first cells of them, on the order of whoever drives a change of this epoch.
+
+        Errors: ``PeerRefused`` if it is an order before the last one; ``Damaged``.
+        """
+
+        def dropped() -> BatchReply:
+            refusal = self._identity.refusal(request.header, copying=True)
+            if refusal is not None:
+                return refusal
+            order = (self.epoch, request.number)
+            if self._dropped is not None and order <= self._dropped[:2]:
+                if order != self._dropped[:2]:
+                    raise PeerRefused(f"order {request.number} comes too late")
+                return self._dropped[2]
+            for first, last in request.ranges:
+                _check_range(first, last)
+            reply = self._done()
+            room = self._limits.drop_cells_max
+            reply.unfinished = not all(self._engine.drop(Slot(a), Slot(b), room) for a, b in request.ranges)
+            self._commit.wrote([NOTES])
+            self._dropped = (*order, reply)
+            return reply
+
+        return self._when_safe(self._or_refused(dropped), lambda reply: [NOTES])
+
+    def keys(self, request: KeysRequest) -> Deferred[KeysPage]:
+        """Give one page of the key index. Errors as in ``page``."""
+
+        def listed() -> KeysPage:
+            self._identity.admit(request.header, copying=False)
+            found = self._engine.keys(request.after, request.prefix, min(request.limit, self._limits.keys_page_max))
+            return KeysPage(FORMAT, self.epoch, [KeyRow(*row) for row in found])
+
+        return self._when_safe(listed, lambda page: [row.key for row in page.rows])
+
+    def due(self, request: DueRequest) -> Deferred[DuePage]:
+        """Give one page of the values that have expired. Errors as in ``page``."""
+
+        def found() -> DuePage:
+            self._identity.admit(request.header, copying=False)
+            after = Due(request.after[0], Key(request.after[1])) if request.after is not None else None
+            rows = self._engine.due(request.until_ms, after, min(request.limit, self._limits.keys_page_max))
+            return DuePage(FORMAT, self.epoch, [(row.expires_ms, row.key) for row in rows])
+
+        return self._when_safe(found, lambda page: [key for _, key in page.rows])
 
     # The original's two calls, for the one replica that this node holds.
 
-    def read_local(self, key: Key) -> bytes:
+    def read_local(self, key: Key) -> Deferred[bytes]:
         """Read this replica's own record, empty if there is none; it may be older than what the others hold."""
-        cell = self._engine.get(slot_of(key), key)
-        return cell.record if cell is not None else b""
 
-    def write_local(self, key: Key, value: bytes) -> None:
+        def read() -> bytes:
+            cell = self._engine.get(slot_of(key), key)
+            return cell.record if cell is not None else b""
+
+        return self._when_safe(read, lambda record: [key])
+
+    def write_local(self, key: Key, value: bytes) -> Deferred[None]:
         """Write to this replica under a ballot of its own: level ``one``, as the original's node did it.
 
-        :raises NotAMember: before it has joined a cluster. What it held then would keep it from joining one.
-        :raises ChangeUnderWay: in an epoch in which clients wait, and before this node was filled.
+        Errors: ``NotAMember`` before it has joined a cluster, since what it held then would keep it from joining one;
+        ``ChangeUnderWay`` in an epoch in which clients wait, and before this node was filled; those of the disk.
         """
-        if not self.joined:
-            raise NotAMember("this node belongs to no cluster yet", "add it with POST /AddServer at a proxy")
-        if not (self._notes.open and self._notes.epoch):
-            raise ChangeUnderWay("data is being moved to or from this node", "try again in a moment")
-        slot = slot_of(key)
-        cell = self._engine.get(slot, key) or BLANK
-        self._clock.learn(max(cell.promised, cell.accepted))
-        ballot = self._clock.tick()
-        _, kept = decide(cell, Op(ACCEPT, key, ballot, Record(Version(ballot), value).encode()))
-        self._engine.apply([Change(slot, key, kept)])
 
-    # Who may speak to this node.
+        def written() -> None:
+            if not self._identity.member:
+                raise NotAMember("this node belongs to no cluster yet", "add it with POST /AddServer at a proxy")
+            if not self._identity.open:
+                raise ChangeUnderWay("data is being moved to or from this node", "try again in a moment")
+            slot = slot_of(key)
+            cell = self._engine.get(slot, key) or BLANK
+            self._hybrid.learn(max(cell.promised, cell.accepted))
+            ballot = self._hybrid.tick()
+            _, kept = decide(cell, Op(ACCEPT, key, ballot, Record(Version(ballot), value).encode()))
+            self._engine.apply([Change(slot, key, kept)])
+            self._commit.wrote([key])
 
-    def _refusal(self, header: Header, copying: bool) -> BatchReply | None:
-        """Say why a message is not for this node as it is now, or adopt its epoch and say nothing."""
-        notes = self._notes
-        if header.format != FORMAT:
-            return self._refuse(UNKNOWN_FORMAT, f"format {header.format} is not known here, only {FORMAT} is")
-        if header.cluster != notes.cluster or not notes.cluster:
-            return self._refuse(OTHER_CLUSTER, f"this node belongs to cluster {notes.cluster or '(none yet)'}")
-        if header.member != notes.member:
-            return self._refuse(OTHER_MEMBER, f"this node is member {notes.member}")
-        if header.incarnation != self.incarnation:
-            return self._refuse(OTHER_INCARNATION, "this node forgot what it held and waits to be rebuilt")
-        if header.epoch < notes.epoch:
-            return self._refuse(OLD_EPOCH, f"this node is at epoch {notes.epoch}")
-        if header.epoch > notes.epoch:
-            self._adopt(header)
-        if not self._notes.open and not copying:
-            return self._refuse(CLOSED_EPOCH, "data is being moved; clients wait")
-        return None
+        return self._when_safe(written, lambda _: [key])
 
-    def _refuse(self, refusal: str, detail: str) -> BatchReply:
-        return BatchReply(FORMAT, self._notes.epoch, [], refusal, detail, self._state)
+    # What all of them share.
 
-    def _admit_order(self, header: Header) -> None:
-        refusal = self._refusal(header, copying=True)
-        if refusal is not None:
-            raise PeerRefused(refusal.detail)
+    def _when_safe(self, work: Callable[[], T], keys_of: Callable[[T], list[bytes]]) -> Deferred[T]:
+        """Do something now, and give what came of it when what it shows is safe."""
+        if self._retired:
+            return fail(Stopping("this node is stopping"))
+        try:
+            result = work()
+        except DiskFailed:
+            self._broken(Failure())
+            return fail(Failure())
+        except KvError:
+            return fail(Failure())
+        return self._commit.release(result, keys_of(result))
 
-    def _adopt(self, header: Header) -> None:
-        self._notes = _Notes(self._notes.cluster, self._notes.member, header.epoch, header.open)
-        self._keep_notes()
+    def _or_refused(self, work: Callable[[], BatchReply]) -> Callable[[], BatchReply]:
+        """Answer with a refusal where the disk takes no more; then nothing has changed."""
 
-    def _keep_notes(self) -> None:
-        self._engine.write_note("identity", msgspec.json.encode(self._notes))
+        def worked() -> BatchReply:
+            try:
+                return work()
+            except DiskFull as error:
+                return self._identity.refuse(DISK_FULL, error.detail)
+            except DiskBusy as error:
+                return self._identity.refuse(DISK_BUSY, error.detail)
+
+        return worked
+
+    def _done(self) -> BatchReply:
+        return BatchReply(FORMAT, self.epoch)
 
     def _check(self, op: Op) -> None:
         """Refuse what no proxy of ours sends: it would be stored, and copied from then on."""

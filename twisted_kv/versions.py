@@ -120,5 +120,10 @@ def record_version(data: bytes) -> Version:
     return Version(data[2:18])
 
 
+def record_expiry(data: bytes) -> int:
+    """Read when a record expires, in milliseconds of wall time; 0 for never."""
+    return int.from_bytes(data[18:26], "big")
+
+
 def is_tombstone(data: bytes) -> bool:
     return bool(data[1] & _TOMBSTONE)

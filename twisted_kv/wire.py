@@ -47,7 +47,7 @@ class BatchReply(msgspec.Struct, array_like=True):
     """A node's answers, in the order of the operations; or, where ``refusal`` is not empty, why it did none of them.
 
     ``refusal`` is one of the names below, ``detail`` a sentence for people, ``state`` the newest cluster state that
-    the node was given, as opaque bytes.
+    the node was given, as opaque bytes. ``unfinished`` says of an order to drop slots that it has to be given again.
     """
 
     format: int
@@ -56,6 +56,7 @@ class BatchReply(msgspec.Struct, array_like=True):
     refusal: str = ""
     detail: str = ""
     state: bytes = b""
+    unfinished: bool = False
 
 
 OTHER_CLUSTER = "other-cluster"
@@ -64,10 +65,15 @@ OTHER_INCARNATION = "other-incarnation"
 OLD_EPOCH = "old-epoch"
 CLOSED_EPOCH = "closed-epoch"
 UNKNOWN_FORMAT = "unknown-format"
+DISK_FULL = "disk-full"
+DISK_BUSY = "disk-busy"
 
 
 class Row(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """One key of a slot copy: its accepted ballot and record, and its promise."""
+    """One key of a slot copy: its accepted ballot and record, and its promise.
+
+    An accepted ballot of ``NONE`` says that something is there which cannot be read.
+    """
 
     key: bytes
     ballot: bytes
@@ -93,10 +99,57 @@ class Page(msgspec.Struct, array_like=True):
 
 
 class DropRequest(msgspec.Struct, array_like=True):
-    """Orders a node to forget the slots of these ranges (both ends included)."""
+    """Orders a node to forget the slots of these ranges (both ends included).
+
+    ``number`` grows with each order of an epoch. One that comes again, late, must not be carried out again: by then
+    the slots may have been filled.
+    """
 
     header: Header
     ranges: list[tuple[int, int]]
+    number: int
+
+
+class KeysRequest(msgspec.Struct, array_like=True):
+    """Asks for keys that begin with ``prefix``, strictly after ``after``, in the order of their bytes."""
+
+    header: Header
+    prefix: bytes
+    after: bytes
+    limit: int
+
+
+class KeyRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One key that holds a record here: whether it is a value, and when that expires (0 for never)."""
+
+    key: bytes
+    is_value: bool
+    expires_ms: int
+
+
+class KeysPage(msgspec.Struct, array_like=True):
+    """Keys in order. A page with fewer than were asked for is the last."""
+
+    format: int
+    epoch: int
+    rows: list[KeyRow]
+
+
+class DueRequest(msgspec.Struct, array_like=True):
+    """Asks for values that expire by ``until_ms``, the earliest first, strictly after ``after``."""
+
+    header: Header
+    until_ms: int
+    after: tuple[int, bytes] | None
+    limit: int
+
+
+class DuePage(msgspec.Struct, array_like=True):
+    """When values expire, and their keys. A page with fewer than were asked for is the last."""
+
+    format: int
+    epoch: int
+    rows: list[tuple[int, bytes]]
 
 
 class Announcement(msgspec.Struct, array_like=True):
@@ -139,6 +192,10 @@ batch_decoder = msgspec.msgpack.Decoder(Batch)
 batch_reply_decoder = msgspec.msgpack.Decoder(BatchReply)
 page_request_decoder = msgspec.msgpack.Decoder(PageRequest)
 page_decoder = msgspec.msgpack.Decoder(Page)
+keys_request_decoder = msgspec.msgpack.Decoder(KeysRequest)
+keys_page_decoder = msgspec.msgpack.Decoder(KeysPage)
+due_request_decoder = msgspec.msgpack.Decoder(DueRequest)
+due_page_decoder = msgspec.msgpack.Decoder(DuePage)
 drop_request_decoder = msgspec.msgpack.Decoder(DropRequest)
 announcement_decoder = msgspec.msgpack.Decoder(Announcement)
 

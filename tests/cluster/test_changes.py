@@ -253,13 +253,13 @@ def test_a_node_that_forgot_takes_no_write_of_its_own_until_it_is_filled(make_to
     town.wait(town.put(b"k", b"v"))
     houses[0].restart()
     with pytest.raises(NotAMember):
-        houses[0].replica.write_local(Key(b"stray"), b"1")
-    town.until(lambda: houses[0].replica.joined)
+        town.wait(houses[0].replica.write_local(Key(b"stray"), b"1"))
+    town.until(lambda: houses[0].replica.info().member)
     with pytest.raises(ChangeUnderWay):
-        houses[0].replica.write_local(Key(b"x"), b"1")
+        town.wait(houses[0].replica.write_local(Key(b"x"), b"1"))
     town.run(10)
     assert houses[0].engine.totals().keys == 1
-    houses[0].replica.write_local(Key(b"x"), b"1")
+    town.wait(houses[0].replica.write_local(Key(b"x"), b"1"))
 
 
 def test_a_weight_whose_call_was_refused_is_not_set_later(make_town: MakeTown) -> None:

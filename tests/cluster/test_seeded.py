@@ -29,11 +29,12 @@ def expected(failure: Failure) -> None:
 
 
 class Story:
-    """One run: clients who read and write at ``strong`` and ``all``, lines that fail, nodes that forget, a ring that
-    grows."""
+    """One run: clients who read and write at ``strong`` and ``all``, lines that fail, nodes that forget or crash, a
+    ring that grows."""
 
     def __init__(self, seed: int, folder: Path) -> None:
-        self.town = town = Town(seed, folder, proxies=0)
+        durable = seed % 2 == 1
+        self.town = town = Town(seed, folder, proxies=0, durable=durable)
         self.random = random = town.random
         for _ in range(random.choice([1, 2, 3])):
             town.open_proxy(skew_ms=random.choice([0, 0, -500, 500, -3_600_000, 3_600_000]))
@@ -44,6 +45,7 @@ class Story:
         town.delays_s = random.choice([(0.0005, 0.003), (0.0005, 0.05), (0.001, 0.4)])
         self.cutting = random.choice([0.0, 0.0, 0.1])
         self.forgetting = random.choice([0.0, 0.0, 0.02])
+        self.crashing = random.choice([0.0, 0.02, 0.1]) if durable else 0.0
         self.growing = random.choice([0.0, 0.0, 0.03])
         self.keys = [b"k%d" % number for number in range(random.choice([1, 2, 4]))]
         self.adding: list[Deferred[object]] = []
@@ -88,6 +90,8 @@ class Story:
             line = (f"proxy{random.randrange(len(town.proxies))}", random.choice(urls))
             town.cut ^= {line}
         if random.random() < self.forgetting and self._whole():
+            town.houses[random.choice(urls)].forget()
+        if random.random() < self.crashing:
             town.houses[random.choice(urls)].restart()
         if random.random() < self.growing and len(urls) < 6:
             (house,) = town.build(1)

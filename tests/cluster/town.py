@@ -1,7 +1,8 @@
 """A whole cluster in one process: real rooms, a clock that only tests turn, and lines that can be cut.
 
-Nodes are ``Replica`` over a memory engine, proxies are ``proxy.Rooms`` on a shared state file; between them a transport
-that delays, loses, doubles and refuses by one seed. (The simulation proper, with disks and wire, comes on top of this.)
+Nodes are ``Replica`` over a memory engine or a paper disk, proxies are ``proxy.Rooms`` on a shared state file; between
+them a transport that delays, loses, doubles and refuses by one seed. (The simulation proper, with disks and wire, comes
+on top of this.)
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ from random import Random
 from typing import Any
 
 import msgspec
-from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
+from tests.cluster.paper_disk import PaperDisk
 from tests.linearizability import Event, Fate, Kind
+from twisted_kv.commit import AtOnce, Commit, GroupCommit
 from twisted_kv.config import ProxyConfig
 from twisted_kv.coordinator import Done
 from twisted_kv.errors import KvError, PeerSilent, PeerUnreachable, Unreached
 from twisted_kv.limits import Limits
+from twisted_kv.metrics import NodeMetrics
 from twisted_kv.names import Key
 from twisted_kv.peers.peer import Answer
 from twisted_kv.proxy import Rooms, founding
@@ -34,7 +38,9 @@ from twisted_kv.wire import (
     announcement_decoder,
     batch_decoder,
     drop_request_decoder,
+    due_request_decoder,
     encode,
+    keys_request_decoder,
     page_request_decoder,
 )
 
@@ -42,52 +48,102 @@ DAY_S = 86_400.0
 
 
 class House:
-    """One node: what survives nothing, and whether it runs."""
+    """One node: whether it runs, and what survives that: nothing, or on a paper disk what was synced."""
 
-    def __init__(self, town: Town, url: str) -> None:
+    def __init__(self, town: Town, url: str, durable: bool) -> None:
         self._town = town
         self.url = url
+        self.durable = durable
         self.lives = 0
         self.up = True
         self.replica: Replica
-        self.restart()
+        self.forget()
+
+    def forget(self) -> None:
+        """Start with an empty memory, or an empty disk."""
+        self.engine = PaperDisk() if self.durable else MemoryEngine()
+        self.incarnation = f"i-{self._town.random.getrandbits(64):016x}"
+        self._start()
 
     def restart(self) -> None:
-        """Start with an empty memory, as the memory engine does at every start."""
+        """Start again, as the engine lets it: after a crash, of which it notices nothing itself."""
+        if isinstance(self.engine, PaperDisk):
+            self.engine = self.engine.after_crash(self._town.random)
+            self._start()
+        else:
+            self.forget()
+
+    def _start(self) -> None:
         self.lives += 1
         self.up = True
-        random = self._town.random
-        self.engine = MemoryEngine()
+        town = self._town
+        metrics = NodeMetrics()
+        commit: Commit = AtOnce()
+        if self.durable:
+            commit = GroupCommit(town.clock, self.engine.sync, self._sync, raising, metrics)
         self.replica = Replica(
-            self._town.wall_ms,
-            random.getrandbits(64),
+            town.clock,
+            town.wall_ms,
+            town.random.getrandbits(64),
             self.engine,
-            f"i-{random.getrandbits(64):016x}",
-            self._town.limits,
+            commit,
+            self.incarnation,
+            town.limits,
+            metrics,
+            raising,
         )
+
+    def _sync(self, work: Callable[[], None]) -> Deferred[None]:
+        """Make what is written now durable, in a while, if the node lives so long."""
+        disk, life = self.engine, self.lives
+        assert isinstance(disk, PaperDisk)
+        covered = disk.written
+        synced: Deferred[None] = Deferred()
+
+        def done() -> None:
+            if self.lives == life and self.up:
+                disk.durable = max(disk.durable, covered)
+                synced.callback(None)
+
+        self._town.clock.callLater(self._town.delay_s(), done)
+        return synced
 
     def crash(self) -> None:
         self.up = False
 
-    def handle(self, path: str, body: bytes) -> Answer:
-        """Answer as the node's routes do."""
-        replica = self.replica
-        try:
-            if path == "info":
-                return Answer(200, msgspec.json.encode(replica.info()))
-            if path == "join":
-                return Answer(200, msgspec.json.encode(replica.join(msgspec.json.decode(body, type=Join))))
-            if path == "slots":
-                return Answer(200, encode(replica.page(page_request_decoder.decode(body))))
-            work: dict[str, Callable[[], Any]] = {
-                "batch": lambda: replica.serve(batch_decoder.decode(body)),
-                "epoch": lambda: replica.announce(announcement_decoder.decode(body)),
-                "drop": lambda: replica.drop(drop_request_decoder.decode(body)),
-            }
-            reply = work[path]()
-            return Answer(409 if reply.refusal else 200, encode(reply))
-        except KvError as error:
-            return Answer(409, msgspec.json.encode({"type": error.slug, "detail": error.detail, "hint": error.hint}))
+    def handle(self, path: str, body: bytes) -> Deferred[Answer]:
+        """Answer as the node's routes do. A node that has crashed meanwhile answers nothing."""
+        replica, life = self.replica, self.lives
+        work: dict[str, Callable[[], Any]] = {
+            "info": replica.info,
+            "join": lambda: replica.join(msgspec.json.decode(body, type=Join)),
+            "slots": lambda: replica.page(page_request_decoder.decode(body)),
+            "keys": lambda: replica.keys(keys_request_decoder.decode(body)),
+            "due": lambda: replica.due(due_request_decoder.decode(body)),
+            "batch": lambda: replica.serve(batch_decoder.decode(body)),
+            "epoch": lambda: replica.announce(announcement_decoder.decode(body)),
+            "drop": lambda: replica.drop(drop_request_decoder.decode(body)),
+        }
+        answered: Deferred[Answer] = Deferred()
+
+        def answer(result: Any) -> None:
+            if self.lives != life or not self.up:
+                return
+            if isinstance(result, Failure):
+                error = result.trap(KvError) and result.value
+                problem = {"type": error.slug, "detail": error.detail, "hint": error.hint}
+                answered.callback(Answer(409, msgspec.json.encode(problem)))
+            elif path in ("info", "join"):
+                answered.callback(Answer(200, msgspec.json.encode(result)))
+            else:
+                answered.callback(Answer(409 if getattr(result, "refusal", "") else 200, encode(result)))
+
+        maybeDeferred(work[path]).addBoth(answer).addErrback(raising)
+        return answered
+
+
+def raising(failure: Failure) -> None:
+    failure.raiseException()
 
 
 class Line:
@@ -115,7 +171,9 @@ class Line:
                 return
             if (self._proxy, base) in town.cut:
                 return
-            answer = house.handle(path, body)
+            house.handle(path, body).addCallback(back, resent)
+
+        def back(answer: Answer, resent: bool) -> None:
             if town.random.random() >= town.loss:
                 clock.callLater(town.delay_s(), finish, Answer(answer.code, answer.body, resent))
 
@@ -138,7 +196,7 @@ class Line:
 class Town:
     """Houses, proxies, and the history of what clients saw."""
 
-    def __init__(self, seed: int, folder: Path, proxies: int = 1, replicas: int = 3) -> None:
+    def __init__(self, seed: int, folder: Path, proxies: int = 1, replicas: int = 3, durable: bool = False) -> None:
         self.random = Random(seed)
         self.clock = Clock()
         self.limits = Limits()
@@ -151,6 +209,7 @@ class Town:
         self.history: list[Event] = []
         self._folder = folder
         self._replicas = replicas
+        self._durable = durable
         self._clients = 0
         for _ in range(proxies):
             self.open_proxy()
@@ -178,7 +237,7 @@ class Town:
         built = []
         for _ in range(count):
             url = f"http://node{len(self.houses)}:80"
-            self.houses[url] = House(self, url)
+            self.houses[url] = House(self, url, self._durable)
             built.append(self.houses[url])
         return built
 

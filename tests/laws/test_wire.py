@@ -122,11 +122,19 @@ def test_bytes_of_a_batch_stay_as_they_are() -> None:
 
 def test_bytes_of_an_answer_stay_as_they_are() -> None:
     golden = bytes.fromhex(
-        "9601079294c3c4100123456789ab00011122334455667788c4100123456789ab00011122334455667788c40094c2c410"
-        "00000000000000000000000000000000c4100123456789ab00011122334455667788c400a0a0c400"
+        "9701079295c3c4100123456789ab00011122334455667788c4100123456789ab00011122334455667788c400c295c2c4"
+        "1000000000000000000000000000000000c4100123456789ab00011122334455667788c400c2a0a0c400c2"
     )
     assert encode(GOLDEN_REPLY).hex() == golden.hex()
     assert batch_reply_decoder.decode(golden) == GOLDEN_REPLY
+
+
+def test_answer_of_a_node_before_abstentions_is_read() -> None:
+    older = bytes.fromhex(
+        "9601079294c3c4100123456789ab00011122334455667788c4100123456789ab00011122334455667788c40094c2c410"
+        "00000000000000000000000000000000c4100123456789ab00011122334455667788c400a0a0c400"
+    )
+    assert batch_reply_decoder.decode(older) == GOLDEN_REPLY
 
 
 def test_batch_of_the_first_version_with_its_required_fields_alone_is_read() -> None:

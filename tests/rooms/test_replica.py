@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 import msgspec
 import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 
+from twisted_kv.commit import AtOnce
 from twisted_kv.errors import ChangeUnderWay, ForeignNode, MalformedBody, NodeHasData, NotAMember, PeerRefused
 from twisted_kv.limits import Limits
+from twisted_kv.metrics import NodeMetrics
 from twisted_kv.names import Key, Slot
 from twisted_kv.register import ACCEPT, FETCH, PREPARE, READ, Cell, Op
 from twisted_kv.replica import Replica
@@ -34,10 +41,21 @@ from twisted_kv.wire import (
 ME = Header(FORMAT, "c-1", "n-1", "i-1", 5)
 ALL: list[tuple[int, int]] = [(0, SLOTS - 1)]
 NOW_MS = 1_700_000_000_000
+T = TypeVar("T")
 
 
 def header(**fields: object) -> Header:
     return msgspec.structs.replace(ME, **fields)
+
+
+def now(answer: Deferred[T]) -> T:
+    """Take an answer that has to be there already, or raise its error."""
+    found: list[Any] = []
+    answer.addBoth(found.append)
+    if isinstance(found[0], Failure):
+        found[0].raiseException()
+    result: T = found[0]
+    return result
 
 
 class Room:
@@ -46,24 +64,29 @@ class Room:
     def __init__(self, engine: MemoryEngine | None = None, incarnation: str = "i-1", **limits: int) -> None:
         self.engine = engine or MemoryEngine()
         self.clock = HybridClock(lambda: NOW_MS, 77)
+        self.reactor = Clock()
         self.replica = Replica(
+            self.reactor,
             lambda: NOW_MS,
             1,
             self.engine,
+            AtOnce(),
             incarnation,
             Limits(**limits),  # type: ignore[arg-type]
+            NodeMetrics(),
+            lambda failure: failure.raiseException(),
             "0.1",
         )
 
     def serve(self, *ops: Op, me: Header = ME, copying: bool = False) -> BatchReply:
-        return self.replica.serve(Batch(me, list(ops), copying))
+        return now(self.replica.serve(Batch(me, list(ops), copying)))
 
     def accept(self, key: bytes, value: bytes | None = b"v", ballot: Ballot | None = None) -> Op:
         ballot = ballot or self.clock.tick()
         return Op(ACCEPT, key, ballot, Record(Version(ballot), value).encode())
 
     def value(self, key: bytes) -> bytes | None:
-        record = self.replica.read_local(Key(key))
+        record = now(self.replica.read_local(Key(key)))
         return decode_record(record).value if record else None
 
     def keys(self, page_of: int = 512) -> list[bytes]:
@@ -74,7 +97,7 @@ class Room:
 @pytest.fixture
 def room() -> Room:
     made = Room()
-    made.replica.join(Join("c-1", "n-1"))
+    now(made.replica.join(Join("c-1", "n-1")))
     made.serve()
     return made
 
@@ -103,14 +126,14 @@ def test_a_message_that_means_somebody_else_changes_nothing(
     replies = [
         room.serve(room.accept(b"k"), me=strange),
         room.serve(room.accept(b"k"), me=strange, copying=True),
-        room.replica.announce(Announcement(strange, b"other")),
-        room.replica.drop(DropRequest(strange, ALL)),
+        now(room.replica.announce(Announcement(strange, b"other"))),
+        now(room.replica.drop(DropRequest(strange, ALL, 1))),
     ]
     for reply in replies:
         assert (reply.refusal, reply.replies, reply.epoch, reply.format) == (refusal, [], 5, FORMAT)
         assert reply.detail
     with pytest.raises(PeerRefused):
-        room.replica.page(PageRequest(strange, ALL))
+        now(room.replica.page(PageRequest(strange, ALL)))
     assert room.keys() == [b"stays"]
     assert room.replica.epoch == 5
     assert room.engine.read_note("state") is None
@@ -126,19 +149,19 @@ def test_a_node_of_no_cluster_serves_nobody() -> None:
 
 
 def test_who_speaks_in_an_old_epoch_is_given_the_newest_state(room: Room) -> None:
-    assert room.replica.announce(Announcement(header(epoch=8), b"the state of 8")).refusal == ""
+    assert now(room.replica.announce(Announcement(header(epoch=8), b"the state of 8"))).refusal == ""
     reply = room.serve(room.accept(b"k"), me=header(epoch=7))
     assert (reply.refusal, reply.epoch, reply.state) == (OLD_EPOCH, 8, b"the state of 8")
-    assert room.replica.announce(Announcement(header(epoch=7), b"older")).refusal == OLD_EPOCH
+    assert now(room.replica.announce(Announcement(header(epoch=7), b"older"))).refusal == OLD_EPOCH
     assert room.serve(me=header(epoch=7)).state == b"the state of 8"
 
 
 def test_a_higher_epoch_is_adopted_and_kept_whoever_shows_it(room: Room) -> None:
     assert room.serve(room.accept(b"k"), me=header(epoch=6)).epoch == 6
     assert room.serve(me=header(epoch=5)).refusal == OLD_EPOCH
-    room.replica.page(PageRequest(header(epoch=7), ALL))
+    now(room.replica.page(PageRequest(header(epoch=7), ALL)))
     assert room.replica.epoch == 7
-    room.replica.drop(DropRequest(header(epoch=8), [(0, 0)]))
+    now(room.replica.drop(DropRequest(header(epoch=8), [(0, 0)], 2)))
     assert room.replica.epoch == 8
     assert Room(room.engine).replica.epoch == 8
 
@@ -151,13 +174,13 @@ def test_a_closed_epoch_refuses_clients_and_serves_copies(room: Room) -> None:
     assert room.serve(room.accept(b"client"), me=header(epoch=6)).refusal == CLOSED_EPOCH
     assert [reply.taken for reply in room.serve(room.accept(b"copy"), me=closed, copying=True).replies] == [True]
     assert room.keys() == [b"copy"]
-    assert [row.key for row in room.replica.page(PageRequest(closed, ALL)).rows] == [b"copy"]
-    assert room.replica.drop(DropRequest(closed, ALL)).refusal == ""
+    assert [row.key for row in now(room.replica.page(PageRequest(closed, ALL))).rows] == [b"copy"]
+    assert now(room.replica.drop(DropRequest(closed, ALL, 3))).refusal == ""
     with pytest.raises(ChangeUnderWay):
-        room.replica.write_local(Key(b"local"), b"v")
+        now(room.replica.write_local(Key(b"local"), b"v"))
     assert room.keys() == []
     assert room.serve(room.accept(b"client"), me=header(epoch=7)).refusal == ""
-    room.replica.write_local(Key(b"local"), b"v")
+    now(room.replica.write_local(Key(b"local"), b"v"))
     assert sorted(room.keys()) == [b"client", b"local"]
 
 
@@ -231,7 +254,7 @@ def paged(room: Room, ranges: list[tuple[int, int]]) -> list[bytes]:
     """Walk all pages as the mover does."""
     keys, after, pages = [], None, 0
     while True:
-        page = room.replica.page(PageRequest(ME, ranges, after))
+        page = now(room.replica.page(PageRequest(ME, ranges, after)))
         keys += [row.key for row in page.rows]
         after = page.after
         pages += 1
@@ -243,7 +266,7 @@ def paged(room: Room, ranges: list[tuple[int, int]]) -> list[bytes]:
 @pytest.mark.parametrize("limits", [{}, {"page_records_max": 1}, {"page_records_max": 7}, {"page_bytes_max": 100}])
 def test_pages_give_every_accepted_record_of_their_ranges_once_and_in_order(limits: dict[str, int]) -> None:
     room = Room(**limits)
-    room.replica.join(Join("c-1", "n-1"))
+    now(room.replica.join(Join("c-1", "n-1")))
     keys = [b"key%d" % number for number in range(120)]
     room.serve(*(room.accept(key) for key in keys))
     room.serve(*(Op(PREPARE, b"promise%d" % number, room.clock.tick()) for number in range(60)))
@@ -260,9 +283,9 @@ def test_pages_give_every_accepted_record_of_their_ranges_once_and_in_order(limi
 
 def test_a_page_respects_its_limits_but_holds_one_record_at_least() -> None:
     room = Room(page_records_max=3, page_bytes_max=200)
-    room.replica.join(Join("c-1", "n-1"))
+    now(room.replica.join(Join("c-1", "n-1")))
     room.serve(*(room.accept(b"k%d" % number, bytes(500)) for number in range(4)))
-    page = room.replica.page(PageRequest(ME, ALL))
+    page = now(room.replica.page(PageRequest(ME, ALL)))
     assert len(page.rows) == 1
     assert page.after == (slot_of(page.rows[0].key), page.rows[0].key)
     assert len(paged(room, ALL)) == 4
@@ -271,24 +294,24 @@ def test_a_page_respects_its_limits_but_holds_one_record_at_least() -> None:
 def test_a_row_is_the_record_as_it_was_accepted_tombstones_included(room: Room) -> None:
     gone = room.accept(b"k", None)
     room.serve(gone)
-    (row,) = room.replica.page(PageRequest(ME, ALL)).rows
+    (row,) = now(room.replica.page(PageRequest(ME, ALL))).rows
     assert (row.key, row.ballot, row.record) == (b"k", gone.ballot, gone.record)
 
 
 def test_a_page_of_nothing_is_the_last_one(room: Room) -> None:
     room.serve(*(Op(PREPARE, b"promise%d" % number, room.clock.tick()) for number in range(30)))
-    page = room.replica.page(PageRequest(ME, ALL))
+    page = now(room.replica.page(PageRequest(ME, ALL)))
     assert (page.rows, page.after) == ([], None)
-    assert room.replica.page(PageRequest(ME, [])).rows == []
+    assert now(room.replica.page(PageRequest(ME, []))).rows == []
 
 
 @pytest.mark.parametrize("wrong", [(-1, 5), (5, 4), (0, SLOTS), (SLOTS, SLOTS)])
 def test_a_range_that_is_none_is_refused_before_anything_is_dropped(room: Room, wrong: tuple[int, int]) -> None:
     room.serve(room.accept(b"k"))
     with pytest.raises(MalformedBody):
-        room.replica.page(PageRequest(ME, [wrong]))
+        now(room.replica.page(PageRequest(ME, [wrong])))
     with pytest.raises(MalformedBody):
-        room.replica.drop(DropRequest(ME, [*ALL, wrong]))
+        now(room.replica.drop(DropRequest(ME, [*ALL, wrong], 4)))
     assert room.keys() == [b"k"]
 
 
@@ -297,7 +320,7 @@ def test_drop_forgets_its_slots_promises_included_and_no_others(room: Room) -> N
     room.serve(*(room.accept(key) for key in keys))
     room.serve(Op(PREPARE, b"promise", room.clock.tick()))
     dropped = [slot_of(b"promise"), *(slot_of(key) for key in keys[:20])]
-    reply = room.replica.drop(DropRequest(ME, [(slot, slot) for slot in sorted(dropped)]))
+    reply = now(room.replica.drop(DropRequest(ME, [(slot, slot) for slot in sorted(dropped)], 5)))
     assert (reply.refusal, reply.epoch) == ("", 5)
     assert sorted(room.keys()) == sorted(key for key in keys if slot_of(key) not in dropped)
     assert room.engine.get(slot_of(b"promise"), Key(b"promise")) is None
@@ -308,18 +331,18 @@ def test_drop_forgets_its_slots_promises_included_and_no_others(room: Room) -> N
 
 def test_joining_gives_an_identity_and_joining_again_changes_nothing() -> None:
     room = Room()
-    assert not room.replica.joined
-    info = room.replica.join(Join("c-1", "n-1"))
+    assert not room.replica.info().member
+    info = now(room.replica.join(Join("c-1", "n-1")))
     assert (info.cluster, info.member, info.incarnation, info.epoch) == ("c-1", "n-1", "i-1", 0)
     room.serve(room.accept(b"k"))
-    assert room.replica.join(Join("c-1", "n-1")) == room.replica.info()
+    assert now(room.replica.join(Join("c-1", "n-1"))) == room.replica.info()
     assert (room.replica.epoch, room.keys()) == (5, [b"k"])
 
 
 @pytest.mark.parametrize("join", [Join("c-2", "n-1"), Join("c-1", "n-2")])
 def test_a_member_does_not_become_somebody_else(room: Room, join: Join) -> None:
     with pytest.raises(ForeignNode, match="member n-1 of cluster c-1"):
-        room.replica.join(join)
+        now(room.replica.join(join))
     assert room.replica.info().member == "n-1"
 
 
@@ -329,12 +352,12 @@ def test_a_node_with_data_of_its_own_joins_nobody() -> None:
         [Change(slot_of(b"mine"), Key(b"mine"), Cell(BALLOT, BALLOT, Record(Version(BALLOT), b"v").encode()))]
     )
     with pytest.raises(NodeHasData):
-        room.replica.join(Join("c-1", "n-1"))
-    assert (room.replica.joined, room.value(b"mine")) == (False, b"v")
+        now(room.replica.join(Join("c-1", "n-1")))
+    assert (room.replica.info().member, room.value(b"mine")) == ("", b"v")
 
 
 def test_identity_epoch_state_and_data_outlive_the_replica(room: Room) -> None:
-    room.replica.announce(Announcement(header(epoch=6), b"state"))
+    now(room.replica.announce(Announcement(header(epoch=6), b"state")))
     room.serve(room.accept(b"k"), me=header(epoch=6))
     again = Room(room.engine)
     assert again.replica.info() == room.replica.info()
@@ -365,14 +388,14 @@ def test_info_says_what_is_there(room: Room) -> None:
 def test_a_node_without_a_cluster_takes_no_write_that_would_keep_it_from_joining_one() -> None:
     room = Room()
     with pytest.raises(NotAMember):
-        room.replica.write_local(Key(b"k"), b"v")
+        now(room.replica.write_local(Key(b"k"), b"v"))
     assert room.engine.totals().bytes == 0
 
 
 def test_a_local_write_is_read_locally_and_replaces_the_one_before(room: Room) -> None:
     assert room.value(b"k") is None
     for value in (b"1", b"2", b""):
-        room.replica.write_local(Key(b"k"), value)
+        now(room.replica.write_local(Key(b"k"), value))
         assert room.value(b"k") == value
 
 
@@ -380,8 +403,8 @@ def test_a_local_write_beats_an_earlier_promise_and_record_of_a_clock_far_ahead(
     ahead = HybridClock(lambda: NOW_MS + 10**9, 99)
     record, promise = ahead.tick(), ahead.tick()
     room.serve(room.accept(b"k", b"old", record), Op(PREPARE, b"k", promise))
-    room.replica.write_local(Key(b"k"), b"new")
+    now(room.replica.write_local(Key(b"k"), b"new"))
     assert room.value(b"k") == b"new"
     (shown,) = room.serve(Op(READ, b"k")).replies
     assert shown.accepted > promise
-    assert decode_record(room.replica.read_local(Key(b"k"))).version == shown.accepted
+    assert decode_record(now(room.replica.read_local(Key(b"k")))).version == shown.accepted

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
+from typing import Any, TypeVar
 
 import msgspec
 
-from ..errors import ForeignNode, KvError, NodeHasData, NotANode, PeerRefused, PeerSilent
+from ..errors import Damaged, ForeignNode, KvError, NodeHasData, NotANode, PeerRefused, PeerSilent
 from ..limits import Limits
 from ..membership import Seat, State, encode_state
 from ..register import Op, Reply
@@ -16,19 +18,28 @@ from ..wire import (
     Batch,
     BatchReply,
     DropRequest,
+    DuePage,
+    DueRequest,
     Header,
     Info,
     Join,
+    KeyRow,
+    KeysPage,
+    KeysRequest,
     Page,
     PageRequest,
     batch_reply_decoder,
+    due_page_decoder,
     encode,
+    keys_page_decoder,
     page_decoder,
 )
 from .peer import Answer, Transport
 from .queue import MSGPACK
 
 JSON = "application/json"
+
+P = TypeVar("P", Page, KeysPage, DuePage)
 
 
 class Control:
@@ -37,6 +48,7 @@ class Control:
     def __init__(self, transport: Transport, limits: Limits) -> None:
         self._transport = transport
         self._limits = limits
+        self._orders = count(1)
 
     async def info(self, url: str) -> Info:
         """Ask who answers at a URL.
@@ -81,11 +93,14 @@ class Control:
         await self._order(seat, "epoch", encode(Announcement(_header(seat, state), encode_state(state))))
 
     async def drop(self, seat: Seat, state: State, ranges: Sequence[tuple[int, int]]) -> None:
-        """Make a node forget slots.
+        """Make a node forget slots, a part at each order.
 
         :raises PeerRefused: as in ``announce``.
         """
-        await self._order(seat, "drop", encode(DropRequest(_header(seat, state), list(ranges))))
+        unfinished = True
+        while unfinished:
+            order = DropRequest(_header(seat, state), list(ranges), next(self._orders))
+            unfinished = (await self._order(seat, "drop", encode(order))).unfinished
 
     async def page(
         self, seat: Seat, state: State, ranges: Sequence[tuple[int, int]], after: tuple[int, bytes] | None
@@ -93,14 +108,35 @@ class Control:
         """Read one page of a node's accepted records.
 
         :raises PeerRefused: as in ``announce``.
+        :raises Damaged: if the node cannot read part of the range.
         """
-        answer = await self._request(
-            "POST", seat.url, "slots", encode(PageRequest(_header(seat, state), list(ranges), after)), MSGPACK
-        )
+        request = PageRequest(_header(seat, state), list(ranges), after)
+        return await self._page(seat, "slots", request, page_decoder)
+
+    async def keys(self, seat: Seat, state: State, prefix: bytes, after: bytes, limit: int) -> list[KeyRow]:
+        """Read one page of a node's key index.
+
+        :raises PeerRefused: as in ``announce``, and while data is being moved.
+        :raises Damaged: as in ``page``.
+        """
+        request = KeysRequest(_header(seat, state), prefix, after, limit)
+        return (await self._page(seat, "keys", request, keys_page_decoder)).rows
+
+    async def due(
+        self, seat: Seat, state: State, until_ms: int, after: tuple[int, bytes] | None, limit: int
+    ) -> list[tuple[int, bytes]]:
+        """Read one page of a node's values that have expired. Errors as in ``keys``."""
+        request = DueRequest(_header(seat, state), until_ms, after, limit)
+        return (await self._page(seat, "due", request, due_page_decoder)).rows
+
+    async def _page(self, seat: Seat, path: str, request: Any, decoder: msgspec.msgpack.Decoder[P]) -> P:
+        answer = await self._request("POST", seat.url, path, encode(request), MSGPACK)
         if answer.code != 200:
-            raise PeerRefused(_problem(answer).get("detail", f"status {answer.code}"))
+            problem = _problem(answer)
+            kind = Damaged if problem.get("type") == Damaged.slug else PeerRefused
+            raise kind(problem.get("detail", f"status {answer.code}"))
         try:
-            return page_decoder.decode(answer.body)
+            return decoder.decode(answer.body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise PeerSilent("the page could not be read") from None
 

@@ -206,7 +206,10 @@ class PeerQueue:
         else:
             node, resent = self.node, result.resent
             for (asker, round_, _), answer in zip(questions, reply.replies, strict=True):
-                asker.answered(node, round_, answer, resent)
+                if answer.abstains:
+                    asker.unanswered(node, round_, "what it holds of this key cannot be read", resent)
+                else:
+                    asker.answered(node, round_, answer, resent)
 
     def _refused(self, reply: BatchReply, questions: list[Question], resent: bool) -> None:
         if reply.refusal in (OLD_EPOCH, CLOSED_EPOCH):

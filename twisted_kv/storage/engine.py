@@ -6,7 +6,7 @@ An engine knows nothing of ballots' rules: it keeps what it is given. Only ``rep
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
 from twisted_kv.names import Key, Slot
@@ -14,7 +14,7 @@ from twisted_kv.register import Cell
 from twisted_kv.versions import is_tombstone
 
 Place: TypeAlias = tuple[Slot, Key]
-"""Where a cell is. Places are ordered by slot, then by the key's bytes; one key in two slots has two places."""
+"""Where a cell is. Places are ordered by slot, then by the key's bytes. A key always comes with the same slot."""
 
 
 class Change(NamedTuple):
@@ -36,65 +36,95 @@ class Totals(NamedTuple):
     bytes: int
 
 
+class Listed(NamedTuple):
+    """One key of the key index. ``expires_ms`` is 0 for a tombstone, and for a value that stays."""
+
+    key: Key
+    is_value: bool
+    expires_ms: int
+
+
+class Due(NamedTuple):
+    """A value that expires, in the order of the expiry index."""
+
+    expires_ms: int
+    key: Key
+
+
 def is_value(record: bytes) -> bool:
     """Say whether a cell's record counts in ``Totals.keys``."""
     return bool(record) and not is_tombstone(record)
 
 
-class View(Protocol):
-    """Something to read cells from. Every method may be called from any thread."""
+UNREADABLE = Cell(b"unreadable", b"unreadable", b"")  # type: ignore[arg-type]
+"""What a scan shows for a cell whose checksum fails. It is compared by identity."""
+
+
+class Engine(Protocol):
+    """Keeps the cells of one owner.
+
+    One thread calls all methods but ``sync``, which may run in another one beside them. Every change happens whole, or
+    not at all, at one moment; read by itself, an engine shows the newest state.
+    """
+
+    name: str
+    """What ``/node/v1/info`` calls this kind of engine."""
 
     def get(self, slot: Slot, key: Key) -> Cell | None:
-        """Give the cell of one key, or None if the key was never written here, or was dropped."""
+        """Give the cell of one key, or None if the key was never written here, or was dropped.
+
+        :raises Damaged: if something is there that cannot be read.
+        """
 
     def scan(
         self, first: Slot, last: Slot, after: Place | None, limit: int, bytes_max: int | None = None
     ) -> list[Change]:
         """Give a page of the cells in slots ``first`` to ``last`` (both included), ordered by place.
 
-        One page shows one moment: no batch is seen in part. Pages of an engine show one moment each, pages of a
-        snapshot all the same one.
+        A cell that is there and cannot be read is shown as ``UNREADABLE``.
 
         :param after: give only cells strictly after this place, which need not hold a cell or be in the range. None
             begins at ``first``.
         :param limit: the most cells that the page may have, at least 1.
         :param bytes_max: end the page before its key and record bytes exceed this; it has at least one cell all the
             same, so only an empty page is the end. Without it a page shorter than ``limit`` is the end too.
+        :raises Damaged: if part of the range cannot be read at all.
         """
 
-
-class Engine(View, Protocol):
-    """Keeps the cells of one owner.
-
-    Every method may be called from any thread, several at once. The methods that change something happen one after
-    another, each at one moment between its call and its return; from then on every thread sees it. Read by itself, an
-    engine shows the newest state, each call its own moment: whoever needs several keys to agree reads them in one scan
-    or from one snapshot.
-
-    What outlasts the process is each engine's own promise.
-    """
-
-    name: str
-    """What ``/node/v1/info`` calls this kind of engine."""
-
     def apply(self, changes: Iterable[Change]) -> None:
-        """Put every cell of a batch in its place, all or none of them.
+        """Put every cell of a batch in its place, all or none of them, and keep both indexes and digests in step.
 
         If one place occurs twice, the later cell wins. The batch is drawn up before anything is touched: if drawing
         raises, nothing has changed, and drawing may read this engine.
+
+        :raises Damaged: if a cell is to be replaced that cannot be read.
+        :raises DiskBusy: if the disk is behind; nothing has changed, try again in a moment.
+        :raises DiskFull: if there is no room; nothing has changed.
+        :raises DiskFailed: if the disk has failed. Nothing may be done with this engine afterwards but ``close``.
         """
 
-    def drop(self, first: Slot, last: Slot) -> None:
-        """Forget every cell in slots ``first`` to ``last`` (both included), at one moment. Notes stay."""
+    def drop(self, first: Slot, last: Slot, limit: int) -> bool:
+        """Forget at most ``limit`` cells in slots ``first`` to ``last`` (both included); say whether it was the rest.
 
-    def snapshot(self) -> View:
-        """Give the present state as a view that later changes do not touch.
-
-        It may hold memory or files for as long as it is referred to, and must not be used once the engine is closed.
+        Notes stay. Errors as in ``apply``, but what cannot be read is forgotten like all the rest.
         """
 
     def totals(self) -> Totals:
         """Say what the engine holds, without counting: the cost does not depend on it."""
+
+    def digests(self, first: Slot, last: Slot) -> Sequence[int]:
+        """Give the digests (see ``digest.py``) of slots ``first`` to ``last``, both included."""
+
+    def keys(self, after: bytes, prefix: bytes, limit: int) -> list[Listed]:
+        """Give a page of the keys that hold a record, tombstones too, in the order of their bytes.
+
+        :param after: give only keys strictly after this one; empty begins at the first.
+        :param prefix: give only keys that begin with it.
+        :param limit: the most keys that the page may have; a shorter page is the end.
+        """
+
+    def due(self, until_ms: int, after: Due | None, limit: int) -> list[Due]:
+        """Give a page of the values that expire by then, the earliest first."""
 
     def read_note(self, name: str) -> bytes | None:
         """Give the note of this name, or None if there is none."""
@@ -102,7 +132,13 @@ class Engine(View, Protocol):
     def write_note(self, name: str, value: bytes) -> None:
         """Keep a small fact about the node: its identity, its epoch, the cluster's state document.
 
-        An engine with a disk returns when the note is on it: notes are rare, and their writer acts on them next.
+        Errors as in ``apply``.
+        """
+
+    def sync(self) -> None:
+        """Return when every change made before this call will outlast the machine, where the engine can do that.
+
+        :raises DiskFailed: if that is not certain.
         """
 
     def close(self) -> None:

@@ -2,148 +2,138 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
-from threading import Lock
+from collections.abc import Iterable, Sequence
+from itertools import islice, takewhile
 
 from sortedcontainers import SortedList
 
+from twisted_kv.digest import moved, term
 from twisted_kv.names import Key, Slot
-from twisted_kv.register import Cell
-from twisted_kv.storage.engine import Change, Place, Totals, View, is_value
-
-# Who may touch what.
-#
-# All state changes under one lock, and whatever reads more than one cell takes it too. `get` does not: it is the hot
-# path, and is one look-up in a dict that is never replaced.
-#  - With the GIL, `dict.get` on a tuple of an int and a bytes is one step: hashing and comparing them is C that never
-#    runs Python code, so no other thread gets a turn inside, not even while a writer is about to make the dict grow.
-#    A batch enters by one `dict.update` from another dict, which is one such step as well.
-#  - In a free-threaded build, single dict operations are safe too (PEP 703: changes lock the dict, reads notice a
-#    change under way and look again). `get` still gives a whole old cell or a whole new one, since cells are frozen.
-#    Only, two calls of `get` may fall into the middle of an `update`, which is why the contract promises agreement
-#    between keys for scans and snapshots alone, and those take the lock.
-# The index is plain Python over several lists, half changed between two bytecodes: nobody looks at it unlocked. The
-# same goes for the two totals, of which a reader could otherwise see one before and one after a change.
-#
-# The road not taken: a lock in `get` too. It would cost half as much as the look-up, and a get in the reactor's thread
-# would wait for a drop in another one, which is seconds for a million cells.
+from twisted_kv.register import BLANK, Cell
+from twisted_kv.ring import SLOTS
+from twisted_kv.storage.engine import Change, Due, Listed, Place, Totals, is_value
+from twisted_kv.versions import record_expiry
 
 
 class MemoryEngine:
-    """Keeps cells in a dict, and their places in an ordered index that only new and dropped places touch."""
+    """Keeps cells in a dict, and three ordered indexes that only new, dropped and expiring places touch."""
 
-    __slots__ = ("_bytes", "_cells", "_keys", "_lock", "_notes", "_places")
+    __slots__ = ("_bytes", "_cells", "_digests", "_due", "_keys", "_notes", "_places", "_slots")
 
     name = "memory"
 
     def __init__(self) -> None:
-        self._lock = Lock()
         self._cells: dict[Place, Cell] = {}
         self._places = SortedList()
+        self._slots: SortedList[tuple[Key, Slot]] = SortedList()
+        self._due: SortedList[Due] = SortedList()
+        self._digests: dict[Slot, int] = {}
         self._notes: dict[str, bytes] = {}
         self._keys = 0
         self._bytes = 0
 
     def get(self, slot: Slot, key: Key) -> Cell | None:
-        """See ``View``."""
+        """See ``Engine``."""
         return self._cells.get((slot, key))
 
     def scan(
         self, first: Slot, last: Slot, after: Place | None, limit: int, bytes_max: int | None = None
     ) -> list[Change]:
-        """See ``View``. Holds up writers for the length of one page."""
+        """See ``Engine``."""
         start, end, inclusive = _bounds(first, last, after)
-        with self._lock:
-            places = self._places.irange(start, end, (inclusive, False))
-            return _page(self._cells, places, limit, bytes_max)
+        page: list[Change] = []
+        room = bytes_max
+        for slot, key in islice(self._places.irange(start, end, (inclusive, False)), limit):
+            cell = self._cells[slot, key]
+            if room is not None:
+                room -= len(key) + len(cell.record)
+                if room < 0 and page:
+                    break
+            page.append(Change(slot, key, cell))
+        return page
 
     def apply(self, changes: Iterable[Change]) -> None:
         """See ``Engine``."""
         batch = {(slot, key): cell for slot, key, cell in changes}
-        with self._lock:
-            cells = self._cells
-            keys, bytes_ = self._keys, self._bytes
-            fresh: list[Place] = []
-            for place, cell in batch.items():
-                old = cells.get(place)
-                record = cell.record
-                if old is None:
-                    fresh.append(place)
-                    keys += is_value(record)
-                    bytes_ += len(place[1]) + len(record)
-                elif record is not old.record:
-                    keys += is_value(record) - is_value(old.record)
-                    bytes_ += len(record) - len(old.record)
-            # Nothing was changed so far, and nothing below can fail: a batch is taken whole or not at all.
-            if fresh:
-                self._places.update(fresh)
-            cells.update(batch)
-            self._keys, self._bytes = keys, bytes_
+        fresh = [place for place in batch if place not in self._cells]
+        for place, cell in batch.items():
+            self._account(place, self._cells.get(place), cell)
+        if fresh:
+            self._places.update(fresh)
+            self._slots.update((key, slot) for slot, key in fresh)
+        self._cells.update(batch)
 
-    def drop(self, first: Slot, last: Slot) -> None:
-        """See ``Engine``. Holds up writers for two or three microseconds for each cell dropped."""
+    def _account(self, place: Place, old: Cell | None, new: Cell | None) -> None:
+        """Bring totals, digest and expiry index up to one change; None stands for no cell."""
+        slot, key = place
+        was, now = old or BLANK, new or BLANK
+        self._bytes += len(now.record) - len(was.record) + len(key) * ((new is not None) - (old is not None))
+        self._keys += is_value(now.record) - is_value(was.record)
+        if now.accepted != was.accepted:
+            digest = self._digests.get(slot, 0)
+            self._digests[slot] = moved(digest, term(key, was.accepted), term(key, now.accepted))
+        if expires_ms := _expiry(was.record):
+            self._due.remove(Due(expires_ms, key))
+        if expires_ms := _expiry(now.record):
+            self._due.add(Due(expires_ms, key))
+
+    def drop(self, first: Slot, last: Slot, limit: int) -> bool:
+        """See ``Engine``."""
         start, end, _ = _bounds(first, last, None)
-        with self._lock:
-            low, high = self._places.bisect_left(start), self._places.bisect_left(end)
-            for place in self._places.islice(low, high):
-                record = self._cells.pop(place).record
-                self._keys -= is_value(record)
-                self._bytes -= len(place[1]) + len(record)
-            del self._places[low:high]
-
-    def snapshot(self) -> View:
-        """See ``Engine``. Copies every place and reference, not the records.
-
-        For each million cells that is 50 to 160 ms, in which no other thread runs if there is a GIL, and 50 to 100 MB
-        for as long as the view is referred to.
-        """
-        with self._lock:
-            return _Copy(self._cells.copy(), list(self._places))
+        low: int = self._places.bisect_left(start)
+        high: int = self._places.bisect_left(end)
+        gone = min(high, low + limit)
+        for place in self._places.islice(low, gone):
+            self._account(place, self._cells.pop(place), None)
+            self._slots.remove((place[1], place[0]))
+        del self._places[low:gone]
+        return high - low < limit
 
     def totals(self) -> Totals:
         """See ``Engine``."""
-        with self._lock:
-            return Totals(self._keys, self._bytes)
+        return Totals(self._keys, self._bytes)
+
+    def digests(self, first: Slot, last: Slot) -> Sequence[int]:
+        """See ``Engine``."""
+        return [self._digests.get(Slot(slot), 0) for slot in range(first, min(last + 1, SLOTS))]
+
+    def keys(self, after: bytes, prefix: bytes, limit: int) -> list[Listed]:
+        """See ``Engine``."""
+        start = (Key(prefix), Slot(-1)) if after < prefix else (Key(after), Slot(SLOTS))
+        page = []
+        for key, slot in takewhile(lambda found: found[0].startswith(prefix), self._slots.irange(start)):
+            record = self._cells[slot, key].record
+            if record:
+                page.append(Listed(key, is_value(record), _expiry(record)))
+                if len(page) == limit:
+                    break
+        return page
+
+    def due(self, until_ms: int, after: Due | None, limit: int) -> list[Due]:
+        """See ``Engine``."""
+        end = Due(until_ms + 1, Key(b""))
+        return list(islice(self._due.irange(after, end, (False, False)), limit))
 
     def read_note(self, name: str) -> bytes | None:
         """See ``Engine``."""
         return self._notes.get(name)
 
     def write_note(self, name: str, value: bytes) -> None:
-        """See ``Engine``. One dict operation, so it needs no lock."""
+        """See ``Engine``."""
         self._notes[name] = value
+
+    def sync(self) -> None:
+        """See ``Engine``. Nothing here outlasts anything."""
 
     def close(self) -> None:
         """See ``Engine``."""
-        with self._lock:
-            self._cells.clear()
-            self._places.clear()
-            self._notes.clear()
-            self._keys = self._bytes = 0
+        for kept in (self._cells, self._places, self._slots, self._due, self._digests, self._notes):
+            kept.clear()
+        self._keys = self._bytes = 0
 
 
-class _Copy:
-    """A snapshot: nobody changes it, so nothing is locked."""
-
-    __slots__ = ("_cells", "_places")
-
-    def __init__(self, cells: Mapping[Place, Cell], places: Sequence[Place]) -> None:
-        self._cells = cells
-        self._places = places
-
-    def get(self, slot: Slot, key: Key) -> Cell | None:
-        return self._cells.get((slot, key))
-
-    def scan(
-        self, first: Slot, last: Slot, after: Place | None, limit: int, bytes_max: int | None = None
-    ) -> list[Change]:
-        start, end, inclusive = _bounds(first, last, after)
-        places = self._places
-        low = bisect_left(places, start) if inclusive else bisect_right(places, start)
-        high = min(bisect_left(places, end), low + limit)
-        return _page(self._cells, iter(places[low:high]), limit, bytes_max)
+def _expiry(record: bytes) -> int:
+    return record_expiry(record) if is_value(record) else 0
 
 
 def _bounds(first: Slot, last: Slot, after: Place | None) -> tuple[Place, Place, bool]:
@@ -153,16 +143,3 @@ def _bounds(first: Slot, last: Slot, after: Place | None) -> tuple[Place, Place,
     if after is None or after < start:
         return start, end, True
     return after, end, False
-
-
-def _page(cells: Mapping[Place, Cell], places: Iterator[Place], limit: int, bytes_max: int | None) -> list[Change]:
-    page: list[Change] = []
-    room = bytes_max
-    for slot, key in islice(places, limit):
-        cell = cells[slot, key]
-        if room is not None:
-            room -= len(key) + len(cell.record)
-            if room < 0 and page:
-                break
-        page.append(Change(slot, key, cell))
-    return page

@@ -31,6 +31,11 @@ STATUS: dict[type[KvError], int] = {
     errors.ChangeUnderWay: 503,
     errors.NotAMember: 503,
     errors.SlotsLost: 503,
+    errors.Damaged: 500,
+    errors.DiskBusy: 503,
+    errors.DiskFull: 507,
+    errors.DiskFailed: 500,
+    errors.Stopping: 503,
     errors.NotANode: 422,
     errors.ForeignNode: 409,
     errors.NodeHasData: 409,
@@ -46,7 +51,7 @@ STATUS: dict[type[KvError], int] = {
 }
 """Every leaf of the tree; a test demands it."""
 
-RETRY_AFTER_S = {429: b"1", 503: b"1", 504: b"1"}
+RETRY_AFTER_S = {429: b"1", 503: b"1", 504: b"1", 507: b"5"}
 
 log = Logger()
 

@@ -127,11 +127,11 @@ def add_original_node(app: Klein, replica: Replica, limits: Limits) -> None:
     """Give a node's door the original's calls, for the one replica that it holds."""
 
     @app.route("/PUT", methods=["PUT"])
-    def original_put(request: Any) -> bytes:
-        replica.write_local(*put_body(request.content.read(), limits))
-        return answer_empty(request)
+    def original_put(request: Any) -> Deferred[bytes]:
+        written = replica.write_local(*put_body(request.content.read(), limits))
+        return written.addCallback(lambda _: answer_empty(request))
 
     @app.route("/GET", methods=["GET", "POST", "QUERY"])
-    def original_get(request: Any) -> bytes:
+    def original_get(request: Any) -> Deferred[bytes]:
         key = get_key(request, limits)
-        return answer_value(request, replica.read_local(key), key)
+        return replica.read_local(key).addCallback(lambda record: answer_value(request, record, key))

@@ -1,0 +1,50 @@
+"""An engine whose disk can be imagined: what is pending apart from what is durable, so that a crash may lose it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from random import Random
+
+from twisted_kv.names import Slot
+from twisted_kv.storage.engine import Change
+from twisted_kv.storage.memory import MemoryEngine
+
+Step = Callable[[MemoryEngine], object]
+
+
+class PaperDisk(MemoryEngine):
+    """The newest state of a log of steps, of which the first ``durable`` outlast a crash."""
+
+    __slots__ = ("_log", "durable")
+
+    name = "paper"
+
+    def __init__(self, log: Iterable[Step] = ()) -> None:
+        super().__init__()
+        self._log = list(log)
+        for step in self._log:
+            step(self)
+        self.durable = len(self._log)
+
+    @property
+    def written(self) -> int:
+        return len(self._log)
+
+    def _do(self, step: Step) -> object:
+        result = step(self)
+        self._log.append(step)
+        return result
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        drawn = list(changes)
+        self._do(lambda engine: MemoryEngine.apply(engine, drawn))
+
+    def drop(self, first: Slot, last: Slot, limit: int) -> bool:
+        return bool(self._do(lambda engine: MemoryEngine.drop(engine, first, last, limit)))
+
+    def write_note(self, name: str, value: bytes) -> None:
+        self._do(lambda engine: MemoryEngine.write_note(engine, name, value))
+
+    def after_crash(self, random: Random) -> PaperDisk:
+        """The disk as a crash may leave it: all that was synced, and a beginning of what was not."""
+        return PaperDisk(self._log[: random.randint(self.durable, self.written)])

@@ -1,0 +1,30 @@
+"""Digests of slots: one number that is equal on two owners who hold the same records.
+
+A slot's digest is the sum of one term for each accepted record, modulo 2^64, so that it can be kept up to date with
+each change and does not depend on their order. Terms must not be linear in what they are made of: with a CRC, two keys
+that swap their ballots would cancel out.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+from .names import Key
+from .versions import NONE, Ballot
+
+EMPTY = 0
+"""The digest of a slot without records."""
+
+_MASK = (1 << 64) - 1
+
+
+def term(key: Key, accepted: Ballot) -> int:
+    """Give a record's part in its slot's digest: 64 bits; 0 for a bare promise, which is no record."""
+    if accepted == NONE:
+        return 0
+    return int.from_bytes(blake2b(accepted + key, digest_size=8).digest(), "big")
+
+
+def moved(digest: int, gone: int, come: int) -> int:
+    """Give a slot's digest after one term took the place of another."""
+    return (digest - gone + come) & _MASK

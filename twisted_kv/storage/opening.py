@@ -1,0 +1,180 @@
+"""Opening a node's folder: what it still holds, and whether the node may vote with that.
+
+A node that forgot what it once said must not vote: a promise or a record that it has forgotten would be broken. So it
+draws a new *incarnation*, which no proxy counts before the node was rebuilt. It has forgotten
+
+- if its folder is new, or what is there cannot be opened, or fails its checksums;
+- if less was recovered than was synced: after each sync the sequence number reached is written to a file of its own;
+- with ``interval`` or ``never``, if the machine went down without the node having been stopped before.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple
+from zlib import crc32
+
+from twisted_kv.errors import Damaged
+from twisted_kv.storage.rocks import RocksEngine
+
+ALWAYS, INTERVAL, NEVER = "always", "interval", "never"
+SYNC_MODES = (ALWAYS, INTERVAL, NEVER)
+
+_MARK = struct.Struct(">BBB36sQ")
+_CHECKSUM = struct.Struct(">I")
+_FORMAT = 1
+_SECTOR_BYTES = 512
+_INCARNATION = "incarnation"
+
+
+class Mark(NamedTuple):
+    """What a node noted beside its data: how far it had synced, how, on which boot of the machine, and how it ended."""
+
+    sequence: int
+    sync: str
+    boot: str
+    clean: bool = False
+
+
+class MarkFile:
+    """Keeps the newest mark: two of them by turns, a sector each, so that a torn one leaves the one before it.
+
+    A mark is written after each sync and left to the kernel, which puts it on the disk within half a minute. One that
+    is too old after a power cut only finds less than a newer one would; it never accuses a node wrongly.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._writes = count()
+
+    def read(self) -> Mark | None:
+        """Give the newest mark that can be read, if any."""
+        found = [self._read(turn) for turn in (0, 1)]
+        return max((mark for mark in found if mark is not None), key=lambda mark: mark.sequence, default=None)
+
+    def _read(self, turn: int) -> Mark | None:
+        data = os.pread(self._file, _MARK.size + _CHECKSUM.size, turn * _SECTOR_BYTES)
+        if len(data) < _MARK.size + _CHECKSUM.size:
+            return None
+        form, sync, clean, boot, sequence = _MARK.unpack_from(data)
+        if (
+            form != _FORMAT
+            or sync >= len(SYNC_MODES)
+            or _CHECKSUM.pack(crc32(data[: _MARK.size])) != data[_MARK.size :]
+        ):
+            return None
+        return Mark(sequence, SYNC_MODES[sync], boot.rstrip(b"\0").decode("ascii", "replace"), bool(clean))
+
+    def write(self, mark: Mark) -> None:
+        boot = mark.boot.encode("ascii", "replace")[:36]
+        data = _MARK.pack(_FORMAT, SYNC_MODES.index(mark.sync), mark.clean, boot, mark.sequence)
+        os.pwrite(self._file, data + _CHECKSUM.pack(crc32(data)), next(self._writes) % 2 * _SECTOR_BYTES)
+
+    def settle(self, mark: Mark) -> None:
+        """Replace all earlier marks by this one, whatever they say, and put it on the disk."""
+        self.write(mark)
+        self.write(mark)
+        os.fsync(self._file)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+class Disk:
+    """A node's folder, open: the engine on it, the incarnation that its memory has, and why that is a new one.
+
+    :param folder: holds ``data``, ``synced`` and, after the disk has failed, ``suspect``.
+    :param sync: one of ``SYNC_MODES``.
+    :param boot: names this boot of the machine; empty where that cannot be known.
+    :param draw: draws a fresh incarnation.
+    :raises DiskFailed: if the folder cannot be used for a reason that an operator has to mend.
+    """
+
+    def __init__(self, folder: Path, sync: str, boot: str, draw: Callable[[], str]) -> None:
+        self._folder = folder
+        self._sync = sync
+        self._boot = boot
+        self._data = folder / "data"
+        self._suspect = folder / "suspect"
+        self.forgot = ""
+        """Why the incarnation is a new one; empty if the node remembers."""
+        self.engine = self._open()
+        self._marks = MarkFile(folder / "synced")
+        last = self._marks.read()
+        kept = self.engine.read_note(_INCARNATION)
+        self.forgot = self.forgot or self._forgotten(last, kept)
+        if kept is not None and not self.forgot:
+            self.incarnation = kept.decode()
+        else:
+            self.incarnation = draw()
+            # The first change after a loss: what was recovered up to a later one includes it.
+            self.engine.write_note(_INCARNATION, self.incarnation.encode())
+        self.engine.sync()
+        self._marks.settle(Mark(self.engine.sequence, sync, boot))
+        _sync_folder(folder)
+
+    def _open(self) -> RocksEngine:
+        try:
+            engine = RocksEngine(self._data, self._reached)
+            if self._suspect.exists():
+                try:
+                    engine.verify()
+                except Damaged:
+                    engine.close()
+                    raise
+        except Damaged as error:
+            aside = next(path for number in count(1) if not (path := self._folder / f"data.damaged-{number}").exists())
+            self._data.rename(aside)
+            self.forgot = f"{error.detail}; what is left of it is in {aside}"
+            engine = RocksEngine(self._data, self._reached)
+        self._suspect.unlink(missing_ok=True)
+        return engine
+
+    def _forgotten(self, last: Mark | None, kept: bytes | None) -> str:
+        if kept is None:
+            return "its folder is new"
+        if last is None:
+            return "nothing says how much of its data was synced"
+        recovered = self.engine.sequence
+        if recovered < last.sequence:
+            return f"{last.sequence} changes were synced, {recovered} were recovered"
+        if last.sync != ALWAYS and not last.clean and (last.boot != self._boot or not self._boot):
+            return f"the machine went down, and data was synced at {last.sync} only"
+        return ""
+
+    def _reached(self, sequence: int) -> None:
+        self._marks.write(Mark(sequence, self._sync, self._boot))
+
+    def free_bytes(self) -> int:
+        """Say how much room is left for data."""
+        found = os.statvfs(self._folder)
+        return found.f_bavail * found.f_frsize
+
+    def doubt(self) -> None:
+        """Have everything verified at the next start: the disk has failed under this one."""
+        try:
+            self._suspect.touch()
+            _sync_folder(self._folder)
+        except OSError:
+            pass  # the disk may be gone; what it recovers is judged by the mark in any case
+
+    def close(self) -> None:
+        """Put everything on the disk and note that it is there."""
+        self.engine.sync()
+        reached = self.engine.sequence
+        self.engine.close()
+        self._marks.settle(Mark(reached, self._sync, self._boot, clean=True))
+        self._marks.close()
+
+
+def _sync_folder(folder: Path) -> None:
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

@@ -1,0 +1,383 @@
+"""The engine on a disk: RocksDB through rocksdict, in raw mode (it would pickle otherwise).
+
+Column families, all flushed together, so that after any crash they are of one moment:
+
+======== =============================== ==============================================================
+``data``   slot(2) key                     format(1) checksum(4) promised(16) accepted(16) record
+``keys``   key                             flags(1) expires_ms(8): the key index, tombstones included
+``expiry`` expires_ms(8) key               nothing: the values that expire
+``meta``   ``d`` slot(2), ``n`` name, ``t``  digest(8) of a slot; a note; totals(16)
+======== =============================== ==============================================================
+
+Numbers are big-endian. A change and all that follows from it is one write batch, so nothing is ever counted anew.
+Changes go into the write-ahead log without being synced, which outlasts the process; ``sync`` makes them outlast the
+machine.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from zlib import crc32
+
+from rocksdict import (
+    AccessType,
+    BlockBasedOptions,
+    Cache,
+    DBRecoveryMode,
+    Options,
+    Rdict,
+    ReadOptions,
+    WriteBatch,
+    WriteOptions,
+)
+
+from twisted_kv.digest import moved, term
+from twisted_kv.errors import Damaged, DiskBusy, DiskFailed, DiskFull, KvError
+from twisted_kv.names import Key, Slot
+from twisted_kv.register import BLANK, Cell
+from twisted_kv.ring import SLOTS
+from twisted_kv.storage.engine import UNREADABLE, Change, Due, Listed, Place, Totals, is_value
+from twisted_kv.versions import Ballot, record_expiry
+
+KIB, MIB = 1024, 1024 * 1024
+MEMTABLE_BYTES = 32 * MIB
+"""All column families' memtables together. It bounds the log that a start has to read, too: about as many bytes."""
+CACHE_BYTES = 32 * MIB
+"""Uncompressed blocks of all column families. The kernel's page cache stands behind it."""
+SEEN_MAX = 8192
+"""Cells remembered between their reading and their change; one batch holds fewer."""
+
+_FORMAT = 1
+_CELL = struct.Struct(">BI16s16s")
+_INDEX = struct.Struct(">BQ")
+_TOTALS = struct.Struct(">QQ")
+_SLOT = struct.Struct(">H")
+_NUMBER = struct.Struct(">Q")
+_IS_VALUE = 1
+_END = b"\xff" * 1100  # no key is as long
+_TOTALS_KEY = b"t"
+
+
+def encode_cell(key: Key, cell: Cell) -> bytes:
+    """Give a cell's bytes on the disk; the checksum covers the key too, so that no cell passes for another's."""
+    promised, accepted, record = cell
+    return _CELL.pack(_FORMAT, crc32(record, crc32(promised + accepted + key)), promised, accepted) + record
+
+
+def decode_cell(key: Key, data: bytes) -> Cell:
+    """Read a cell's bytes.
+
+    :raises Damaged: if they are not what was written under this key.
+    """
+    if len(data) >= _CELL.size:
+        form, checksum, promised, accepted = _CELL.unpack_from(data)
+        record = data[_CELL.size :]
+        if form == _FORMAT and crc32(record, crc32(promised + accepted + key)) == checksum:
+            return Cell(Ballot(promised), Ballot(accepted), record)
+    raise Damaged(f"the checksum of the record under {key[:100]!r} fails")
+
+
+def _options() -> Options:
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.create_missing_column_families(True)
+    # Anything but a torn end of the log stops the start: by default RocksDB would forget what follows a flipped byte
+    # and say nothing.
+    options.set_wal_recovery_mode(DBRecoveryMode.tolerate_corrupted_tail_records())
+    options.set_paranoid_checks(True)
+    options.set_atomic_flush(True)
+    options.set_db_write_buffer_size(MEMTABLE_BYTES)
+    options.set_write_buffer_size(MEMTABLE_BYTES)
+    options.set_max_total_wal_size(2 * MEMTABLE_BYTES)
+    options.set_max_background_jobs(2)
+    options.set_max_open_files(256)
+    options.set_keep_log_file_num(2)
+    options.set_max_log_file_size(1 * MIB)
+    options.set_stats_dump_period_sec(0)
+    return options
+
+
+def _table(cache: Cache) -> BlockBasedOptions:
+    table = BlockBasedOptions()
+    table.set_block_cache(cache)
+    table.set_bloom_filter(10, False)
+    table.set_cache_index_and_filter_blocks(True)
+    table.set_format_version(5)
+    return table
+
+
+class RocksEngine:
+    """Keeps cells in a folder of its own. Nobody else may have it open.
+
+    :param synced: told after each sync the ``sequence`` that it covers, in the thread that synced.
+    :raises DiskFailed: if the folder cannot be opened for a reason that does not lie in the data.
+    :raises Damaged: if what is there is not whole; ``opening.py`` says what is to be done then.
+    """
+
+    name = "rocksdb"
+
+    def __init__(self, folder: Path, synced: Callable[[int], None] = lambda sequence: None) -> None:
+        self._synced = synced
+        cache = Cache(CACHE_BYTES)
+        families = {}
+        for name in ("data", "keys", "expiry", "meta"):
+            families[name] = _options()
+            families[name].set_block_based_table_factory(_table(cache))
+        try:
+            self._db = Rdict(str(folder), _options(), column_families=families, access_type=AccessType.read_write())
+        except Exception as error:
+            raise _unopened(error) from None
+        self._closed = False
+        self._data, self._keys, self._expiry, self._meta = map(self._db.get_column_family, families)
+        self._to_data, self._to_keys, self._to_expiry, self._to_meta = map(self._db.get_column_family_handle, families)
+        self._write_options = WriteOptions()
+        # A stalled write would hold the interpreter's lock for as long as it is stalled.
+        self._write_options.no_slowdown = True
+        self._seen: dict[Place, Cell | None] = {}
+        self._digests = array("Q", bytes(8 * SLOTS))
+        for row, number in _rows(self._meta, b"d", b"e"):
+            self._digests[_SLOT.unpack(row[1:])[0]] = _NUMBER.unpack(number)[0]
+        kept = self._meta.get(_TOTALS_KEY)
+        self._totals = Totals(*_TOTALS.unpack(kept)) if kept else Totals(0, 0)
+
+    @property
+    def sequence(self) -> int:
+        """The number of the newest change; it grows by one for each row written, and a synced one never gets lost."""
+        return int(self._db.latest_sequence_number())
+
+    def get(self, slot: Slot, key: Key) -> Cell | None:
+        """See ``Engine``."""
+        place = (slot, key)
+        seen = self._seen
+        if place in seen:
+            return seen[place]
+        try:
+            data = self._data.get(_SLOT.pack(slot) + key)
+        except Exception as error:
+            raise _unreadable(error) from None
+        cell = decode_cell(key, data) if data is not None else None
+        if len(seen) >= SEEN_MAX:
+            seen.clear()
+        seen[place] = cell
+        return cell
+
+    def scan(
+        self, first: Slot, last: Slot, after: Place | None, limit: int, bytes_max: int | None = None
+    ) -> list[Change]:
+        """See ``Engine``."""
+        page: list[Change] = []
+        if first > last:
+            return page
+        start = _SLOT.pack(first)
+        if after is not None and after[0] >= first:
+            start = _SLOT.pack(after[0]) + after[1] + b"\0"
+        room = bytes_max
+        for place, data in _rows(self._data, start, _after_slot(last), limit):
+            slot, key = Slot(_SLOT.unpack_from(place)[0]), Key(place[2:])
+            try:
+                cell = decode_cell(key, data)
+            except Damaged:
+                cell = UNREADABLE
+            if room is not None:
+                room -= len(key) + len(cell.record)
+                if room < 0 and page:
+                    break
+            page.append(Change(slot, key, cell))
+        return page
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        """See ``Engine``."""
+        last = {(slot, key): cell for slot, key, cell in changes}
+        if not last:
+            return
+        batch = WriteBatch(raw_mode=True)
+        digests: dict[Slot, int] = {}
+        keys, bytes_ = self._totals
+        for (slot, key), cell in last.items():
+            old = self.get(slot, key)
+            batch.put(_SLOT.pack(slot) + key, encode_cell(key, cell), self._to_data)
+            bytes_ += len(cell.record) + (len(key) if old is None else -len(old.record))
+            old = old or BLANK
+            if cell.record is not old.record:
+                keys += is_value(cell.record) - is_value(old.record)
+                self._index(batch, key, _indexed(old.record), _indexed(cell.record))
+            if cell.accepted != old.accepted:
+                digest = digests.get(slot, self._digests[slot])
+                digests[slot] = moved(digest, term(key, old.accepted), term(key, cell.accepted))
+        self._write(batch, digests, Totals(keys, bytes_))
+
+    def _index(self, batch: WriteBatch, key: Key, old: Listed | None, new: Listed | None) -> None:
+        """Put what changes in both indexes into a batch."""
+        if new == old:
+            return
+        if new is None:
+            batch.delete(key, self._to_keys)
+        else:
+            batch.put(key, _INDEX.pack(new.is_value, new.expires_ms), self._to_keys)
+        was, now = old.expires_ms if old else 0, new.expires_ms if new else 0
+        if was != now:
+            if was:
+                batch.delete(_NUMBER.pack(was) + key, self._to_expiry)
+            if now:
+                batch.put(_NUMBER.pack(now) + key, b"", self._to_expiry)
+
+    def _write(self, batch: WriteBatch, digests: dict[Slot, int], totals: Totals) -> None:
+        for slot, digest in digests.items():
+            batch.put(b"d" + _SLOT.pack(slot), _NUMBER.pack(digest), self._to_meta)
+        batch.put(_TOTALS_KEY, _TOTALS.pack(*totals), self._to_meta)
+        self._commit(batch)
+        self._seen.clear()
+        self._totals = totals
+        for slot, digest in digests.items():
+            self._digests[slot] = digest
+
+    def _commit(self, batch: WriteBatch) -> None:
+        try:
+            self._db.write(batch, self._write_options)
+        except Exception as error:
+            raise _unwritten(error) from None
+
+    def drop(self, first: Slot, last: Slot, limit: int) -> bool:
+        """See ``Engine``."""
+        if first > last:
+            return True
+        batch = WriteBatch(raw_mode=True)
+        digests: dict[Slot, int] = {}
+        keys, bytes_ = self._totals
+        rows = 0
+        for place, data in _rows(self._data, _SLOT.pack(first), _after_slot(last), limit):
+            rows += 1
+            slot, key = Slot(_SLOT.unpack_from(place)[0]), Key(place[2:])
+            cell = decode_cell(key, data)
+            batch.delete(place, self._to_data)
+            self._index(batch, key, _indexed(cell.record), None)
+            keys -= is_value(cell.record)
+            bytes_ -= len(key) + len(cell.record)
+            digests[slot] = moved(digests.get(slot, self._digests[slot]), term(key, cell.accepted), 0)
+        if rows:
+            self._write(batch, digests, Totals(keys, bytes_))
+        return rows < limit
+
+    def totals(self) -> Totals:
+        """See ``Engine``."""
+        return self._totals
+
+    def digests(self, first: Slot, last: Slot) -> Sequence[int]:
+        """See ``Engine``."""
+        return self._digests[first : last + 1]
+
+    def keys(self, after: bytes, prefix: bytes, limit: int) -> list[Listed]:
+        """See ``Engine``."""
+        start = prefix if after < prefix else after + b"\0"
+        page = []
+        for key, data in _rows(self._keys, start, prefix + _END, limit):
+            flags, expires_ms = _INDEX.unpack_from(data)
+            page.append(Listed(Key(key), bool(flags & _IS_VALUE), expires_ms))
+        return page
+
+    def due(self, until_ms: int, after: Due | None, limit: int) -> list[Due]:
+        """See ``Engine``."""
+        start = _NUMBER.pack(after.expires_ms) + after.key + b"\0" if after is not None else b""
+        rows = _rows(self._expiry, start, _NUMBER.pack(until_ms + 1), limit)
+        return [Due(_NUMBER.unpack_from(name)[0], Key(name[_NUMBER.size :])) for name, _ in rows]
+
+    def read_note(self, name: str) -> bytes | None:
+        """See ``Engine``."""
+        note: bytes | None = self._meta.get(b"n" + name.encode())
+        return note
+
+    def write_note(self, name: str, value: bytes) -> None:
+        """See ``Engine``."""
+        batch = WriteBatch(raw_mode=True)
+        batch.put(b"n" + name.encode(), value, self._to_meta)
+        self._commit(batch)
+
+    def sync(self) -> None:
+        """See ``Engine``. Other threads run meanwhile."""
+        reached = self.sequence
+        try:
+            self._db.flush_wal(True)
+        except Exception as error:
+            raise DiskFailed(f"the log could not be synced: {error}") from None
+        self._synced(reached)
+
+    def verify(self) -> None:
+        """Read everything, past the cache, and check every checksum.
+
+        :raises Damaged: at the first that fails.
+        """
+        for family in (self._keys, self._expiry, self._meta):
+            for _ in _rows(family, b"", _END):
+                pass
+        for place, data in _rows(self._data, b"", _END):
+            decode_cell(Key(place[2:]), data)
+
+    def close(self) -> None:
+        """See ``Engine``. What was not synced is left to the kernel."""
+        if not self._closed:
+            self._closed = True
+            for family in (self._data, self._keys, self._expiry, self._meta):
+                family.close()
+            # Each of these would keep the folder locked for as long as it lives.
+            del self._to_data, self._to_keys, self._to_expiry, self._to_meta
+            self._db.close()
+
+
+def _rows(family: Rdict, start: bytes, end: bytes, limit: int = 1 << 62) -> Iterator[tuple[bytes, bytes]]:
+    """Walk through a column family from ``start`` to before ``end``.
+
+    :raises Damaged: if a block cannot be read. An iterator just ends there, and has to be asked why.
+    """
+    # The upper bound only: rocksdict's setter of the lower bound sets the upper one.
+    bounds = ReadOptions()
+    bounds.set_iterate_upper_bound(end)
+    iterator = family.iter(bounds)
+    iterator.seek(start)
+    while limit and iterator.valid():
+        yield iterator.key(), iterator.value()
+        limit -= 1
+        if limit:
+            iterator.next()
+    try:
+        iterator.status()
+    except Exception as error:
+        raise _unreadable(error) from None
+
+
+def _after_slot(slot: Slot) -> bytes:
+    """Give the bytes above every place of a slot, and below those of the next one."""
+    return _SLOT.pack(slot) + _END
+
+
+def _indexed(record: bytes) -> Listed | None:
+    """Say what the key index holds for a record: nothing for a bare promise."""
+    if not record:
+        return None
+    return Listed(Key(b""), is_value(record), record_expiry(record) if is_value(record) else 0)
+
+
+def _unreadable(error: Exception) -> Damaged:
+    return Damaged(f"what is stored cannot be read: {error}")
+
+
+def _unwritten(error: Exception) -> KvError:
+    """Tell a failed write's reasons apart; rocksdict raises a plain Exception with RocksDB's sentence for all."""
+    text = str(error)
+    if "Write stall" in text:
+        return DiskBusy("the disk is behind with what was written before", "try again in a moment")
+    if "No space left" in text:
+        return DiskFull("there is no room left on the node's disk", "make room, or add a node")
+    return DiskFailed(f"the disk has failed: {text}")
+
+
+def _unopened(error: Exception) -> KvError:
+    """Tell lost data, which the other owners can give back, from what an operator has to mend."""
+    text = str(error)
+    if text.startswith("Corruption") or "may be corrupted" in text:
+        return Damaged(f"what is on the disk is not what was written: {text}")
+    if "lock" in text.lower():
+        return DiskFailed("another process has the node's data open", "stop it, or name another --data-dir")
+    return DiskFailed(f"the node's data cannot be opened: {text}", "mend what it says, then start the node again")
