@@ -18,6 +18,8 @@ from enum import Enum
 class Kind(Enum):
     PUT = "put"
     DELETE = "delete"
+    SWAP = "swap"
+    """A conditional change: it takes effect only where the key holds its ``base``."""
     READ = "read"
 
 
@@ -50,6 +52,7 @@ class Event:
     called: float
     returned: float | None = None
     fate: Fate = Fate.DONE
+    base: bytes | None = None
 
     def __post_init__(self) -> None:
         if self.fate is Fate.DONE and (self.returned is None or self.returned < self.called):
@@ -58,7 +61,8 @@ class Event:
     def __str__(self) -> str:
         end = "" if self.returned is None else f"{self.returned:g}"
         value = "?" if self.kind is Kind.READ and self.fate is not Fate.DONE else self.value
-        return f"{self.called:g}..{end} {self.client} {self.kind.value} {value!r} {self.fate.value}"
+        base = f"{self.base!r} for " if self.kind is Kind.SWAP else ""
+        return f"{self.called:g}..{end} {self.client} {self.kind.value} {base}{value!r} {self.fate.value}"
 
 
 def violation(history: Iterable[Event], initial: bytes | None = None) -> str | None:
@@ -80,8 +84,13 @@ def _judge(key: bytes, events: Sequence[Event], initial: bytes | None) -> str | 
     events = sorted(events, key=lambda event: event.called)
     done = [event for event in events if event.fate is Fate.DONE]
     seen_values = {event.value for event in done if event.kind is Kind.READ}
-    # An uncertain write that nobody read may as well never have happened, and an uncertain read says nothing.
-    maybe = [e for e in events if e.fate is Fate.UNKNOWN and e.kind is not Kind.READ and e.value in seen_values]
+    seen_values |= {event.base for event in done if event.kind is Kind.SWAP}
+    # An uncertain write that nobody saw may as well never have happened, and an uncertain read says nothing.
+    uncertain = [event for event in events if event.fate is Fate.UNKNOWN and event.kind is not Kind.READ]
+    maybe: list[Event] = []
+    while more := [event for event in uncertain if event.value in seen_values and event not in maybe]:
+        maybe += more
+        seen_values |= {event.base for event in more if event.kind is Kind.SWAP}
     search = _Search(done, maybe)
     if search.succeeds(initial):
         return None
@@ -102,13 +111,15 @@ class _Search:
         self.all_done = (1 << len(done)) - 1
         self.reads_of: dict[bytes | None, int] = {}
         self.writes_of: dict[bytes | None, int] = {}
-        self.maybe_of: dict[bytes | None, list[tuple[int, float]]] = {}
+        self.bases: set[bytes | None] = {e.base for e in (*done, *maybe) if e.kind is Kind.SWAP}
+        self.maybe_of: dict[tuple[bytes | None, bool, bytes | None], list[tuple[int, float]]] = {}
         for i, event in enumerate(done):
             bits = self.reads_of if event.kind is Kind.READ else self.writes_of
             bits[event.value] = bits.get(event.value, 0) | 1 << i
         for i, event in enumerate(maybe, len(done)):
             self.writes_of[event.value] = self.writes_of.get(event.value, 0) | 1 << i
-            self.maybe_of.setdefault(event.value, []).append((1 << i, event.called))
+            alike = (event.value, event.kind is Kind.SWAP, event.base)
+            self.maybe_of.setdefault(alike, []).append((1 << i, event.called))
         self.furthest: tuple[int, bytes | None] = (0, None)
 
     def succeeds(self, initial: bytes | None) -> bool:
@@ -126,8 +137,10 @@ class _Search:
             if unread and not ~placed & self.writes_of.get(held, 0):
                 continue  # a write now would hide a value that is still to be read and never comes back
             following = [(placed | 1 << i, self.done[i].value) for i in writes]
-            for value, choices in self.maybe_of.items():
-                if value == held or not ~placed & self.reads_of[value]:
+            for (value, swaps, base), choices in self.maybe_of.items():
+                if value == held or (swaps and base != held):
+                    continue
+                if value not in self.bases and not ~placed & self.reads_of[value]:
                     continue
                 # They differ in nothing but their calls and have no end: the earliest can stand for any other.
                 bit, called = next((choice for choice in choices if not placed & choice[0]), (0, math.inf))
@@ -158,7 +171,10 @@ class _Search:
                 if not placed >> i & 1:
                     assert event.returned is not None
                     limit = min(limit, event.returned)
-                    if event.kind is not Kind.READ:
+                    if event.kind is Kind.SWAP:
+                        if event.base == held:
+                            writes.append(i)
+                    elif event.kind is not Kind.READ:
                         writes.append(i)
                     elif event.value == held:
                         placed |= 1 << i

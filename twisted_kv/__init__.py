@@ -6,7 +6,8 @@ movement of data is the same idempotent accept, so that anything may be interrup
 floor 0, the laws: no Twisted, no clock, no randomness, no files
     ``names`` ``errors`` ``limits``     what things are called, what goes wrong, how much is too much
     ``versions`` ``register`` ``digest``  ballots and records; what one key is: the acceptor's rules
-    ``conversation`` ``writing`` ``reading``   what a proxy says to a key's owners, as state machines
+    ``conversation`` ``reading`` ``proposing`` ``writing`` ``conditional``   what a proxy says to a key's owners, as
+                                        state machines
     ``ring`` ``quorum`` ``membership`` ``seating``   who owns what; how many are enough; the state and its changes
     ``liveness`` ``wire``               who is avoided; bytes to messages and back
 floor 1, the disk, and what is counted

@@ -46,6 +46,7 @@ class Conversation:
     """
 
     __slots__ = (
+        "alike",
         "attempt",
         "ballot",
         "best",
@@ -83,6 +84,7 @@ class Conversation:
         self.ballot = NONE
         self.proposed = b""
         self.best: Reply | None = None
+        self.alike = True
         self.confirmed = 0
         self.refused = 0
         self.waiting: set[NodeId] = set()
@@ -128,8 +130,11 @@ class Conversation:
             self.clock.learn(Ballot(max(reply.accepted, reply.promised)))
             return self._refused(reply, resent)
         self.confirmed += 1
-        if self.phase == PREPARE and (self.best is None or reply.accepted > self.best.accepted):
-            self.best = reply
+        if self.phase == PREPARE:
+            if self.best is not None and reply.accepted != self.best.accepted:
+                self.alike = False
+            if self.best is None or reply.accepted > self.best.accepted:
+                self.best = reply
         return self._taken(node, reply)
 
     def fail(self, node: NodeId, round_: int, error: str, arrived: bool) -> Sequence[Send]:
@@ -185,6 +190,7 @@ class Conversation:
 
     def _prepare(self) -> Sequence[Send]:
         self.best = None
+        self.alike = True
         self.needed = self.quorum
         self.ballot = self.clock.tick()
         return self._ask(PREPARE, Op(PREPARE, self.key, self.ballot), self.owners)
@@ -198,3 +204,6 @@ class Conversation:
 
     def _end_unreached(self, kind: type[Unreached], what: str) -> None:
         raise NotImplementedError
+
+    def _end(self, error: KvError, acks: int) -> None:
+        self.outcome = Outcome(b"", acks, error)

@@ -128,4 +128,4 @@ class Read(Conversation):
             acks=acks,
             replicas=self.errors,
         )
-        self.outcome = Outcome(b"", acks, error)
+        self._end(error, acks)

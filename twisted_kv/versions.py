@@ -68,25 +68,33 @@ _TOMBSTONE = 1
 class Record:
     """What a key holds: a value, or a tombstone where ``value`` is None.
 
-    ``expires_ms`` is wall time in milliseconds, 0 for never.
+    ``expires_ms`` is wall time in milliseconds, 0 for never. ``before`` are the versions that a conditional change
+    replaced one after the other, the last one first: whoever does not know what became of a change of its own finds
+    it there (see ``conditional.py``).
     """
 
     version: Version
     value: bytes | None
     content_type: bytes = b""
     expires_ms: int = 0
+    before: tuple[Version, ...] = ()
+
+    def expired(self, now_ms: int) -> bool:
+        return 0 < self.expires_ms <= now_ms
 
     def encode(self) -> bytes:
         """Give the record's bytes, which owners store and copy as they are.
 
-        ``format(1) flags(1) version(16) expires_ms(8) type_bytes(2) value_bytes(4) type value``, big-endian. Later
-        formats append; readers skip what follows the value, and copies keep it, since copies never decode.
+        ``format(1) flags(1) version(16) expires_ms(8) type_bytes(2) value_bytes(4) type value``, big-endian, and where
+        there are any ``count(1) before(16 each)``. Later formats append; readers skip what follows, and copies keep
+        it, since copies never decode.
         """
         value = self.value
         flags = _TOMBSTONE if value is None else 0
         body = value or b""
         head = _HEAD.pack(RECORD_FORMAT, flags, self.version, self.expires_ms, len(self.content_type), len(body))
-        return head + self.content_type + body
+        tail = bytes((len(self.before),)) + b"".join(self.before) if self.before else b""
+        return head + self.content_type + body + tail
 
 
 def decode_record(data: bytes) -> Record:
@@ -104,7 +112,11 @@ def decode_record(data: bytes) -> Record:
     if len(data) < end:
         raise ValueError(f"a record of {len(data)} bytes says it has {end}")
     value = None if flags & _TOMBSTONE else data[start:end]
-    return Record(Version(version), value, data[_HEAD.size : start], expires_ms)
+    count = data[end] if len(data) > end else 0
+    if len(data) < end + 1 + 16 * count:
+        count = 0
+    before = tuple(Version(data[at : at + 16]) for at in range(end + 1, end + 1 + 16 * count, 16))
+    return Record(Version(version), value, data[_HEAD.size : start], expires_ms, before)
 
 
 def is_whole(data: bytes) -> bool:

@@ -42,6 +42,8 @@ def explains(order: Sequence[Event]) -> bool:
         latest_call = max(latest_call, event.called)
         if event.fate is Fate.DONE and event.returned is not None and event.returned < latest_call:
             return False
+        if event.kind is Kind.SWAP and event.base != held:
+            return False
         if event.kind is not Kind.READ:
             held = event.value
         elif event.value != held:
@@ -59,12 +61,13 @@ def guessed_history(rng: random.Random, size: int) -> list[Event]:
     for _ in range(size):
         called = rng.randrange(8)
         returned = called + rng.randrange(5)
-        kind = rng.choice((Kind.PUT, Kind.DELETE, Kind.READ, Kind.READ))
+        kind = rng.choice((Kind.PUT, Kind.DELETE, Kind.SWAP, Kind.READ, Kind.READ, Kind.READ))
         value = None if kind is Kind.DELETE else rng.choice((b"1", b"2", b"3"))
         if kind is Kind.READ and rng.random() < 0.3:
             value = None
         fate = rng.choice((Fate.DONE, Fate.DONE, Fate.DONE, Fate.UNKNOWN, Fate.DROPPED))
-        history.append(Event("c", kind, KEY, value, called, returned if fate is Fate.DONE else None, fate))
+        base = rng.choice((None, b"1", b"2", b"3")) if kind is Kind.SWAP else None
+        history.append(Event("c", kind, KEY, value, called, returned if fate is Fate.DONE else None, fate, base))
     return history
 
 
@@ -85,13 +88,16 @@ def true_history(rng: random.Random, size: int, overlap: float, uncertain: float
             continue
         kind = Kind.DELETE if rng.random() < 0.2 else Kind.PUT
         value = None if kind is Kind.DELETE else b"%d" % moment
+        base = None
+        if kind is Kind.PUT and rng.random() < 0.4:
+            kind, base = Kind.SWAP, held
         if rng.random() >= uncertain:
             held = value
-            history.append(Event(client, kind, KEY, value, called, returned))
+            history.append(Event(client, kind, KEY, value, called, returned, base=base))
         else:
             if rng.random() < 0.5:
                 held = value
-            history.append(Event(client, kind, KEY, value, called, None, Fate.UNKNOWN))
+            history.append(Event(client, kind, KEY, value, called, None, Fate.UNKNOWN, base))
     rng.shuffle(history)
     return history
 

@@ -2,7 +2,7 @@
 
 A failing seed is repeated, and any range of seeds run, from the repository's folder with
 
-    python -m tests.laws.test_register FIRST LAST             # seeds FIRST to LAST - 1, with and without changes
+    python -m tests.laws.test_register FIRST LAST             # seeds FIRST to LAST - 1, each in four ways
     python -m tests.laws.test_register FIRST LAST MUTANT      # the first seed that catches a wrong variant
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import NamedTuple
@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 
 from tests.linearizability import Event, Fate, Kind, violation
 from twisted_kv import conversation, quorum, register
+from twisted_kv.conditional import Conditional, Decided, Draft
 from twisted_kv.conversation import NOTHING, Conversation, Outcome, Send
 from twisted_kv.errors import DeadlinePassed, Unreached
 from twisted_kv.names import Key, NodeId
-from twisted_kv.quorum import Level, blocking
+from twisted_kv.quorum import Level, blocking, majority
 from twisted_kv.reading import Read
 from twisted_kv.register import ACCEPT, BLANK, FETCH, PREPARE, READ, Cell, Op, Reply, decide
 from twisted_kv.versions import NONE, Ballot, HybridClock, Record, Version, decode_record, record_version
@@ -509,6 +510,27 @@ class Proxy:
         return 10_000_000 + self.simulation.now // 4 + self.skew_ms
 
 
+class Part:
+    """One client's conditional change. Each time that it is decided on it writes something else.
+
+    :param only_on: what it must find, where it does not take anything.
+    """
+
+    def __init__(self, client: str, only_on: bytes | None, anything: bool) -> None:
+        self.client = client
+        self.only_on = only_on
+        self.anything = anything
+        self.tried: dict[bytes, bytes | None] = {}
+
+    def decide(self, held: Record | None) -> Draft | None:
+        base = held and (held.content_type if held.value is None else held.value)
+        if not self.anything and base != self.only_on:
+            return None
+        value = b"%b, form %d" % (self.client.encode(), len(self.tried))
+        self.tried[value] = base
+        return Draft(value)
+
+
 @dataclass(eq=False, slots=True)
 class Operation:
     """One conversation of one client, and what its client knows of it."""
@@ -521,6 +543,7 @@ class Operation:
     conversation: Conversation
     called: int
     epoch: int
+    parts: Sequence[Part] = ()
     asked: set[tuple[int, NodeId]] = field(default_factory=set)
     """Questions that were neither answered nor failed yet."""
 
@@ -557,6 +580,11 @@ def sources_needed(owners: int) -> int:
     return blocking(owners)
 
 
+def settles() -> bool:
+    """Whether a new owner is filled by a proposal where the old ones differ, or promised to refuse what they hold."""
+    return True
+
+
 def may_shrink() -> bool:
     """Whether a change may take an owner away without another in its place, and without copying anything.
 
@@ -570,9 +598,10 @@ class Simulation:
     """One key, its owners, two or three proxies. Everything that happens is drawn from the seed.
 
     :param changing: whether owners change meanwhile; see ``_drive_change``.
+    :param conditional: whether clients also make conditional changes.
     """
 
-    def __init__(self, seed: int, changing: bool = False) -> None:
+    def __init__(self, seed: int, changing: bool = False, conditional: bool = False) -> None:
         self.random = rng = random.Random(seed)
         self.now = 0
         self.opened = 0
@@ -601,6 +630,8 @@ class Simulation:
         self.crowd = rng.choice((2, 4, 8))
         self.ones = rng.random() < 0.1
         self.left = rng.randrange(5, 16)
+        self.superseded: set[bytes] = set()
+        self.kinds = (Kind.PUT,) * 3 + (Kind.DELETE,) + (Kind.READ,) * 3
         skews = (0, 0, -5, 5, 40, -40, 3_600_000, -3_600_000)
         if rng.random() < 0.4:
             # Nobody gives up and clocks differ by little: most promises, refusals and second proposals meet here.
@@ -609,6 +640,8 @@ class Simulation:
             self.copies, self.slowness = rng.choice((0.0, 0.2)), rng.choice((0.0, 0.1))
             self.crashes = self.expiries = self.jumps = 0.0
             self.crowd, self.left = rng.choice((5, 8)), rng.randrange(10, 16)
+        if conditional:
+            self.kinds = (*self.kinds[rng.choice((0, 2, 4)) :], *(Kind.SWAP,) * rng.choice((1, 4, 8)))
         self.proxies = [Proxy(self, f"p{i}", rng.choice(skews)) for i in range(rng.choice((2, 3)))]
 
     def run(self) -> list[Event]:
@@ -622,6 +655,7 @@ class Simulation:
             if event.fate is Fate.DROPPED and event.kind is not Kind.READ:
                 for node, cell in self.cells.items():
                     assert shown(cell.record) != event.value, f"{node} holds a write that had no effect: {event}"
+        assert_once(self.history, self.superseded)
         return self.history
 
     def _step(self) -> None:
@@ -678,15 +712,23 @@ class Simulation:
 
     def _start(self, proxy: Proxy, kind: Kind | None = None) -> Operation:
         rng = self.random
-        kind = kind or rng.choice((Kind.PUT, Kind.PUT, Kind.PUT, Kind.DELETE, Kind.READ, Kind.READ, Kind.READ))
+        kind = kind or rng.choice(self.kinds)
         number = next(self.names)
         owners = list(self.owners_of[proxy.epoch])
         rng.shuffle(owners)
         level = Level.ALL if rng.random() < 0.15 else Level.STRONG
         value: bytes | None = None
         conversation: Conversation
+        parts: list[Part] = []
         if kind is Kind.READ:
             conversation = Read(KEY, owners, proxy.clock, level)
+        elif kind is Kind.SWAP:
+            level = Level.STRONG
+            for name in range(rng.choice((1, 1, 2, 3))):
+                known = [event.value for event in self.history if event.fate is Fate.DONE]
+                parts.append(Part(f"{number}.{name}", rng.choice([None, *known]), rng.random() < 0.6))
+            decides = [part.decide for part in parts]
+            conversation = Conditional(KEY, owners, proxy.clock, proxy.now_ms, decides)
         else:
             if self.ones and rng.random() < 0.3:
                 level = Level.ONE
@@ -696,7 +738,7 @@ class Simulation:
             named = b"" if kind is Kind.PUT else value
             conversation = Write(KEY, owners, proxy.clock, level, written, named)
         client = f"{proxy.name}#{number}"
-        operation = Operation(client, proxy, kind, value, level, conversation, self.now, proxy.epoch)
+        operation = Operation(client, proxy, kind, value, level, conversation, self.now, proxy.epoch, parts=parts)
         self.running.append(operation)
         self._settle(operation, conversation.begin())
         return operation
@@ -718,6 +760,9 @@ class Simulation:
 
     def _note(self, operation: Operation, outcome: Outcome) -> None:
         value, error = operation.value, outcome.error
+        if operation.kind is Kind.SWAP:
+            self._note_parts(operation, error)
+            return
         if error is None:
             fate = Fate.DONE
             if operation.kind is Kind.READ:
@@ -736,6 +781,26 @@ class Simulation:
             fate = Fate.UNKNOWN  # level one promises a copy, not an order
         self._write_down(operation, value, fate)
 
+    def _note_parts(self, operation: Operation, error: Exception | None) -> None:
+        """Write down what became of each change that shared a round, and all that it tried without effect."""
+        conversation = operation.conversation
+        assert isinstance(conversation, Conditional)
+        for number, part in enumerate(operation.parts):
+            if error is None:
+                record, changed = conversation.decided[number]
+                value = record and (record.content_type if record.value is None else record.value)
+                kind, base = (Kind.SWAP, part.tried.pop(value)) if changed and value else (Kind.READ, None)
+                self.history.append(Event(part.client, kind, KEY, value, operation.called, self.now, base=base))
+                # The other forms that it tried may lie about on a minority; nobody may ever see one.
+                self.superseded |= part.tried.keys()
+                continue
+            assert isinstance(error, Unreached)
+            returned = None if error.maybe_applied else self.now
+            fate = Fate.UNKNOWN if error.maybe_applied else Fate.DROPPED
+            for tried, base in part.tried.items():
+                event = Event(part.client, Kind.SWAP, KEY, tried, operation.called, returned, fate, base)
+                self.history.append(event)
+
     def _write_down(self, operation: Operation, value: bytes | None, fate: Fate) -> None:
         returned = self.now if fate is not Fate.UNKNOWN else None
         self.history.append(Event(operation.client, operation.kind, KEY, value, operation.called, returned, fate))
@@ -743,7 +808,10 @@ class Simulation:
     def _crash(self, proxy: Proxy) -> None:
         for operation in [operation for operation in self.running if operation.proxy is proxy]:
             self.running.remove(operation)
-            self._write_down(operation, operation.value, Fate.UNKNOWN)
+            if operation.kind is Kind.SWAP:
+                self._note_parts(operation, Unreached("the proxy crashed", maybe_applied=True))
+            else:
+                self._write_down(operation, operation.value, Fate.UNKNOWN)
         proxy.start()
 
     # The network.
@@ -821,7 +889,8 @@ class Simulation:
 
         Nodes learn of the new epoch one by one and refuse older ones from then on. When no majority of the old owners
         is left without it, a new owner, which starts empty, is filled with the newest of what a blocking set of the
-        old ones shows. Then the epoch opens, and the proxies hear of that one by one.
+        old ones shows; where they differ it is settled first. Then the epoch opens, and the proxies hear of that one
+        by one.
         """
         rng = self.random
         late = [proxy for proxy in self.proxies if proxy.epoch < self.opened]
@@ -848,12 +917,32 @@ class Simulation:
             self.sources.setdefault(node, self.cells[node])
             if len(self.sources) < sources_needed(len(old)):
                 return
-            newest = max(self.sources.values(), key=lambda cell: cell.accepted)
+            if not self._fill(adopted, majority(len(old))):
+                return
+            self.filled = True
+        self.opened = epoch
+
+    def _fill(self, adopted: Sequence[NodeId], enough: int) -> bool:
+        """Copy what the sources agree on; settle what they do not by a proposal, once enough of the old can vote."""
+        newest = max(self.sources.values(), key=lambda cell: cell.accepted)
+        agreed = all(c.accepted == newest.accepted and c.promised <= newest.accepted for c in self.sources.values())
+        assert self.gained is not None
+        if agreed or newest.accepted == NONE or not settles():
             if newest.accepted != NONE:
                 op = Op(ACCEPT, KEY, newest.accepted, newest.record)
                 self.cells[self.gained] = copy_rule(self.cells[self.gained], op)
-            self.filled = True
-        self.opened = epoch
+            return True
+        if len(adopted) < enough:
+            return False
+        # Nobody is served in a closed epoch, so this may as well happen at one moment.
+        clock = Proxy(self, "driver", 0).clock
+        for node in adopted:
+            clock.learn(max(self.cells[node].accepted, self.cells[node].promised))
+        newest = max((self.cells[node] for node in adopted), key=lambda cell: cell.accepted)
+        ballot = clock.tick()
+        for node in (*adopted, self.gained):
+            self.cells[node] = Cell(ballot, ballot, newest.record)
+        return True
 
     def _plan_change(self) -> None:
         rng = self.random
@@ -925,11 +1014,25 @@ def shown(record: bytes) -> bytes | None:
     return decoded.content_type if decoded.value is None else decoded.value
 
 
-def judge(seed: int, changing: bool = False) -> list[Event]:
+def assert_once(history: Sequence[Event], superseded: Collection[bytes]) -> None:
+    """See that no conditional change took effect twice, in two of the forms that it tried."""
+    seen = {event.value for event in history if event.fate is Fate.DONE}
+    seen |= {event.base for event in history if event.fate is Fate.DONE and event.kind is Kind.SWAP}
+    assert seen.isdisjoint(superseded), f"not linearizable: took effect twice: {seen.intersection(superseded)}"
+    effects: dict[str, bytes | None] = {}
+    for event in history:
+        if event.kind is Kind.SWAP and event.value in seen:
+            assert event.fate is not Fate.DROPPED, f"not linearizable: this had no effect and was seen: {event}"
+            first = effects.setdefault(event.client, event.value)
+            assert first == event.value, f"not linearizable: it took effect as {first!r} and again: {event}"
+
+
+def judge(seed: int, changing: bool = False, conditional: bool = False) -> list[Event]:
     """Run one seed. Its history is linearizable, or the assertion names the seed and how to repeat it."""
-    again = f"seed {seed}, changing={changing}: python -m tests.laws.test_register {seed} {seed + 1}"
+    repeat = f"python -m tests.laws.test_register {seed} {seed + 1}"
+    again = f"seed {seed}, changing={changing}, conditional={conditional}: {repeat}"
     try:
-        history = Simulation(seed, changing).run()
+        history = Simulation(seed, changing, conditional).run()
     except Exception as error:
         raise AssertionError(f"{again}: {error!r}") from error
     story = violation(history)
@@ -945,6 +1048,12 @@ CHANGING_SEEDS = 1000
 def test_every_history_is_linearizable_whatever_the_network_and_the_clocks_do(part: int) -> None:
     for seed in range(part, SEEDS, 4):
         judge(seed)
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_every_history_with_conditional_changes_is_linearizable(part: int) -> None:
+    for seed in range(part, SEEDS, 4):
+        judge(seed, changing=seed % 3 == 0, conditional=True)
 
 
 @pytest.mark.parametrize("part", range(2))
@@ -1130,25 +1239,79 @@ def serve_old_epochs(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Simulation, "_apply", wrong)
 
 
-MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], tuple[bool, int]] = {
-    ignore_promises: (False, 401),
-    forget_promises: (False, 401),
-    believe_refusing_majority: (False, 125),
-    retry_blindly: (False, 107),
-    count_repeated_refusals: (False, 2946),
-    ignore_silence: (False, 34),
-    repair_by_version: (False, 15629),
-    answer_before_write_back: (False, 51),
-    settle_for_less_than_a_majority: (False, 1),
-    mix_rounds: (False, 556),
-    propose_over_newer: (False, 329),
-    forget_what_was_promised: (False, 8),
-    forget_at_restart: (True, 1331),
-    fill_from_one: (True, 198),
-    shrink_without_copies: (True, 5546),
-    serve_old_epochs: (True, 167),
+def confirm_what_is_alike(patch: pytest.MonkeyPatch) -> None:
+    """A conditional change with something open ends with what a majority holds, and does not overtake what is open."""
+    confirm = Conditional._confirm
+
+    def wrong(self: Conditional, decided: list[Decided]) -> Sequence[Send]:
+        if self.alike:
+            assert self.best is not None
+            self.decided, self.outcome = decided, Outcome(self.best.record, self.confirmed)
+            return NOTHING
+        return confirm(self, decided)
+
+    patch.setattr(Conditional, "_confirm", wrong)
+
+
+def decide_anew(patch: pytest.MonkeyPatch) -> None:
+    """A conditional change that finds its own version decides once more, on what it made itself."""
+    propose = Conditional._propose
+
+    def wrong(self: Conditional) -> Sequence[Send]:
+        self.mine.clear()
+        return propose(self)
+
+    patch.setattr(Conditional, "_propose", wrong)
+
+
+def answer_unconfirmed(patch: pytest.MonkeyPatch) -> None:
+    """A conditional change that changes nothing ends with the newest that it saw, wherever that is."""
+
+    def wrong(self: Conditional, decided: list[Decided]) -> Sequence[Send]:
+        assert self.best is not None
+        self.decided, self.outcome = decided, Outcome(self.best.record, self.confirmed)
+        return NOTHING
+
+    patch.setattr(Conditional, "_confirm", wrong)
+
+
+def copy_the_newest(patch: pytest.MonkeyPatch) -> None:
+    """A new owner gets the newest of what the old ones hold, also where they differ."""
+    patch.setattr(sys.modules[__name__], "settles", lambda: False)
+
+
+class Mode(NamedTuple):
+    """What a simulation has to have in it."""
+
+    changing: bool
+    conditional: bool
+
+
+PLAIN, CHANGING, CONDITIONAL, BOTH = Mode(False, False), Mode(True, False), Mode(False, True), Mode(True, True)
+
+MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], tuple[Mode, int]] = {
+    confirm_what_is_alike: (CONDITIONAL, 2237),
+    decide_anew: (CONDITIONAL, 9),
+    answer_unconfirmed: (CONDITIONAL, 29),
+    copy_the_newest: (BOTH, 2180),
+    ignore_promises: (PLAIN, 401),
+    forget_promises: (PLAIN, 401),
+    believe_refusing_majority: (PLAIN, 125),
+    retry_blindly: (PLAIN, 107),
+    count_repeated_refusals: (PLAIN, 2946),
+    ignore_silence: (PLAIN, 34),
+    repair_by_version: (PLAIN, 15629),
+    answer_before_write_back: (PLAIN, 51),
+    settle_for_less_than_a_majority: (PLAIN, 1),
+    mix_rounds: (PLAIN, 1333),
+    propose_over_newer: (PLAIN, 329),
+    forget_what_was_promised: (PLAIN, 72),
+    forget_at_restart: (CHANGING, 1670),
+    fill_from_one: (CHANGING, 198),
+    shrink_without_copies: (CHANGING, 7241),
+    serve_old_epochs: (CHANGING, 372),
 }
-"""Wrong variants, whether owners must change for them to show, and the first seed that catches each.
+"""Wrong variants, what must happen for them to show, and the first seed that catches each.
 
 Whoever changes the simulation finds the new seeds with ``python -m tests.laws.test_register 0 100000 MUTANT``.
 """
@@ -1157,7 +1320,7 @@ Whoever changes the simulation finds the new seeds with ``python -m tests.laws.t
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
 def test_wrong_variant_spoils_a_history(mutant: Callable[[pytest.MonkeyPatch], None]) -> None:
     seed = MUTANTS[mutant][1]
-    judge(seed, MUTANTS[mutant][0])
+    judge(seed, *MUTANTS[mutant][0])
     assert seed_that_catches(mutant, seed, seed + 1) == seed
 
 
@@ -1203,7 +1366,7 @@ def seed_that_catches(mutant: Callable[[pytest.MonkeyPatch], None], first: int, 
         mutant(patch)
         for seed in range(first, last):
             try:
-                judge(seed, MUTANTS[mutant][0])
+                judge(seed, *MUTANTS[mutant][0])
             except AssertionError as error:
                 if "not linearizable" in str(error) or "had no effect" in str(error):
                     return seed
@@ -1220,9 +1383,9 @@ def main(arguments: Sequence[str]) -> int:
         return caught is None
     bad = operations = unknown = 0
     for seed in range(first, last):
-        for changing in (False, True):
+        for changing, conditional in ((False, False), (True, False), (False, True), (True, True)):
             try:
-                history = judge(seed, changing)
+                history = judge(seed, changing, conditional)
             except AssertionError as error:
                 bad += 1
                 sys.stdout.write(f"{error}\n")
@@ -1230,7 +1393,9 @@ def main(arguments: Sequence[str]) -> int:
                 operations += len(history)
                 unknown += sum(event.fate is Fate.UNKNOWN for event in history)
     seeds = last - first
-    sys.stdout.write(f"{seeds} seeds twice, {operations} operations, {unknown} of unknown outcome, {bad} violations\n")
+    sys.stdout.write(
+        f"{seeds} seeds four times, {operations} operations, {unknown} of unknown outcome, {bad} violations\n"
+    )
     return bad > 0
 
 

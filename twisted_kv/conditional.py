@@ -1,0 +1,147 @@
+"""Conditional changes of one key: prepare, decide on what a majority holds, accept.
+
+Several that wait for one key share a round: each is decided on what the one before it left, and the last state is
+proposed. So they all took effect, one after the other and nothing between them, or none did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple, TypeAlias
+
+from .conversation import NOTHING, Outcome, Send
+from .errors import Unreached
+from .names import Key, NodeId
+from .proposing import Proposer
+from .quorum import Level
+from .register import ACCEPT, Op
+from .versions import NONE, HybridClock, Record, Version, decode_record
+
+BEFORE_MAX = 8
+"""How many versions a record remembers. A change that was overtaken by more than so many is ``maybe_applied``."""
+
+
+class Draft(NamedTuple):
+    """What a change puts in the place of what it found; a tombstone where ``value`` is None."""
+
+    value: bytes | None
+    content_type: bytes = b""
+    expires_ms: int = 0
+
+
+Decide: TypeAlias = Callable[[Record | None], Draft | None]
+"""One change: given what the key holds (None if it was never written), what to put there, None to leave it.
+
+It may be asked more than once, with what was found then; the last answer counts.
+"""
+
+
+class Decided(NamedTuple):
+    """What became of one change: the record that it left, and whether that is its own."""
+
+    record: Record | None
+    changed: bool
+
+
+def leave(held: Record | None) -> None:
+    """The change that changes nothing: a read that shares a round with changes."""
+
+
+class Conditional(Proposer):
+    """The changes of one key that share a round, always with majorities.
+
+    When it has ended well, ``decided`` says of each change what became of it. An expired record is found as the
+    tombstone that is put in its place: whoever judges it expired makes it so for everybody.
+
+    :param now_ms: wall time, which expiry is judged by.
+    """
+
+    __slots__ = ("_fates", "_now_ms", "decided", "wanted")
+
+    def __init__(
+        self,
+        key: Key,
+        owners: Sequence[NodeId],
+        clock: HybridClock,
+        now_ms: Callable[[], int],
+        wanted: Sequence[Decide],
+    ) -> None:
+        self.wanted = list(wanted)
+        self.decided: list[Decided] = []
+        self._now_ms = now_ms
+        self._fates: dict[Version, list[Decided]] = {}
+        super().__init__(key, owners, clock, Level.STRONG)
+
+    def begin(self) -> Sequence[Send]:
+        return self._prepare()
+
+    def withdraw(self, number: int) -> bool:
+        """Take one change out, since its client no longer waits; say whether it is certain that it had no effect."""
+        self.wanted[number] = leave
+        flying = [self._flying] if self._flying is not None else []
+        return not any(self._fates[version][number].changed for version in (*self.mine, *flying))
+
+    def _propose(self) -> Sequence[Send]:
+        best = self.best
+        assert best is not None
+        found = decode_record(best.record) if best.record else None
+        if self.mine:
+            ours = next((version for version in _versions(found) if version in self.mine), None)
+            if ours is not None:
+                return self._confirm(self._fates[ours])
+            if self.hides(best):
+                self._end_unreached(Unreached, "another change came between, which hides whether this one took effect")
+                return NOTHING
+        held, decided = self._decide(found)
+        if held is found:
+            return self._confirm(decided)
+        assert held is not None
+        self._fates[held.version] = self.decided = decided
+        return self._accept(self.ballot, held.encode(), self.quorum)
+
+    def _decide(self, found: Record | None) -> tuple[Record | None, list[Decided]]:
+        """Decide one change after the other, and give what they leave, with what became of each."""
+        before = _versions(found)[:BEFORE_MAX]
+        held = found
+        if held is not None and held.value is not None and held.expired(self._now_ms()):
+            held = Record(self._fresh_version(), None, before=before)
+        decided = []
+        for decide in self.wanted:
+            draft = decide(held)
+            if draft is not None:
+                held = Record(self._fresh_version(), *draft, before=before)
+            decided.append(Decided(held, draft is not None))
+        if held is None and self.mine:
+            # Nothing is there and nothing comes, but what is open has to be overtaken by something.
+            held = Record(self._fresh_version(), None)
+        if held is found:
+            return held, decided
+        assert held is not None
+        # What is proposed has its proposal's ballot as its version; what it replaced in this round nobody will see.
+        last = replace(held, version=Version(self.ballot))
+        return last, [Decided(last, one.changed) if one.record is held else one for one in decided]
+
+    def _fresh_version(self) -> Version:
+        return Version(self.clock.tick())
+
+    def _confirm(self, decided: list[Decided]) -> Sequence[Send]:
+        """End with what was found, once it is certain that it stays: a majority holds it, or is made to.
+
+        Where something of ours is open, they are made to hold it under our ballot in any case.
+        """
+        best = self.best
+        assert best is not None
+        self.decided = decided
+        self.proposed = best.record
+        # What is open lies on a minority, perhaps above what all the others hold: it could still come out from there.
+        if self.alike and not self.mine:
+            self.outcome = Outcome(best.record, self.confirmed)
+            return NOTHING
+        assert best.accepted != NONE
+        self._doubtful = False
+        return self._ask(ACCEPT, Op(ACCEPT, self.key, self.ballot, best.record), self.owners)
+
+
+def _versions(record: Record | None) -> tuple[Version, ...]:
+    return (record.version, *record.before) if record is not None else ()
