@@ -18,6 +18,7 @@ FLOORS: list[set[str]] = [
         "digest",
         "register",
         "conversation",
+        "preconditions",
         "proposing",
         "writing",
         "conditional",
@@ -31,7 +32,7 @@ FLOORS: list[set[str]] = [
     },
     {"storage", "metrics"},
     {"replica", "identity", "commit", "peers", "state", "periodic"},
-    {"chain", "coordinator", "roster", "mover", "filling"},
+    {"operation", "chain", "sharing", "coordinator", "roster", "mover", "filling"},
     {"web"},
     {"config", "options", "node", "proxy", "cluster"},
 ]
@@ -43,7 +44,14 @@ IMPURE = {"twisted", "klein", "treq", "time", "random", "os", "socket", "threadi
 REAL_WORLD = {"time", "uuid", "secrets"}
 """What nobody but ``options`` may reach for."""
 
-SIBLINGS_THAT_MAY_MEET = {("coordinator", "chain"), ("mover", "filling")}
+SIBLINGS_THAT_MAY_MEET = {
+    ("coordinator", "chain"),
+    ("coordinator", "operation"),
+    ("coordinator", "sharing"),
+    ("chain", "operation"),
+    ("sharing", "operation"),
+    ("mover", "filling"),
+}
 """Rooms of floor 3 never import one another; these are parts of a room with a file of their own."""
 
 

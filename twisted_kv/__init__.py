@@ -9,13 +9,13 @@ floor 0, the laws: no Twisted, no clock, no randomness, no files
     ``conversation`` ``reading`` ``proposing`` ``writing`` ``conditional``   what a proxy says to a key's owners, as
                                         state machines
     ``ring`` ``quorum`` ``membership`` ``seating``   who owns what; how many are enough; the state and its changes
-    ``liveness`` ``wire``               who is avoided; bytes to messages and back
+    ``liveness`` ``wire`` ``preconditions``   who is avoided; bytes to messages and back; If-Match
 floor 1, the disk, and what is counted
     ``storage`` ``metrics``
 floor 2, one replica, and the way to the others
     ``replica`` ``identity`` ``commit`` ``peers`` ``state`` ``periodic``
 floor 3, conversations, one purpose each
-    ``chain`` ``coordinator``           a client's operation
+    ``operation`` ``chain`` ``sharing`` ``coordinator``   a client's operation
     ``roster`` ``mover`` ``filling``      membership and epochs; carrying a change of the ring out
 floor 4, the doors
     ``web``

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from .names import NodeId
-from .register import Reply
+from .errors import ChangeUnderWay, KvError, PeerSilent, PeerUnreachable, Unreached
+from .limits import Limits
+from .membership import View
+from .names import Key, NodeId
+from .operation import Done, changing
+from .peers.queue import Queues
+from .register import FETCH, Op, Reply
+from .ring import slot_of
 
 
 def read_one(owners: Sequence[NodeId], fetch: Callable[[NodeId], Deferred[Reply]]) -> Deferred[Reply]:
@@ -33,3 +40,104 @@ def read_one(owners: Sequence[NodeId], fetch: Callable[[NodeId], Deferred[Reply]
     for node in owners[1:]:
         chain.addBoth(go_on, node)
     return chain.addErrback(settle)
+
+
+class Chains:
+    """The level-one reads of one proxy, over changes of the epoch."""
+
+    def __init__(self, clock: IReactorTime, limits: Limits, queues: Queues) -> None:
+        self._clock = clock
+        self._limits = limits
+        self._queues = queues
+        self._view: View | None = None
+        self._openings: list[Deferred[None]] = []
+        self.under_way = 0
+
+    def adopt(self, view: View) -> None:
+        """Act on another view; who waits for an open one goes on when it comes."""
+        self._view = view
+        if view.open:
+            openings, self._openings = self._openings, []
+            for opening in openings:
+                opening.callback(None)
+
+    async def read(self, key: Key, timeout_s: float) -> Done:
+        """Read one copy. Errors: ``Unreached``, and ``ChangeUnderWay`` if data was moved for longer than it waits."""
+        self.under_way += 1
+        try:
+            return await self._chained(key, self._clock.seconds() + timeout_s)
+        finally:
+            self.under_way -= 1
+
+    async def _chained(self, key: Key, deadline: float) -> Done:
+        """Go along the owners; where the epoch moves meanwhile, wait for the next view and go again."""
+        while True:
+            view = self._view
+            assert view is not None
+            owners = view.table[slot_of(key)]
+            try:
+                if not view.open:
+                    raise changing()
+                reply = await read_one(owners, lambda node: self._fetch(node, key, deadline))
+            except ChangeUnderWay:
+                if self._view is view:
+                    await self._next_opening(deadline - self._clock.seconds())
+            except KvError as error:
+                raise Unreached(
+                    f"no owner of the key answered; the last said: {error.detail}",
+                    "start one of its nodes again",
+                    required=1,
+                    acks=0,
+                ) from None
+            else:
+                return Done(reply.record, 1, len(owners))
+
+    def _fetch(self, node: NodeId, key: Key, deadline: float) -> Deferred[Reply]:
+        left = deadline - self._clock.seconds()
+        if left <= 0:
+            return fail(Failure(PeerUnreachable("the deadline passed before it was asked")))
+        fetch = _Fetch(self._clock, min(left, self._limits.chain_step_s))
+        self._queues.by_node[node].ask(fetch, 0, Op(FETCH, key))
+        return fetch.done
+
+    async def _next_opening(self, patience_s: float) -> None:
+        if patience_s <= 0:
+            raise changing()
+        opening: Deferred[None] = Deferred()
+        self._openings.append(opening)
+        timer = self._clock.callLater(patience_s, self._give_up, opening)
+        try:
+            await opening
+        finally:
+            if timer.active():
+                timer.cancel()
+
+    def _give_up(self, opening: Deferred[None]) -> None:
+        self._openings.remove(opening)
+        opening.errback(Failure(changing()))
+
+
+class _Fetch:
+    """One question of a chain."""
+
+    __slots__ = ("_timer", "done")
+
+    def __init__(self, clock: IReactorTime, timeout_s: float) -> None:
+        self.done: Deferred[Reply] = Deferred()
+        self._timer = clock.callLater(timeout_s, self._end, Failure(PeerSilent(f"no answer within {timeout_s:g} s")))
+
+    def answered(self, node: NodeId, round_: int, reply: Reply, resent: bool) -> None:
+        self._end(reply)
+
+    def unanswered(self, node: NodeId, round_: int, error: str, arrived: bool) -> None:
+        self._end(Failure(PeerSilent(error) if arrived else PeerUnreachable(error)))
+
+    def outdated(self, node: NodeId, round_: int) -> None:
+        self._end(Failure(changing()))
+
+    def _end(self, result: Reply | Failure) -> None:
+        if self.done.called:
+            return
+        if self._timer.active():
+            self._timer.cancel()
+        self.done.callback(result)

@@ -55,11 +55,6 @@ class BadParameter(BadInput):
     title = "A parameter is wrong"
 
 
-class NotYetSupported(BadInput):
-    slug = "not-yet-supported"
-    title = "This version cannot do that yet"
-
-
 class ForeignOrigin(BadInput):
     slug = "foreign-origin"
     title = "The call comes from another site's page"
@@ -86,6 +81,17 @@ class BadConfig(BadInput):
 class KeyAbsent(KvError):
     slug = "key-absent"
     title = "There is no such key"
+
+
+class PreconditionFailed(KvError):
+    """A condition of the request does not hold; nothing was changed. ``etag`` is what the key holds, if a value."""
+
+    slug = "precondition-failed"
+    title = "The key does not hold what was expected"
+
+    def __init__(self, detail: str, hint: str = "", *, etag: str | None = None) -> None:
+        super().__init__(detail, hint)
+        self.etag = etag
 
 
 class NotText(KvError):
@@ -119,6 +125,11 @@ class Unreached(KvError):
         self.maybe_applied = maybe_applied
         self.etag = etag
         self.replicas = dict(replicas or {})
+
+
+class NoRoom(Unreached):
+    slug = "no-room"
+    title = "Too few replicas have room left"
 
 
 class DeadlinePassed(Unreached):

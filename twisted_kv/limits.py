@@ -51,6 +51,12 @@ class Limits:
     operation_timeout_s: float = 5.0
     """How long a client's operation may take. Longer than a node's restart, shorter than a client's patience."""
 
+    operation_timeout_s_max: float = 60.0
+    """How long a client may ask an operation to wait: an operation holds memory meanwhile."""
+
+    ttl_s_max: float = 100 * 365 * 86_400.0
+    """A century: what is meant to live longer does not expire."""
+
     batch_timeout_s: float = 4.0
     """How long one batch may take, body included. Shorter than an operation, so that its answer names the silent."""
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .conversation import NOTHING, Conversation, Send
-from .errors import Unreached
+from .errors import NoRoom, Unreached
 from .names import Key, NodeId
 from .quorum import Level
 from .register import ACCEPT, Op, Reply
 from .versions import Ballot, HybridClock, Version, record_version
+from .wire import DISK_FULL
 
 
 class Proposer(Conversation):
@@ -116,6 +117,8 @@ class Proposer(Conversation):
         return self.begin()
 
     def _end_unreached(self, kind: type[Unreached], what: str) -> None:
+        if kind is Unreached and any(error.startswith(DISK_FULL) for error in self.errors.values()):
+            kind = NoRoom
         in_doubt = self.in_doubt
         acks = self.confirmed if self.phase == ACCEPT else 0
         attempted = self.attempted

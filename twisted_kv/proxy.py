@@ -65,13 +65,14 @@ class Rooms:
         store: StateStore,
         transport: Transport,
     ) -> None:
+        self._now_ms = now_ms
         self.metrics = ProxyMetrics()
         hybrid = HybridClock(now_ms, random.getrandbits(64))
         control = Control(transport, limits)
         self.queues = Queues(
             clock, limits, transport, self.metrics, lambda node, reply: self.roster.outdated(node, reply)
         )
-        self.coordinator = Coordinator(clock, random, hybrid, limits, self.queues, self.metrics)
+        self.coordinator = Coordinator(clock, random, now_ms, hybrid, limits, self.queues, self.metrics)
         self.mover = Mover(
             clock,
             random,
@@ -107,7 +108,7 @@ class Rooms:
         """The proxy's whole door."""
         app = App()
         add_original_proxy(app, self.coordinator, self.roster, limits, default)
-        add_v1(app, self.coordinator, limits, default)
+        add_v1(app, self.coordinator, self._now_ms, limits, default)
         add_cluster(app, ClusterDoor(self.roster, self.mover, limits, default), self.metrics)
         return app
 

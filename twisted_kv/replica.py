@@ -35,7 +35,7 @@ from .names import Epoch, Key, Slot
 from .register import ABSTAIN, ACCEPT, BLANK, FETCH, PREPARE, READ, Cell, Op, Reply, decide
 from .ring import SLOTS, slot_of
 from .storage.engine import UNREADABLE, Change, Due, Engine
-from .versions import NONE, HybridClock, Record, Version, drawn_by_a_clock, is_whole
+from .versions import NONE, HybridClock, Record, Version, drawn_by_a_clock, is_whole, record_expiry
 from .wire import (
     DISK_BUSY,
     DISK_FULL,
@@ -295,11 +295,15 @@ class Replica:
     # The original's two calls, for the one replica that this node holds.
 
     def read_local(self, key: Key) -> Deferred[bytes]:
-        """Read this replica's own record, empty if there is none; it may be older than what the others hold."""
+        """Read this replica's own record, empty if there is none or it has expired.
+
+        It may be older than what the others hold.
+        """
 
         def read() -> bytes:
             cell = self._engine.get(slot_of(key), key)
-            return cell.record if cell is not None else b""
+            record = cell.record if cell is not None else b""
+            return b"" if record and 0 < record_expiry(record) <= self._now_ms() else record
 
         return self._when_safe(read, lambda record: [key])
 

@@ -17,8 +17,8 @@ from twisted.python.failure import Failure
 
 from tests.cluster.town import Town
 from tests.linearizability import violation
-from twisted_kv.coordinator import Done
 from twisted_kv.errors import KvError
+from twisted_kv.operation import Done
 from twisted_kv.quorum import Level
 
 SEEDS = range(60)

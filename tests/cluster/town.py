@@ -21,11 +21,11 @@ from tests.cluster.paper_disk import PaperDisk
 from tests.linearizability import Event, Fate, Kind
 from twisted_kv.commit import AtOnce, Commit, GroupCommit
 from twisted_kv.config import ProxyConfig
-from twisted_kv.coordinator import Done
 from twisted_kv.errors import KvError, PeerSilent, PeerUnreachable, Unreached
 from twisted_kv.limits import Limits
 from twisted_kv.metrics import NodeMetrics
 from twisted_kv.names import Key
+from twisted_kv.operation import Done
 from twisted_kv.peers.peer import Answer
 from twisted_kv.proxy import Rooms, founding
 from twisted_kv.quorum import Level

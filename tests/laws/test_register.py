@@ -1239,20 +1239,6 @@ def serve_old_epochs(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Simulation, "_apply", wrong)
 
 
-def confirm_what_is_alike(patch: pytest.MonkeyPatch) -> None:
-    """A conditional change with something open ends with what a majority holds, and does not overtake what is open."""
-    confirm = Conditional._confirm
-
-    def wrong(self: Conditional, decided: list[Decided]) -> Sequence[Send]:
-        if self.alike:
-            assert self.best is not None
-            self.decided, self.outcome = decided, Outcome(self.best.record, self.confirmed)
-            return NOTHING
-        return confirm(self, decided)
-
-    patch.setattr(Conditional, "_confirm", wrong)
-
-
 def decide_anew(patch: pytest.MonkeyPatch) -> None:
     """A conditional change that finds its own version decides once more, on what it made itself."""
     propose = Conditional._propose
@@ -1290,7 +1276,6 @@ class Mode(NamedTuple):
 PLAIN, CHANGING, CONDITIONAL, BOTH = Mode(False, False), Mode(True, False), Mode(False, True), Mode(True, True)
 
 MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], tuple[Mode, int]] = {
-    confirm_what_is_alike: (CONDITIONAL, 2237),
     decide_anew: (CONDITIONAL, 9),
     answer_unconfirmed: (CONDITIONAL, 29),
     copy_the_newest: (BOTH, 2180),
@@ -1300,7 +1285,7 @@ MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], tuple[Mode, int]] = {
     retry_blindly: (PLAIN, 107),
     count_repeated_refusals: (PLAIN, 2946),
     ignore_silence: (PLAIN, 34),
-    repair_by_version: (PLAIN, 15629),
+    repair_by_version: (PLAIN, 88852),
     answer_before_write_back: (PLAIN, 51),
     settle_for_less_than_a_majority: (PLAIN, 1),
     mix_rounds: (PLAIN, 1333),

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from twisted_kv.coordinator import READS_OF_A_TURN, Coordinator, Done
+from twisted_kv.coordinator import READS_OF_A_TURN, Coordinator
 from twisted_kv.errors import (
     ChangeUnderWay,
     DeadlinePassed,
@@ -26,6 +26,7 @@ from twisted_kv.limits import Limits
 from twisted_kv.membership import Seat, State, View
 from twisted_kv.metrics import ProxyMetrics
 from twisted_kv.names import Key, NodeId
+from twisted_kv.operation import Done
 from twisted_kv.peers.peer import Answer
 from twisted_kv.peers.queue import Queues
 from twisted_kv.quorum import Level
@@ -116,9 +117,14 @@ class Scene:
         self.queues = Queues(
             self.clock, self.limits, self.street, self.metrics, lambda node, reply: self.complaints.append(node)
         )
-        hybrid = HybridClock(lambda: int(self.clock.seconds() * 1000) + 1_000_000, 5)
-        self.coordinator = Coordinator(self.clock, Random(seed), hybrid, self.limits, self.queues, self.metrics)
+        hybrid = HybridClock(self.now_ms, 5)
+        self.coordinator = Coordinator(
+            self.clock, Random(seed), self.now_ms, hybrid, self.limits, self.queues, self.metrics
+        )
         self.adopt(1)
+
+    def now_ms(self) -> int:
+        return int(self.clock.seconds() * 1000) + 1_000_000
 
     def adopt(self, epoch: int, open_: bool = True, nodes: tuple[str, ...] = ("a", "b", "c")) -> None:
         seats = tuple(Seat(node, f"http://{node}:80") for node in nodes)

@@ -25,6 +25,7 @@ from ..names import NodeId
 from ..register import PREPARE, Op
 from ..wire import (
     CLOSED_EPOCH,
+    DISK_FULL,
     FORMAT,
     OLD_EPOCH,
     OTHER_CLUSTER,
@@ -216,8 +217,10 @@ class PeerQueue:
             for question in questions:
                 question.asker.outdated(self.node, question.round)
         else:
+            # Whoever asked tells a full disk from other reasons by the name.
+            error = f"{DISK_FULL}: {reply.detail}" if reply.refusal == DISK_FULL else reply.detail
             for question in questions:
-                question.asker.unanswered(self.node, question.round, reply.detail, resent)
+                question.asker.unanswered(self.node, question.round, error, resent)
         if reply.refusal in (OLD_EPOCH, CLOSED_EPOCH, OTHER_INCARNATION, OTHER_CLUSTER):
             self._on_outdated(self.node, reply)
 

@@ -7,7 +7,7 @@ from twisted.logger import Logger
 from twisted.web.iweb import IRequest
 
 from .. import errors
-from ..errors import BadInput, KvError, Unreached
+from ..errors import BadInput, KvError, PreconditionFailed, Unreached
 
 JSON = b"application/json"
 PROBLEM = b"application/problem+json"
@@ -19,12 +19,13 @@ STATUS: dict[type[KvError], int] = {
     errors.BadConfig: 400,
     errors.ValueTooLarge: 413,
     errors.BodyTooLarge: 413,
-    errors.NotYetSupported: 501,
     errors.NoSuchRoute: 404,
     errors.WrongMethod: 405,
     errors.NotText: 406,
     errors.KeyAbsent: 404,
+    errors.PreconditionFailed: 412,
     errors.Unreached: 503,
+    errors.NoRoom: 507,
     errors.DeadlinePassed: 504,
     errors.Overloaded: 429,
     errors.NoNodes: 503,
@@ -74,6 +75,8 @@ def problem_body(error: KvError, status: int) -> bytes:
     }
     if error.hint:
         fields["hint"] = error.hint
+    if isinstance(error, PreconditionFailed) and error.etag is not None:
+        fields["etag"] = error.etag
     if isinstance(error, Unreached):
         fields["required"] = error.required
         fields["acks"] = error.acks

@@ -1,32 +1,89 @@
-"""The parameters that calls share."""
+"""The parameters and headers that calls share."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from ..errors import BadParameter, NotYetSupported
+from ..errors import BadParameter
+from ..limits import Limits
+from ..preconditions import Precondition, parse_precondition
 from ..quorum import Level, parse_level
 
 
+def one_of(request: Any, name: bytes) -> str | None:
+    """Give a parameter that may be given once.
+
+    :raises BadParameter: if it is given more often.
+    """
+    given = request.args.get(name)
+    if given is None:
+        return None
+    if len(given) > 1:
+        raise BadParameter(f"{name.decode()} is given more than once", "give it once")
+    text: str = given[0].decode("utf-8", "replace")
+    return text
+
+
 def level_of(request: Any, default: Level) -> Level:
-    given = request.args.get(b"consistency")
-    if given is not None and len(given) > 1:
-        raise BadParameter("consistency is given more than once", "give it once")
-    return parse_level(given[0].decode("utf-8", "replace")) if given else default
+    given = one_of(request, b"consistency")
+    return parse_level(given) if given is not None else default
+
+
+def timeout_of(request: Any, limits: Limits) -> float | None:
+    """Give how long the client wants to wait, in seconds, None where it does not say.
+
+    :raises BadParameter: if that is no number, or out of bounds.
+    """
+    return _seconds(request, b"timeout", limits.operation_timeout_s_max)
+
+
+def ttl_of(request: Any, limits: Limits) -> float | None:
+    """Give how long a value shall live, in seconds, None for ever. Errors as in ``timeout_of``."""
+    return _seconds(request, b"ttl", limits.ttl_s_max)
+
+
+def _seconds(request: Any, name: bytes, most: float) -> float | None:
+    given = one_of(request, name)
+    return seconds(name.decode(), given, most) if given is not None else None
+
+
+def seconds(name: str, given: str | float, most: float) -> float:
+    """Read a number of seconds.
+
+    :raises BadParameter: if it is none, or not above 0 and at most ``most``.
+    """
+    try:
+        number = float(given)
+    except ValueError:
+        number = math.nan
+    if not 0 < number <= most:
+        raise BadParameter(f"{name} is {str(given)[:40]!r}", f"give seconds, more than 0 and at most {most:g}")
+    return number
+
+
+def precondition_of(request: Any) -> Precondition:
+    """:raises BadParameter: if a header is no list of ETags."""
+    headers = request.requestHeaders
+    if not (headers.hasHeader(b"if-match") or headers.hasHeader(b"if-none-match")):
+        return NO_PRECONDITION
+    return parse_precondition(_joined(request, b"if-match"), _joined(request, b"if-none-match"))
+
+
+NO_PRECONDITION = Precondition()
+
+
+def _joined(request: Any, name: bytes) -> str | None:
+    lines = request.requestHeaders.getRawHeaders(name)
+    return b",".join(lines).decode("latin-1") if lines is not None else None
 
 
 def refuse_unknown(request: Any, *known: bytes) -> None:
     """Refuse what this version would otherwise silently not do.
 
     :raises BadParameter: on a parameter that does not exist.
-    :raises NotYetSupported: on one, or a precondition, that a later version will know.
     """
-    for name in (b"if-match", b"if-none-match"):
-        if request.requestHeaders.hasHeader(name):
-            raise NotYetSupported(f"{name.decode()} is not served yet", "leave it out; nothing was changed")
     for name in request.args:
-        if name in (b"ttl", b"timeout"):
-            raise NotYetSupported(f"?{name.decode()}= is not served yet", "leave it out; nothing was changed")
         if name not in known:
             shown = name.decode("ascii", "backslashreplace")[:40]
             names = ", ".join(other.decode() for other in known)

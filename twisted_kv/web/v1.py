@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from klein import Klein
 from twisted.internet.defer import Deferred
 
-from ..coordinator import Coordinator, Done
-from ..errors import BadParameter, KeyAbsent, MalformedKey
+from ..conditional import Decide, Draft
+from ..coordinator import Coordinator
+from ..errors import BadParameter, KeyAbsent, MalformedKey, PreconditionFailed
 from ..limits import Limits
 from ..names import Key
+from ..operation import Done
+from ..preconditions import Precondition, Verdict, etag_of
 from ..quorum import Level
+from ..sharing import Changed
 from ..versions import Record, decode_record
 from ..wire import checked_key, checked_value
 from .answers import answer
-from .parameters import level_of, refuse_unknown
+from .parameters import level_of, precondition_of, refuse_unknown, timeout_of, ttl_of
 from .site import KV_PREFIX, KV_ROUTE
 
 OCTETS = b"application/octet-stream"
@@ -43,47 +48,87 @@ def content_type_of(request: Any, limits: Limits) -> bytes:
     return given
 
 
-def show(request: Any, record: Record, done: Done) -> None:
-    request.setHeader(b"ETag", b'"%s"' % record.version.hex().encode())
-    request.setHeader(b"KV-Replicas", b"%d/%d" % (done.acks, done.owners))
-
-
-def add_v1(app: Klein, coordinator: Coordinator, limits: Limits, default: Level) -> None:
+def add_v1(app: Klein, coordinator: Coordinator, now_ms: Callable[[], int], limits: Limits, default: Level) -> None:
     """Give a proxy's door the calls for single keys."""
 
-    @app.route(KV_ROUTE.decode(), methods=["GET", "HEAD"])
-    def kv_get(request: Any) -> Deferred[bytes]:
-        refuse_unknown(request, b"consistency")
-        key = key_of(request, limits)
-        return coordinator.get(key, level_of(request, default)).addCallback(found, request, key)
+    route = KV_ROUTE.decode()
 
-    def found(done: Done, request: Any, key: Key) -> bytes:
+    @app.route(route, methods=["GET", "HEAD"])
+    def kv_get(request: Any) -> Deferred[bytes]:
+        refuse_unknown(request, b"consistency", b"timeout")
+        key, precondition = key_of(request, limits), precondition_of(request)
+        got = coordinator.get(key, level_of(request, default), timeout_of(request, limits))
+        return got.addCallback(found, request, key, precondition)
+
+    def found(done: Done, request: Any, key: Key, precondition: Precondition) -> bytes:
         record = decode_record(done.record) if done.record else None
         if record is None or record.value is None:
+            refuse_failed(precondition, None)
             raise KeyAbsent(f"there is no key {key.decode('utf-8', 'backslashreplace')[:200]!r}")
-        show(request, record, done)
+        verdict = refuse_failed(precondition, record)
+        show(request, record, done.acks, done.owners)
+        if verdict is Verdict.UNCHANGED:
+            request.setResponseCode(304)
+            return b""
         return answer(request, record.value, record.content_type or OCTETS)
 
-    @app.route(KV_ROUTE.decode(), methods=["PUT"])
+    @app.route(route, methods=["PUT"])
     def kv_put(request: Any) -> Deferred[bytes]:
-        refuse_unknown(request, b"consistency")
-        key = key_of(request, limits)
+        refuse_unknown(request, b"consistency", b"timeout", b"ttl")
+        key, ttl_s = key_of(request, limits), ttl_of(request, limits)
         value = checked_value(request.content.read(), limits)
-        done = coordinator.put(key, value, content_type_of(request, limits), level_of(request, default))
-        return done.addCallback(changed, request)
+        expires_ms = now_ms() + max(1, round(ttl_s * 1000)) if ttl_s is not None else 0
+        return change(request, key, Draft(value, content_type_of(request, limits), expires_ms))
 
-    @app.route(KV_ROUTE.decode(), methods=["DELETE"])
+    @app.route(route, methods=["DELETE"])
     def kv_delete(request: Any) -> Deferred[bytes]:
-        refuse_unknown(request, b"consistency")
-        key = key_of(request, limits)
-        done = coordinator.put(key, None, b"", level_of(request, default))
-        return done.addCallback(changed, request)
+        refuse_unknown(request, b"consistency", b"timeout")
+        return change(request, key_of(request, limits), Draft(None))
 
-    def changed(done: Done, request: Any) -> bytes:
-        record = decode_record(done.record)
-        if record.value is not None:
-            show(request, record, done)
-        else:
-            request.setHeader(b"KV-Replicas", b"%d/%d" % (done.acks, done.owners))
+    def change(request: Any, key: Key, draft: Draft) -> Deferred[bytes]:
+        precondition, timeout_s = precondition_of(request), timeout_of(request, limits)
+        level = level_of(request, default)
+        if precondition:
+            changed = coordinator.change(key, conditionally(precondition, draft), timeout_s)
+            return changed.addCallback(changed_if, request, precondition)
+        value, content_type, expires_ms = draft
+        done = coordinator.put(key, value, content_type, level, expires_ms, timeout_s)
+        return done.addCallback(lambda done: written(request, decode_record(done.record), done.acks, done.owners))
+
+    def changed_if(found: Changed, request: Any, precondition: Precondition) -> bytes:
+        if not found.changed:
+            raise precondition_failed(precondition, found.record)
+        assert found.record is not None
+        return written(request, found.record, found.acks, found.owners)
+
+    def written(request: Any, record: Record, acks: int, owners: int) -> bytes:
+        show(request, record, acks, owners)
         request.setResponseCode(204)
         return b""
+
+
+def conditionally(precondition: Precondition, draft: Draft) -> Decide:
+    """Make a change that is done where a precondition holds."""
+    return lambda held: draft if precondition.judge(held) is Verdict.MET else None
+
+
+def refuse_failed(precondition: Precondition, held: Record | None) -> Verdict:
+    """:raises PreconditionFailed: unless a read's precondition lets it answer, with the value or with 304."""
+    verdict = precondition.judge(held)
+    if verdict is Verdict.FAILED:
+        raise precondition_failed(precondition, held)
+    return verdict
+
+
+def precondition_failed(precondition: Precondition, held: Record | None) -> PreconditionFailed:
+    """Say what the key holds in the place of what was expected."""
+    etag = etag_of(held) if held is not None and held.value is not None else None
+    now = f"the key holds {etag}" if etag is not None else "the key holds no value"
+    name = "If-Match" if precondition.judge(held) is Verdict.FAILED else "If-None-Match"
+    return PreconditionFailed(f"{now}, which {name} excludes", "read the key, and decide anew", etag=etag)
+
+
+def show(request: Any, record: Record, acks: int, owners: int) -> None:
+    if record.value is not None:
+        request.setHeader(b"ETag", etag_of(record).encode())
+    request.setHeader(b"KV-Replicas", b"%d/%d" % (acks, owners))

@@ -1,0 +1,129 @@
+"""One operation on its way: it puts a conversation's questions into the nodes' queues, under a deadline and an epoch.
+
+The conversations decide; this only carries. An operation is a small object that answers are delivered to, because there
+are thousands of them at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import AlreadyCalled, AlreadyCancelled
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python.failure import Failure
+
+from .conversation import Conversation, Send
+from .errors import ChangeUnderWay, KvError
+from .limits import Limits
+from .names import Key, NodeId
+from .peers.queue import Queues
+from .register import Reply
+
+
+class Done(NamedTuple):
+    """A finished operation: the record that holds (empty if the key was never written), and who agreed of how many."""
+
+    record: bytes
+    acks: int
+    owners: int
+
+
+class Home(Protocol):
+    """What an operation needs of the coordinator."""
+
+    clock: IReactorTime
+    limits: Limits
+    queues: Queues
+
+    def order(self, key: Key, kind: str) -> tuple[NodeId, ...]: ...
+    def pause(self, operation: Operation) -> None: ...
+    def finished(self, operation: Operation, error: KvError | None) -> None: ...
+
+
+class Operation:
+    """A client's read or write, or a round that several clients' changes share. It is its own Asker."""
+
+    __slots__ = ("_deadline", "_home", "_timer", "conversation", "done", "kind", "size")
+
+    def __init__(self, home: Home, kind: str, conversation: Conversation, size: int, timeout_s: float) -> None:
+        self._home = home
+        self.kind = kind
+        self.conversation = conversation
+        self.size = size
+        # A client that hangs up cancels this Deferred and nothing else: its write must not stop half-way.
+        self.done: Deferred[Done] = Deferred()
+        self._deadline = home.clock.seconds() + timeout_s
+        first = min(home.limits.slow_read_s, timeout_s) if kind == "read" else timeout_s
+        self._timer: IDelayedCall = home.clock.callLater(first, self._tick)
+
+    def begin(self) -> None:
+        self._go(self.conversation.begin())
+
+    def restart(self) -> None:
+        """Begin in another epoch; what was asked in the one before may have had its effect."""
+        conversation, home = self.conversation, self._home
+        if self.kind == "read":
+            left = self._deadline - home.clock.seconds()
+            self._timer.reset(max(0.0, min(left, home.limits.slow_read_s)))
+        self._go(conversation.restart(home.order(conversation.key, self.kind)))
+
+    def answered(self, node: NodeId, round_: int, reply: Reply, resent: bool) -> None:
+        self._go(self.conversation.deliver(node, round_, reply, resent))
+
+    def unanswered(self, node: NodeId, round_: int, error: str, arrived: bool) -> None:
+        self._go(self.conversation.fail(node, round_, error, arrived))
+
+    def outdated(self, node: NodeId, round_: int) -> None:
+        """Wait: the view of the node's epoch is on its way, and begins every unfinished operation again."""
+
+    def _go(self, sends: Sequence[Send]) -> None:
+        conversation = self.conversation
+        if sends:
+            queues = self._home.queues.by_node
+            round_ = conversation.round
+            for node, op in sends:
+                queues[node].ask(self, round_, op)
+        elif conversation.outcome is not None:
+            self._finish()
+        elif conversation.paused:
+            self._home.pause(self)
+
+    def resume(self, round_: int) -> None:
+        conversation = self.conversation
+        if conversation.paused and conversation.round == round_ and conversation.outcome is None:
+            self._go(conversation.resume())
+
+    def _tick(self) -> None:
+        left = self._deadline - self._home.clock.seconds()
+        if left > 0:
+            self._timer = self._home.clock.callLater(left, self._tick)
+            if self.conversation.round:
+                self._go(self.conversation.nudge())
+            return
+        if self.conversation.round:
+            self.conversation.expire()
+        self._finish()
+
+    def _finish(self) -> None:
+        done, self.done = self.done, None  # type: ignore[assignment]
+        if done is None:
+            return
+        try:
+            self._timer.cancel()
+        except (AlreadyCalled, AlreadyCancelled):
+            pass
+        conversation = self.conversation
+        outcome = conversation.outcome
+        error = outcome.error if outcome is not None else changing()
+        self._home.finished(self, error)
+        if error is None:
+            assert outcome is not None
+            done.callback(Done(outcome.record, outcome.acks, len(conversation.owners)))
+        else:
+            done.errback(Failure(error))
+
+
+def changing() -> ChangeUnderWay:
+    return ChangeUnderWay("the cluster is moving data, and clients wait until it has moved", "try again in a moment")

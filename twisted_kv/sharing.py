@@ -1,0 +1,137 @@
+"""Conditional changes that wait in one proxy for one key share a round; so do the reads that come while they wait.
+
+One round at a time for each key: two of one proxy would only refuse each other. What comes while it runs waits for the
+next one, which takes all of it together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python.failure import Failure
+
+from .conditional import Conditional, Decide
+from .errors import DeadlinePassed
+from .names import Key
+from .operation import Done
+from .versions import Record
+
+GRACE_S = 0.05
+"""A client whose round ends at its own deadline hears from the round, which knows more."""
+
+
+class Changed(NamedTuple):
+    """What became of one conditional change: the record that it left, whether that is its own, and who agreed."""
+
+    record: Record | None
+    changed: bool
+    acks: int
+    owners: int
+
+
+class _Client:
+    """One client's change, waiting or in a round."""
+
+    __slots__ = ("_timer", "deadline_s", "decide", "done")
+
+    def __init__(
+        self, clock: IReactorTime, decide: Decide, timeout_s: float, passed: Callable[[_Client], None]
+    ) -> None:
+        self.decide = decide
+        self.deadline_s = clock.seconds() + timeout_s
+        self.done: Deferred[Changed] | None = Deferred()
+        self._timer: IDelayedCall = clock.callLater(timeout_s + GRACE_S, passed, self)
+
+    def end(self, result: Changed | Failure) -> None:
+        done, self.done = self.done, None
+        if done is not None:
+            if self._timer.active():
+                self._timer.cancel()
+            done.callback(result)
+
+
+class Sharing:
+    """The conditional changes of one proxy.
+
+    :param start: puts a conversation on its way as an operation, with its patience in seconds.
+    :param shared_max: the most changes that share a round.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        conversation: Callable[[Key, list[Decide]], Conditional],
+        start: Callable[[Conditional, float], Deferred[Done]],
+        shared_max: int,
+    ) -> None:
+        self._clock = clock
+        self._conversation = conversation
+        self._start = start
+        self._shared_max = shared_max
+        self._waiting: dict[Key, list[_Client]] = {}
+        self._running: dict[Key, tuple[Conditional, list[_Client]]] = {}
+
+    def __len__(self) -> int:
+        """How many clients wait for their round to begin."""
+        return sum(map(len, self._waiting.values()))
+
+    def expects(self, key: Key) -> bool:
+        """Whether changes of a key wait, so that a read may as well wait with them."""
+        return key in self._waiting
+
+    def change(self, key: Key, decide: Decide, timeout_s: float) -> Deferred[Changed]:
+        """Let a change take part in the key's next round. Errors as in ``Coordinator.put``."""
+        client = _Client(self._clock, decide, timeout_s, lambda client: self._passed(key, client))
+        done = client.done
+        assert done is not None
+        self._waiting.setdefault(key, []).append(client)
+        if key not in self._running:
+            self._begin(key)
+        return done
+
+    def _begin(self, key: Key) -> None:
+        waiting = self._waiting.pop(key, [])
+        clients, later = waiting[: self._shared_max], waiting[self._shared_max :]
+        if later:
+            self._waiting[key] = later
+        if not clients:
+            return
+        conversation = self._conversation(key, [client.decide for client in clients])
+        self._running[key] = (conversation, clients)
+        patience_s = max(client.deadline_s for client in clients) - self._clock.seconds()
+        self._start(conversation, patience_s).addBoth(self._ended, key, conversation, clients)
+
+    def _ended(self, result: Done | Failure, key: Key, conversation: Conditional, clients: list[_Client]) -> None:
+        del self._running[key]
+        # The next round first: those who waited should not wait for what these clients do with their answers.
+        self._begin(key)
+        for number, client in enumerate(clients):
+            if isinstance(result, Failure):
+                client.end(result)
+            else:
+                client.end(Changed(*conversation.decided[number], result.acks, result.owners))
+
+    def _passed(self, key: Key, client: _Client) -> None:
+        """Tell a client that its time is up, and take its change out of what has not begun."""
+        certain = True
+        waiting = self._waiting.get(key, [])
+        if client in waiting:
+            waiting.remove(client)
+            if not waiting:
+                del self._waiting[key]
+        elif key in self._running:
+            conversation, clients = self._running[key]
+            if client in clients:
+                certain = conversation.withdraw(clients.index(client))
+        client.end(
+            Failure(
+                DeadlinePassed(
+                    "the deadline passed while other changes of the key were under way",
+                    "read the key to see which value holds" if not certain else "nothing was changed: try again",
+                    maybe_applied=not certain,
+                )
+            )
+        )
