@@ -1,8 +1,9 @@
-"""What replication costs: a cluster of three memory nodes behind a proxy, against a bare klein server.
+"""What replication costs, and what syncing does: clusters of three memory and of three rocksdb nodes, each behind a
+proxy, against a bare klein server.
 
 Run from the project's folder, with Debian's wrk installed: ``python -m benchmarks.throughput``. Every process runs on
-this machine and shares its cores, so the ratio holds for this machine only; the rounds alternate, so that a noisy
-neighbour hits both sides.
+this machine and shares its cores, so the ratios hold for this machine only; the rounds alternate, so that a noisy
+neighbour hits all sides.
 """
 
 from __future__ import annotations
@@ -14,43 +15,31 @@ import platform
 import re
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-HOST = "127.0.0.1"
-FIRST_PORT = 18_500
-"""Ports are looked for from here up: below Linux's ephemeral ports, where wrk's own connections could take one."""
-NODES = 3
+from .servers import CALL_TIMEOUT_S, HERE, HOST, call, cluster, free_ports, processes
+
 KEYS = 10_000
 VALUE_BYTES = 100
 CONNECTIONS = 64
 FILLERS = 8
-START_PATIENCE_S = 30.0
-STOP_PATIENCE_S = 5.0
-CALL_TIMEOUT_S = 15.0
 WRK_SPARE_S = 30.0
 """How much longer than asked wrk may take, building its requests, before it counts as stuck."""
-
-HERE = Path(__file__).resolve().parent
-TWISTD = (sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "--nodaemon")
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two servers that are compared."""
+    """One of the servers that are compared."""
 
     name: str
     port: int
@@ -65,138 +54,27 @@ class Run:
     p99_ms: float
 
 
-class Processes:
-    """The processes of this benchmark, whose one owner ends each by its pid."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._running: list[subprocess.Popen[bytes]] = []
-
-    def start(self, name: str, command: tuple[str, ...]) -> subprocess.Popen[bytes]:
-        # The pipe is the leash, whose end all of them notice. A session of its own keeps Ctrl-C for us.
-        with open(self._log(name), "wb") as log:
-            process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=HERE.parent, start_new_session=True
-            )
-        self._running.append(process)
-        return process
-
-    def started(self, name: str, command: tuple[str, ...], port: int, path: str) -> subprocess.Popen[bytes]:
-        """Start a server and wait until it answers at all."""
-        process = self.start(name, command)
-
-        def answers() -> bool:
-            if process.poll() is not None:
-                sys.exit(f"{name} ended at once:\n{self._log(name).read_text(errors='replace')[-2000:]}")
-            call(port, "GET", path)
-            return True
-
-        wait_until(answers, f"{name} to answer on port {port}")
-        return process
-
-    def stop(self) -> None:
-        for process in self._running:
-            process.terminate()
-        until = time.monotonic() + STOP_PATIENCE_S
-        for process in self._running:
-            try:
-                process.wait(max(until - time.monotonic(), 0.1))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            assert process.stdin is not None
-            process.stdin.close()
-
-    def _log(self, name: str) -> Path:
-        return self._folder / f"{name}.log"
-
-
-def call(port: int, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
-    connection = HTTPConnection(HOST, port, timeout=CALL_TIMEOUT_S)
-    try:
-        connection.request(method, path, None if body is None else json.dumps(body))
-        response = connection.getresponse()
-        return response.status, response.read()
-    finally:
-        connection.close()
-
-
-def wait_until(holds: Callable[[], bool], what: str) -> None:
-    until = time.monotonic() + START_PATIENCE_S
-    while True:
-        try:
-            if holds():
-                return
-        except (OSError, HTTPException):
-            pass
-        if time.monotonic() > until:
-            sys.exit(f"waited {START_PATIENCE_S:g} s in vain for {what}")
-        time.sleep(0.05)
-
-
-def free_ports(count: int) -> list[int]:
-    found: list[int] = []
-    for port in range(FIRST_PORT, 32_768):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                continue
-        found.append(port)
-        if len(found) == count:
-            return found
-    sys.exit(f"no {count} free ports from {FIRST_PORT} up")
-
-
 @dataclass(frozen=True, slots=True)
 class Field:
-    """Everything that is measured, up and idle."""
+    """Everything that is measured, up and idle: the bare server first, then ours."""
 
     bare: Side
-    ours: Side
-    pids: dict[str, int]
+    ours: tuple[Side, ...]
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        return (self.bare, *self.ours)
 
 
 @contextmanager
 def field() -> Iterator[Field]:
-    """Bring both servers up, the cluster complete and at rest; end them whatever happens."""
-    with tempfile.TemporaryDirectory(prefix="kv-throughput-") as folder:
-        processes = Processes(Path(folder))
-        try:
-            yield _brought_up(processes, folder)
-        finally:
-            processes.stop()
-
-
-def _brought_up(processes: Processes, folder: str) -> Field:
-    bare, proxy, *nodes = free_ports(2 + NODES)
-    pids: dict[str, int] = {}
-
-    # --leash ends a server even if this process is killed the hard way.
-    def up(name: str, command: tuple[str, ...], port: int, path: str = "/health/live") -> None:
-        pids[name] = processes.started(name, command, port, path).pid
-
-    def daemon(name: str, role: str, port: int, *options: str) -> None:
-        folder_option = ("--data-dir", f"{folder}/{name}-data")
-        up(name, (*TWISTD, role, "--leash", "--port", str(port), *folder_option, *options), port)
-
-    up("bare", (sys.executable, "-m", "benchmarks.bare_klein", str(bare), "--leash"), bare, "/")
-    for number, port in enumerate(nodes):
-        daemon(f"node{number}", "kvnode", port, "--engine", "memory")
-    daemon("proxy", "kvproxy", proxy, "--consistency", "strong", "--replicas", str(NODES))
-    for port in nodes:
-        status, answer = call(proxy, "POST", "/AddServer", {"url": f"http://{HOST}:{port}"})
-        if status // 100 != 2:
-            sys.exit(f"/AddServer answered {status}: {answer.decode(errors='replace')}")
-
-    def at_rest() -> bool:
-        cluster = json.loads(call(proxy, "GET", "/v1/cluster")[1])
-        ready = call(proxy, "GET", "/health/ready")[0] == 200
-        return ready and len(cluster["members"]) == NODES and not cluster["change"] and not cluster["pending"]
-
-    wait_until(at_rest, "the three nodes to be members")
-    return Field(Side("bare klein", bare), Side("3 replicas, strong", proxy), pids)
+    """Bring all servers up, the clusters complete and at rest; end them whatever happens."""
+    with processes() as running:
+        (bare,) = free_ports(1)
+        running.started("bare", (sys.executable, "-m", "benchmarks.bare_klein", str(bare), "--leash"), bare, "/")
+        (memory,), _ = cluster(running, "memory", "--engine", "memory")
+        (synced,), _ = cluster(running, "rocksdb", "--engine", "rocksdb", "--sync", "always")
+        yield Field(Side("bare klein", bare), (Side("memory", memory), Side("rocksdb, synced", synced)))
 
 
 def fill(side: Side) -> None:
@@ -248,44 +126,46 @@ def batches(proxy: Side) -> Counter[tuple[str, str]]:
     return read
 
 
-def measure(field: Field, rounds: int, seconds: int) -> tuple[dict[tuple[str, Side], list[Run]], dict[str, Counter]]:
-    """Give each call's runs on each side, and what each call made the proxy send."""
-    sides = (field.bare, field.ours)
-    for side in sides:
+def measure(field: Field, rounds: int, seconds: int) -> tuple[dict[tuple[str, Side], list[Run]], dict[Any, Counter]]:
+    """Give each call's runs on each side, and what each call made each proxy send."""
+    for side in field.sides:
         fill(side)
         for method in ("PUT", "GET"):
             wrk(side, method, min(2, seconds))
-    runs: dict[tuple[str, Side], list[Run]] = {(method, side): [] for method in ("PUT", "GET") for side in sides}
-    sent: dict[str, Counter[tuple[str, str]]] = {"PUT": Counter(), "GET": Counter()}
+    runs: dict[tuple[str, Side], list[Run]] = {(method, side): [] for method in ("PUT", "GET") for side in field.sides}
+    sent: dict[Any, Counter[tuple[str, str]]] = {key: Counter() for key in runs if key[1] is not field.bare}
     for number in range(rounds):
         for method, side in runs:
-            before = batches(field.ours)
+            before = batches(side) if side is not field.bare else Counter()
             runs[method, side].append(wrk(side, method, seconds))
-            if side is field.ours:
-                sent[method].update(batches(field.ours) - before)
+            if side is not field.bare:
+                sent[method, side].update(batches(side) - before)
         print(f"round {number + 1} of {rounds} done", file=sys.stderr)
     return runs, sent
 
 
-def print_tables(field: Field, runs: dict[tuple[str, Side], list[Run]], sent: dict[str, Counter]) -> None:
+def print_tables(field: Field, runs: dict[tuple[str, Side], list[Run]], sent: dict[Any, Counter]) -> None:
     print("| call | server | requests/s | p50 | p99 |\n|---|---|---|---|---|")
     for (method, side), seen in runs.items():
         per_s = statistics.median(run.per_s for run in seen)
         p50, p99 = (statistics.median(getattr(run, name) for run in seen) for name in ("p50_ms", "p99_ms"))
         print(f"| {method} | {side.name} | {per_s:,.0f} | {p50:.1f} ms | {p99:.1f} ms |")
 
-    print("\nOurs against bare klein, requests/s in the same round\n")
-    print("| call | median | lowest | highest |\n|---|---|---|---|")
-    for method in sent:
-        pairs = zip(runs[method, field.ours], runs[method, field.bare], strict=True)
-        ratios = [ours.per_s / bare.per_s for ours, bare in pairs]
-        print(f"| {method} | {statistics.median(ratios):.2f} | {min(ratios):.2f} | {max(ratios):.2f} |")
+    print("\nRatios of requests/s in the same round\n")
+    print("| call | of | to | median | lowest | highest |\n|---|---|---|---|---|---|")
+    memory, synced = field.ours
+    for method in ("PUT", "GET"):
+        for one, other in ((memory, field.bare), (synced, field.bare), (synced, memory)):
+            pairs = zip(runs[method, one], runs[method, other], strict=True)
+            ratios = [ours.per_s / theirs.per_s for ours, theirs in pairs]
+            shown = f"{statistics.median(ratios):.2f} | {min(ratios):.2f} | {max(ratios):.2f}"
+            print(f"| {method} | {one.name} | {other.name} | {shown} |")
 
-    print("\n| call | lane | batches to nodes | operations in one, mean |\n|---|---|---|---|")
-    for method, counted in sent.items():
+    print("\n| call | server | lane | batches to nodes | operations in one, mean |\n|---|---|---|---|---|")
+    for (method, side), counted in sent.items():
         for lane in sorted({lane for lane, figure in counted}):
             count, total = counted[lane, "count"], counted[lane, "sum"]
-            print(f"| {method} | {lane} | {count:,} | {total / count:.1f} |")
+            print(f"| {method} | {side.name} | {lane} | {count:,} | {total / count:.1f} |")
 
 
 def at_least_one(text: str) -> int:

@@ -122,8 +122,8 @@ def refuse_failed(precondition: Precondition, held: Record | None) -> Verdict:
 
 def precondition_failed(precondition: Precondition, held: Record | None) -> PreconditionFailed:
     """Say what the key holds in the place of what was expected."""
-    etag = etag_of(held) if held is not None and held.value is not None else None
-    now = f"the key holds {etag}" if etag is not None else "the key holds no value"
+    etag = held.version.hex() if held is not None and held.value is not None else None
+    now = f"the key holds version {etag}" if etag is not None else "the key holds no value"
     name = "If-Match" if precondition.judge(held) is Verdict.FAILED else "If-None-Match"
     return PreconditionFailed(f"{now}, which {name} excludes", "read the key, and decide anew", etag=etag)
 

@@ -1,0 +1,152 @@
+"""The servers that benchmarks measure: each a process of its own, on free ports, ended whatever happens."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Any
+
+HOST = "127.0.0.1"
+FIRST_PORT = 18_500
+"""Ports are looked for from here up: below Linux's ephemeral ports, where wrk's own connections could take one."""
+NODES = 3
+START_PATIENCE_S = 30.0
+STOP_PATIENCE_S = 5.0
+CALL_TIMEOUT_S = 15.0
+
+HERE = Path(__file__).resolve().parent
+TWISTD = (sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "--nodaemon")
+
+
+class Processes:
+    """The processes of this benchmark, whose one owner ends each by its pid."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._running: list[subprocess.Popen[bytes]] = []
+
+    def start(self, name: str, command: tuple[str, ...]) -> subprocess.Popen[bytes]:
+        # The pipe is the leash, whose end all of them notice. A session of its own keeps Ctrl-C for us.
+        with open(self._log(name), "wb") as log:
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=HERE.parent, start_new_session=True
+            )
+        self._running.append(process)
+        return process
+
+    def started(self, name: str, command: tuple[str, ...], port: int, path: str) -> subprocess.Popen[bytes]:
+        """Start a server and wait until it answers at all."""
+        process = self.start(name, command)
+
+        def answers() -> bool:
+            if process.poll() is not None:
+                sys.exit(f"{name} ended at once:\n{self._log(name).read_text(errors='replace')[-2000:]}")
+            call(port, "GET", path)
+            return True
+
+        wait_until(answers, f"{name} to answer on port {port}")
+        return process
+
+    def stop(self) -> None:
+        for process in self._running:
+            process.terminate()
+        until = time.monotonic() + STOP_PATIENCE_S
+        for process in self._running:
+            try:
+                process.wait(max(until - time.monotonic(), 0.1))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            assert process.stdin is not None
+            process.stdin.close()
+
+    def _log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
+
+def call(port: int, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
+    connection = HTTPConnection(HOST, port, timeout=CALL_TIMEOUT_S)
+    try:
+        connection.request(method, path, None if body is None else json.dumps(body))
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+def wait_until(holds: Callable[[], bool], what: str) -> None:
+    until = time.monotonic() + START_PATIENCE_S
+    while True:
+        try:
+            if holds():
+                return
+        except (OSError, HTTPException):
+            pass
+        if time.monotonic() > until:
+            sys.exit(f"waited {START_PATIENCE_S:g} s in vain for {what}")
+        time.sleep(0.05)
+
+
+def free_ports(count: int) -> list[int]:
+    found: list[int] = []
+    for port in range(FIRST_PORT, 32_768):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+        found.append(port)
+        if len(found) == count:
+            return found
+    sys.exit(f"no {count} free ports from {FIRST_PORT} up")
+
+
+@contextmanager
+def processes() -> Iterator[Processes]:
+    """Give processes a folder of their own, and end them whatever happens."""
+    with tempfile.TemporaryDirectory(prefix="kv-benchmark-") as folder:
+        running = Processes(Path(folder))
+        try:
+            yield running
+        finally:
+            running.stop()
+
+
+def cluster(running: Processes, name: str, *node_options: str, proxies: int = 1) -> tuple[list[int], list[int]]:
+    """Bring up three nodes and their proxies, complete and at rest; give the proxies' ports and the nodes'."""
+    ports = free_ports(NODES + proxies)
+    nodes, doors = ports[:NODES], ports[NODES:]
+
+    # --leash ends a server even if this process is killed the hard way.
+    def daemon(role: str, port: int, *options: str) -> None:
+        folder = running.folder / f"{name}-{role}-{port}"
+        command = (*TWISTD, role, "--leash", "--port", str(port), "--data-dir", str(folder), *options)
+        running.started(f"{name}-{role}-{port}", command, port, "/health/live")
+
+    for port in nodes:
+        daemon("kvnode", port, *node_options)
+    state = f"file:{running.folder / name}.json"
+    urls = [f"http://{HOST}:{port}" for port in nodes]
+    for port in doors:
+        daemon("kvproxy", port, "--state", state, "--consistency", "strong", "--replicas", str(NODES))
+    for url in urls:
+        status, answer = call(doors[0], "POST", "/AddServer", {"url": url})
+        if status // 100 != 2:
+            sys.exit(f"/AddServer answered {status}: {answer.decode(errors='replace')}")
+
+    def at_rest() -> bool:
+        found = json.loads(call(doors[0], "GET", "/v1/cluster")[1])
+        ready = all(call(port, "GET", "/health/ready")[0] == 200 for port in doors)
+        return ready and len(found["members"]) == NODES and not found["change"] and not found["pending"]
+
+    wait_until(at_rest, "the three nodes to be members")
+    return doors, nodes
