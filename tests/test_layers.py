@@ -32,7 +32,7 @@ FLOORS: list[set[str]] = [
     },
     {"storage", "metrics"},
     {"replica", "identity", "commit", "peers", "state", "periodic"},
-    {"operation", "chain", "sharing", "coordinator", "roster", "mover", "filling"},
+    {"operation", "chain", "sharing", "coordinator", "sweeper", "listing", "roster", "mover", "filling"},
     {"web"},
     {"config", "options", "node", "proxy", "cluster"},
 ]

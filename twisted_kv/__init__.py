@@ -16,6 +16,7 @@ floor 2, one replica, and the way to the others
     ``replica`` ``identity`` ``commit`` ``peers`` ``state`` ``periodic``
 floor 3, conversations, one purpose each
     ``operation`` ``chain`` ``sharing`` ``coordinator``   a client's operation
+    ``listing`` ``sweeper``             pages of keys; what has expired
     ``roster`` ``mover`` ``filling``      membership and epochs; carrying a change of the ring out
 floor 4, the doors
     ``web``

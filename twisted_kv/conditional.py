@@ -57,7 +57,7 @@ class Conditional(Proposer):
     :param now_ms: wall time, which expiry is judged by.
     """
 
-    __slots__ = ("_fates", "_now_ms", "decided", "wanted")
+    __slots__ = ("_bases", "_fates", "_now_ms", "decided", "wanted")
 
     def __init__(
         self,
@@ -71,6 +71,7 @@ class Conditional(Proposer):
         self.decided: list[Decided] = []
         self._now_ms = now_ms
         self._fates: dict[Version, list[Decided]] = {}
+        self._bases: dict[Version, Version | None] = {}
         super().__init__(key, owners, clock, Level.STRONG)
 
     def begin(self) -> Sequence[Send]:
@@ -90,7 +91,7 @@ class Conditional(Proposer):
             ours = next((version for version in _versions(found) if version in self.mine), None)
             if ours is not None:
                 return self._confirm(self._fates[ours])
-            if self.hides(best):
+            if self.hides(best) and not self._passed_by(found):
                 self._end_unreached(Unreached, "another change came between, which hides whether this one took effect")
                 return NOTHING
         held, decided = self._decide(found)
@@ -98,7 +99,17 @@ class Conditional(Proposer):
             return self._confirm(decided)
         assert held is not None
         self._fates[held.version] = self.decided = decided
+        self._bases[held.version] = found.version if found is not None else None
         return self._accept(self.ballot, held.encode(), self.quorum)
+
+    def _passed_by(self, found: Record | None) -> bool:
+        """Whether what was found goes back to what all that is open was built on, without having gone through it.
+
+        Each conditional change lists what it replaced, back to the last plain write, or eight of them. Had one of ours
+        been chosen, it would stand in the list right after what it replaced.
+        """
+        line = _versions(found)
+        return all(self._bases[version] in line for version in self.mine)
 
     def _decide(self, found: Record | None) -> tuple[Record | None, list[Decided]]:
         """Decide one change after the other, and give what they leave, with what became of each."""

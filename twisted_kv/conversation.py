@@ -89,6 +89,11 @@ class Conversation:
         self.refused = 0
         self.waiting: set[NodeId] = set()
 
+    @property
+    def in_doubt(self) -> bool:
+        """Whether something that was proposed may have taken effect, or may still."""
+        return False
+
     def begin(self) -> Sequence[Send]:
         raise NotImplementedError
 

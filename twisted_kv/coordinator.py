@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from .chain import Chains
 from .conditional import Conditional, Decide, leave
 from .conversation import Conversation
-from .errors import KvError, NoNodes, Overloaded
+from .errors import KvError, NoNodes, Overloaded, Unreached
 from .limits import Limits
 from .membership import View
 from .metrics import ProxyMetrics
@@ -152,10 +152,11 @@ class Coordinator:
 
     def pause(self, operation: Operation) -> None:
         """Let a contended key rest: full jitter, doubling (Brooker, "Exponential Backoff and Jitter", 2015)."""
-        limits = self.limits
-        mean = min(limits.backoff_s_max, limits.backoff_s * 2 ** min(operation.conversation.attempt, 16))
+        limits, conversation = self.limits, operation.conversation
+        longest_s = limits.backoff_open_s_max if conversation.in_doubt else limits.backoff_s_max
+        mean = min(longest_s, limits.backoff_s * 2 ** min(conversation.attempt, 16))
         pause_s = self._random.uniform(0, 2 * mean)
-        self.clock.callLater(pause_s, operation.resume, operation.conversation.round)
+        self.clock.callLater(pause_s, operation.resume, conversation.round)
 
     def finished(self, operation: Operation, error: KvError | None) -> None:
         """Take note that an operation has ended."""
@@ -198,13 +199,21 @@ class Coordinator:
         def read(found: Changed) -> Done:
             return Done(found.record.encode() if found.record is not None else b"", found.acks, found.owners)
 
-        return self.change(key, leave, timeout_s).addCallback(read)
+        def read_alone(failure: Failure) -> Deferred[Done]:
+            # What became of the others' changes is nothing to a reader.
+            failure.trap(Unreached)
+            conversation = Read(key, self.order(key, "read"), self._hybrid, Level.STRONG)
+            return self._start("read", conversation, 0, timeout_s).addCallback(self._expired_is_absent)
+
+        return self.change(key, leave, timeout_s).addCallbacks(read, read_alone)
+
+    def _expired_is_absent(self, done: Done) -> Done:
+        return done._replace(record=b"") if self._expired(done.record) else done
 
     async def _get_one(self, key: Key, timeout_s: float) -> Done:
         outcome = "ok"
         try:
-            done = await self._chains.read(key, timeout_s)
-            return done._replace(record=b"") if self._expired(done.record) else done
+            return self._expired_is_absent(await self._chains.read(key, timeout_s))
         except KvError as error:
             outcome = error.slug
             raise

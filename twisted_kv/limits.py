@@ -105,6 +105,12 @@ class Limits:
     keys_page_max: int = 1_000
     """Keys in one page of a listing: about 10 ms of a node's time."""
 
+    sweep_interval_s: float = 5.0
+    """How often expired values that nobody reads are looked for."""
+
+    sweep_at_once: int = 64
+    """Expired values that a sweep replaces at a time, so that clients have the rest of the nodes' time."""
+
     drop_cells_max: int = 2_000
     """Cells that a node forgets at one order: about 10 ms of its time, after which others have their turn."""
 
@@ -125,6 +131,9 @@ class Limits:
 
     backoff_s_max: float = 0.5
     """Longest mean pause between two attempts."""
+
+    backoff_open_s_max: float = 0.04
+    """The same for a change that may have taken effect: a record remembers eight changes, and they come fast here."""
 
     clock_ahead_s_max: float = 60.0
     """A proxy further ahead of most nodes than this says so in /health/ready. Safety does not depend on it."""

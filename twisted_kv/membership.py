@@ -239,7 +239,7 @@ def ring_of(seats: Iterable[Seat], state: State) -> Ring:
 class View:
     """What one proxy acts on: an epoch, whether it is open, and who owns what. Never changed, only replaced."""
 
-    __slots__ = ("cluster_id", "epoch", "open", "ring", "seats", "state", "table")
+    __slots__ = ("cluster_id", "epoch", "open", "owner_sets", "ring", "seats", "state", "table")
 
     def __init__(self, state: State) -> None:
         self.state = state
@@ -249,6 +249,7 @@ class View:
         self.seats: Mapping[NodeId, Seat] = {NodeId(seat.id): seat for seat in state.members}
         self.ring = ring_of(state.members, state)
         self.table = self.ring.table
+        self.owner_sets = frozenset(self.table)
 
 
 class Fill(msgspec.Struct, frozen=True):

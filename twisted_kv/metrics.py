@@ -56,6 +56,7 @@ class ProxyMetrics(Metrics):
             ["kind", "level", "outcome"],
             registry=self.registry,
         )
+        self.swept = Counter("kv_expired_swept", "Expired values that the sweep has found", registry=self.registry)
         self.batch_ops = Histogram(
             "kv_batch_operations",
             "Operations in one batch to a node",

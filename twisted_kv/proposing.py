@@ -46,7 +46,6 @@ class Proposer(Conversation):
 
     @property
     def in_doubt(self) -> bool:
-        """Whether something that was proposed may have taken effect, or may still."""
         flies = self._flying is not None and (self._doubtful or self.confirmed > 0 or bool(self.waiting))
         return flies or bool(self.mine)
 

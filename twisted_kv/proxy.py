@@ -14,14 +14,16 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from .conditional import leave
 from .config import ProxyConfig
 from .coordinator import Coordinator
 from .errors import BadInput, ForeignNode, KvError, NodeHasData, StateUnusable
 from .limits import Limits
+from .listing import Listing
 from .membership import State, View, founded
 from .metrics import ProxyMetrics
 from .mover import Mover
-from .names import ClusterId
+from .names import ClusterId, Key
 from .node import listening, url_of
 from .options import (
     Leash,
@@ -41,8 +43,11 @@ from .ring import FNV_IS_COMPILED
 from .roster import Roster
 from .state.file import FileStore
 from .state.store import StateStore
-from .versions import HybridClock
+from .sweeper import Sweeper
+from .versions import HybridClock, is_tombstone
+from .web.bulk import add_bulk
 from .web.cluster import ClusterDoor, add_cluster
+from .web.keys import add_keys
 from .web.original import add_original_proxy
 from .web.site import App, KvSite
 from .web.v1 import add_v1
@@ -83,6 +88,20 @@ class Rooms:
             lambda state: self.roster.take_up(state),
             lambda error: self.roster.change_waits(error),
         )
+        self.sweeper = Sweeper(
+            clock,
+            random,
+            now_ms,
+            limits,
+            control,
+            self.metrics,
+            lambda: self.roster.view,
+            lambda key: self.coordinator.change(key, leave),
+            lambda key: self.coordinator.get(key, Level.ALL),
+        )
+        self.listing = Listing(
+            clock, now_ms, limits, control, lambda: self.roster.view, self.queues.avoided, self._holds_value
+        )
         self.roster = Roster(
             clock, random, now_ms, limits, store, control, self.queues, self.coordinator.adopt, self.mover.kick
         )
@@ -98,17 +117,26 @@ class Rooms:
 
     async def start(self, found: Callable[[State | None], State]) -> State:
         self.mover.start()
-        return await self.roster.start(found)
+        state = await self.roster.start(found)
+        self.sweeper.start()
+        return state
 
     async def stop(self) -> None:
+        await self.sweeper.stop()
         await self.mover.stop()
         await self.roster.stop()
+
+    def _holds_value(self, key: Key) -> Deferred[bool]:
+        found = self.coordinator.get(key, Level.STRONG)
+        return found.addCallback(lambda done: bool(done.record) and not is_tombstone(done.record))
 
     def app(self, limits: Limits, default: Level) -> Klein:
         """The proxy's whole door."""
         app = App()
         add_original_proxy(app, self.coordinator, self.roster, limits, default)
         add_v1(app, self.coordinator, self._now_ms, limits, default)
+        add_keys(app, self.listing, limits)
+        add_bulk(app, self.coordinator, self._now_ms, limits, default)
         add_cluster(app, ClusterDoor(self.roster, self.mover, limits, default), self.metrics)
         return app
 

@@ -83,7 +83,8 @@ class Read(Conversation):
             return NOTHING
         newest = max(shown.values())
         holders = [node for node, ballot in shown.items() if ballot == newest]
-        if len(holders) >= self.quorum:
+        # At level all a read leaves every owner with what it answers.
+        if len(holders) >= (self._required if self.level is Level.ALL else self.quorum):
             if newest == self._ballot_had:
                 self.clock.learn(Ballot(newest))
                 self.outcome = Outcome(self._had, len(shown))
@@ -102,7 +103,7 @@ class Read(Conversation):
     def _write_back(self, holders: Sequence[NodeId]) -> Sequence[Send]:
         """Give the newest record to the others under the ballot it has; the holders have confirmed it already."""
         self.proposed = self._had
-        self.needed = self.quorum
+        self.needed = self._required
         held = set(holders)
         lacking = [node for node in self.owners if node not in held]
         op = Op(ACCEPT, self.key, self._ballot_had, self._had)

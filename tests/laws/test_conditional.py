@@ -171,6 +171,18 @@ def test_open_change_behind_a_newer_plain_put_is_maybe_applied() -> None:
     assert (error.maybe_applied, error.etag) == (True, ballot(0).hex())
 
 
+def test_open_change_that_a_line_of_changes_has_passed_by_is_decided_anew() -> None:
+    change = conditional(replaces(b"old", b"new"), replaces(b"later", b"latest"))
+    change.begin()
+    change.deliver(A, 1, grant(change, OLD, FOUND))
+    change.deliver(B, 1, grant(change, OLD, FOUND))
+    refused_after_one_took_it(change)
+    later = Record(Version(ballot(39)), b"later", before=(Version(ballot(38)), Version(OLD)))
+    change.deliver(B, 3, grant(change, ballot(39), later))
+    record = proposed(change.deliver(C, 3, grant(change)))
+    assert (record.value, record.before[0]) == (b"latest", later.version)
+
+
 def test_what_is_open_is_overtaken_before_anybody_is_told_that_nothing_changed() -> None:
     change = conditional(replaces(b"old", b"new"), replaces(b"new", b"newer"))
     change.begin()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 
 from .. import errors
@@ -65,8 +66,8 @@ def status_of(error: KvError, original: bool = False) -> int:
     return 503 if original and status == 504 else status
 
 
-def problem_body(error: KvError, status: int) -> bytes:
-    """Give an error's problem document. Members that do not apply are left out."""
+def problem_fields(error: KvError, status: int) -> dict[str, object]:
+    """Give the members of an error's problem document. Those that do not apply are left out."""
     fields: dict[str, object] = {
         "type": error.slug,
         "title": error.title,
@@ -85,7 +86,17 @@ def problem_body(error: KvError, status: int) -> bytes:
         if error.etag is not None:
             fields["etag"] = error.etag
         fields["replicas"] = [{"node": node, "error": text} for node, text in error.replicas.items()]
-    return msgspec.json.encode(fields) + b"\n"
+    return fields
+
+
+def problem_body(error: KvError, status: int) -> bytes:
+    """Give an error's problem document."""
+    return msgspec.json.encode(problem_fields(error, status)) + b"\n"
+
+
+def log_bug(failure: Failure, what: str) -> None:
+    """Log what is no expected trouble."""
+    log.failure("{what} failed", failure, what=what)
 
 
 def answer_problem(request: IRequest, error: KvError, original: bool = False) -> bytes:

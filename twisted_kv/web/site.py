@@ -16,7 +16,7 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from ..errors import BodyTooLarge, ForeignOrigin, KvError, NoSuchRoute, WrongMethod
 from ..limits import Limits
-from .answers import PROBLEM, answer_bug, answer_problem, problem_body
+from .answers import PROBLEM, answer_bug, answer_problem, log_bug, problem_body
 
 ORIGINAL_PATHS = frozenset((b"/PUT", b"/GET", b"/AddServer"))
 KV_PREFIX = b"/v1/kv/"
@@ -164,7 +164,7 @@ def answer_failure(request: Any, failure: Failure) -> bytes:
     """Answer with a problem document: what the error says, or for a bug a plain 500 with the failure in the log."""
     if failure.check(KvError):
         return answer_problem(request, failure.value, request.path in ORIGINAL_PATHS)
-    log.failure("a request failed: {method} {path}", failure, method=request.method, path=request.path)
+    log_bug(failure, f"{request.method.decode()} {request.path.decode('ascii', 'backslashreplace')}")
     return answer_bug(request)
 
 

@@ -1,0 +1,145 @@
+"""Listing keys in the order of their bytes: pages of the owners' key indexes, merged.
+
+A key is listed if the owners that answered agree that it holds a value; where they do not, a strong read decides. Since
+a majority of every slot's owners has to answer, one of them has what was acknowledged last. A listing is no snapshot,
+but a key that is present throughout is listed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+
+from .errors import ChangeUnderWay, KvError, PeerRefused, Unreached
+from .limits import Limits
+from .membership import View
+from .names import Key, NodeId
+from .peers.control import Control
+from .quorum import majority
+from .ring import slot_of
+from .wire import KeyRow
+
+SPARE_ROWS = 1.25
+"""How many rows more than its fair share a node is asked for: shares of a page differ."""
+RETRY_S = 0.05
+
+
+class KeyPage(NamedTuple):
+    """Keys in order, and the last one to go on after, None at the end."""
+
+    keys: list[Key]
+    after: bytes | None
+
+
+class Listing:
+    """Lists the keys of one proxy's cluster.
+
+    :param view: gives the view that the proxy acts on now.
+    :param holds_value: reads a key at ``strong`` and says whether it holds a value.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        now_ms: Callable[[], int],
+        limits: Limits,
+        control: Control,
+        view: Callable[[], View | None],
+        avoided: Callable[[], set[NodeId]],
+        holds_value: Callable[[Key], Deferred[bool]],
+    ) -> None:
+        self._clock = clock
+        self._now_ms = now_ms
+        self._limits = limits
+        self._control = control
+        self._view = view
+        self._avoided = avoided
+        self._holds_value = holds_value
+
+    async def page(self, prefix: bytes, after: bytes, limit: int) -> KeyPage:
+        """Give a page of the keys that begin with ``prefix``, strictly after ``after``.
+
+        :raises Unreached: if some slots have no majority of owners that answer.
+        :raises ChangeUnderWay: if data was moved for longer than an operation waits.
+        """
+        until_s = self._clock.seconds() + self._limits.operation_timeout_s
+        keys: list[Key] = []
+        while True:
+            try:
+                found, horizon = await self._stretch(prefix, after, limit - len(keys))
+            except ChangeUnderWay:
+                if self._clock.seconds() >= until_s:
+                    raise
+                await deferLater(self._clock, RETRY_S)
+                continue
+            keys += found
+            if horizon is None or len(keys) >= limit:
+                return KeyPage(keys, horizon)
+            after = horizon
+
+    async def _stretch(self, prefix: bytes, after: bytes, limit: int) -> tuple[list[Key], bytes | None]:
+        """List up to ``limit`` keys; give with them up to where all is known, None if to the end."""
+        view = self._view()
+        if view is None or not view.open:
+            raise ChangeUnderWay("the cluster is moving data, and clients wait until it has moved", "try again")
+        # With as many nodes as replicas each holds every key; with more, each holds its share of them.
+        share = min(1.0, view.state.replicas / max(1, len(view.seats)) * SPARE_ROWS)
+        rows = min(self._limits.keys_page_max, max(16, round(limit * share)))
+        pages = await self._ask(view, prefix, after, rows)
+        cut = [page[-1].key for page in pages.values() if len(page) == rows]
+        horizon = min(cut, default=None)
+        said: dict[bytes, dict[NodeId, KeyRow]] = {}
+        for node, page in pages.items():
+            for row in page:
+                if horizon is None or row.key <= horizon:
+                    said.setdefault(row.key, {})[node] = row
+        keys: list[Key] = []
+        now_ms = self._now_ms()
+        for raw in sorted(said):
+            key = Key(raw)
+            owners = [node for node in view.table[slot_of(key)] if node in pages]
+            votes = {_vote(said[raw].get(node), now_ms) for node in owners}
+            if votes == {True} or (len(votes) > 1 and await self._holds_value(key)):
+                keys.append(key)
+                if len(keys) == limit:
+                    return keys, raw
+        return keys, horizon
+
+    async def _ask(self, view: View, prefix: bytes, after: bytes, rows: int) -> Mapping[NodeId, list[KeyRow]]:
+        """Ask every member that is not avoided for a page, and see that all slots have a majority that answers."""
+        avoided = self._avoided()
+        asked = [node for node in view.seats if node not in avoided]
+        asking = [
+            ensureDeferred(self._control.keys(view.seats[node], view.state, prefix, after, rows)) for node in asked
+        ]
+        pages: dict[NodeId, list[KeyRow]] = {}
+        errors = dict.fromkeys(avoided.intersection(view.seats), "avoided since it failed")
+        for node, (succeeded, result) in zip(asked, await DeferredList(asking, consumeErrors=True), strict=True):
+            if succeeded:
+                pages[node] = result
+            elif result.check(PeerRefused) and self._view() is not view:
+                raise ChangeUnderWay("the epoch has moved")
+            elif result.check(KvError):
+                errors[node] = result.value.detail
+            else:
+                result.raiseException()
+        for owners in view.owner_sets:
+            acks = sum(node in pages for node in owners)
+            if acks < majority(len(owners)):
+                raise Unreached(
+                    f"some keys have only {acks} of {len(owners)} owners that answer, a listing needs a majority",
+                    "start the nodes again that are down",
+                    required=majority(len(owners)),
+                    acks=acks,
+                    replicas=errors,
+                )
+        return pages
+
+
+def _vote(row: KeyRow | None, now_ms: int) -> bool:
+    """Whether an owner says that a key holds a value now."""
+    return row is not None and row.is_value and not 0 < row.expires_ms <= now_ms

@@ -1,0 +1,260 @@
+"""Many operations in one request: ``/v1/bulk``, a line in and a line out for each, in the same order.
+
+Operations on different keys run beside one another; those on one key take effect in the order of their lines.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from binascii import Error as BinasciiError
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+from klein import Klein
+from twisted.internet.defer import Deferred, succeed
+from twisted.python.failure import Failure
+
+from ..conditional import Draft
+from ..coordinator import Coordinator
+from ..errors import BadInput, BadParameter, KeyAbsent, KvError, MalformedBody
+from ..limits import Limits
+from ..names import Key
+from ..operation import Done
+from ..preconditions import Precondition, parse_precondition
+from ..quorum import Level
+from ..sharing import Changed
+from ..versions import decode_record
+from ..wire import checked_key, checked_value
+from .answers import log_bug, problem_fields, status_of
+from .keys import NDJSON
+from .outflow import ClientGone, Outflow
+from .parameters import level_of, refuse_unknown, seconds, timeout_of
+from .v1 import OCTETS, conditionally, precondition_failed
+
+MSGPACK = b"application/msgpack"
+AT_ONCE = 256
+"""Operations of one request under way: enough for full batches, and few enough for the values that come back."""
+
+
+class Line(msgspec.Struct):
+    """One operation. Keys and values are text, or with ``_b64`` any bytes."""
+
+    op: str
+    key: str | None = None
+    key_b64: str | None = None
+    value: str | None = None
+    value_b64: str | None = None
+    ttl: float | None = None
+    if_match: str | None = None
+    if_none_match: str | None = None
+
+
+class PackedLine(Line):
+    """The same in msgpack, where keys and values may also be bytes as they are."""
+
+    key: Any = None
+    value: Any = None
+
+
+_decode_text = msgspec.json.Decoder(Line).decode
+_decode_packed = msgspec.msgpack.Decoder(PackedLine).decode
+_split_packed = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+_unread = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+Answer = dict[str, Any]
+
+
+def _bytes_of(name: str, plain: object, coded: str | None) -> bytes:
+    """:raises BadParameter: unless exactly one of the two forms is given, and can be read."""
+    if (plain is None) == (coded is None):
+        raise BadParameter(f"{name} is missing, or given twice", f"give {name}, or {name}_b64 for any bytes")
+    if coded is not None:
+        try:
+            return b64decode(coded, validate=True)
+        except (BinasciiError, ValueError):
+            raise BadParameter(f"{name}_b64 is no base64") from None
+    if isinstance(plain, bytes):
+        return plain
+    if not isinstance(plain, str):
+        raise BadParameter(f"{name} is neither text nor bytes")
+    return plain.encode()
+
+
+class Bulk:
+    """One bulk request: its operations on their way, and its answers in order."""
+
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        now_ms: Callable[[], int],
+        limits: Limits,
+        level: Level,
+        timeout_s: float | None,
+        packed: bool,
+    ) -> None:
+        self._coordinator = coordinator
+        self._now_ms = now_ms
+        self._limits = limits
+        self._level = level
+        self._timeout_s = timeout_s
+        self._packed = packed
+        self._last: dict[Key, Deferred[Answer]] = {}
+
+    def lines(self, body: bytes) -> Iterator[Any]:
+        """Split a body into undecoded lines.
+
+        :raises MalformedBody: if it cannot be split.
+        """
+        if not self._packed:
+            return (line for line in body.split(b"\n") if line.strip())
+        try:
+            return iter(_split_packed(body))
+        except _unread as error:
+            raise MalformedBody(f"the body is no msgpack array: {error}", "send an array of maps") from None
+
+    def begin(self, raw: Any) -> Deferred[Answer]:
+        """Begin one operation, after the one before it on the same key. Its answer always comes, and is no failure."""
+        try:
+            line: Line = (_decode_packed if self._packed else _decode_text)(raw)
+        except _unread as error:
+            return succeed(self._problem({}, MalformedBody(f"the line cannot be read: {error}")))
+        shown: Answer = {}
+        try:
+            key = checked_key(_bytes_of("key", line.key, line.key_b64), self._limits)
+            shown = self._shown("key", key)
+            run = self._operation(line, key)
+        except BadInput as error:
+            return succeed(self._problem(shown, error))
+        earlier = self._last.get(key)
+        if earlier is None:
+            answer = run()
+        else:
+            answer = Deferred()
+            earlier.addCallback(self._follow, run, answer)
+        self._last[key] = answer
+        return answer.addCallbacks(
+            lambda fields: shown | fields, lambda failure: self._failed(shown, failure)
+        ).addCallback(self._forget, key, answer)
+
+    @staticmethod
+    def _follow(fields: Answer, run: Callable[[], Deferred[Answer]], answer: Deferred[Answer]) -> Answer:
+        run().chainDeferred(answer)
+        return fields
+
+    def _forget(self, fields: Answer, key: Key, answer: Deferred[Answer]) -> Answer:
+        if self._last.get(key) is answer:
+            del self._last[key]
+        return fields
+
+    def _operation(self, line: Line, key: Key) -> Callable[[], Deferred[Answer]]:
+        """Check everything, and give what starts the operation.
+
+        :raises BadInput: saying what is wrong.
+        """
+        coordinator, timeout_s = self._coordinator, self._timeout_s
+        if line.op == "get":
+            return lambda: coordinator.get(key, self._level, timeout_s).addCallback(self._got)
+        if line.op == "put":
+            value = checked_value(_bytes_of("value", line.value, line.value_b64), self._limits)
+            ttl_s = seconds("ttl", line.ttl, self._limits.ttl_s_max) if line.ttl is not None else None
+            expires_ms = self._now_ms() + max(1, round(ttl_s * 1000)) if ttl_s is not None else 0
+            draft = Draft(value, OCTETS, expires_ms)
+        elif line.op == "delete":
+            draft = Draft(None)
+        else:
+            raise BadParameter(f"there is no op {line.op[:40]!r}", "known here: get, put, delete")
+        if line.if_match is not None or line.if_none_match is not None:
+            precondition = parse_precondition(_quoted(line.if_match), _quoted(line.if_none_match))
+            decide = conditionally(precondition, draft)
+            return lambda: coordinator.change(key, decide, timeout_s).addCallback(self._changed, precondition)
+        return lambda: coordinator.put(
+            key, draft.value, draft.content_type, self._level, draft.expires_ms, timeout_s
+        ).addCallback(self._written)
+
+    def _got(self, done: Done) -> Answer:
+        record = decode_record(done.record) if done.record else None
+        if record is None or record.value is None:
+            raise KeyAbsent("there is no such key")
+        return {"status": 200, **self._shown("value", record.value), "etag": record.version.hex()}
+
+    def _changed(self, changed: Changed, precondition: Precondition) -> Answer:
+        if not changed.changed:
+            raise precondition_failed(precondition, changed.record)
+        assert changed.record is not None
+        return _written(changed.record.version, changed.record.value is None)
+
+    def _written(self, done: Done) -> Answer:
+        record = decode_record(done.record)
+        return _written(record.version, record.value is None)
+
+    def _failed(self, shown: Answer, failure: Failure) -> Answer:
+        if failure.check(KvError):
+            return self._problem(shown, failure.value)
+        log_bug(failure, "a bulk operation")
+        return {**shown, "status": 500}
+
+    def _problem(self, shown: Answer, error: KvError) -> Answer:
+        status = status_of(error)
+        return {**shown, "status": status, "problem": problem_fields(error, status)}
+
+    def _shown(self, name: str, data: bytes) -> Answer:
+        if self._packed:
+            return {name: data}
+        try:
+            return {name: data.decode()}
+        except UnicodeDecodeError:
+            return {f"{name}_b64": b64encode(data).decode()}
+
+
+def _written(version: bytes, is_tombstone: bool) -> Answer:
+    return {"status": 204} if is_tombstone else {"status": 204, "etag": version.hex()}
+
+
+def _quoted(tag: str | None) -> str | None:
+    """Take an ETag as a bulk answer shows it, without its quotes, too."""
+    return f'"{tag}"' if tag is not None and tag != "*" and '"' not in tag else tag
+
+
+def add_bulk(app: Klein, coordinator: Coordinator, now_ms: Callable[[], int], limits: Limits, default: Level) -> None:
+    """Give a proxy's door the bulk call."""
+
+    @app.route("/v1/bulk", methods=["POST"])
+    async def bulk_operations(request: Any) -> bytes:
+        refuse_unknown(request, b"consistency", b"timeout")
+        packed = (request.getHeader(b"content-type") or b"").split(b";")[0].strip() == MSGPACK
+        level, timeout_s = level_of(request, default), timeout_of(request, limits)
+        bulk = Bulk(coordinator, now_ms, limits, level, timeout_s, packed)
+        lines = list(bulk.lines(request.content.read()))
+        request.setHeader(b"Content-Type", MSGPACK if packed else NDJSON)
+        out = Outflow(request)
+        encode = msgspec.msgpack.encode if packed else msgspec.json.encode
+        end = b"" if packed else b"\n"
+        try:
+            if packed:
+                await out.write(_array_head(len(lines)))
+            running: deque[Deferred[Answer]] = deque()
+            for line in lines:
+                if len(running) >= AT_ONCE:
+                    await out.write(await _ready(running, encode, end))
+                running.append(bulk.begin(line))
+            while running:
+                await out.write(await _ready(running, encode, end))
+        except ClientGone:
+            pass  # what was begun goes on; what was not is not begun
+        out.finish()
+        return b""
+
+
+async def _ready(running: deque[Deferred[Answer]], encode: Callable[[Answer], bytes], end: bytes) -> bytes:
+    """Wait for the first answer, and give it with those behind it that are there too."""
+    ready = [await running.popleft()]
+    while running and running[0].called and not running[0].paused:
+        ready.append(await running.popleft())
+    return b"".join(encode(answer) + end for answer in ready)
+
+
+def _array_head(count: int) -> bytes:
+    """Give the head of a msgpack array, whose elements follow one by one (msgpack specification, array 32)."""
+    return b"\xdd" + count.to_bytes(4, "big")
