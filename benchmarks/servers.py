@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -31,7 +32,8 @@ class Processes:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._running: list[subprocess.Popen[bytes]] = []
+        self.by_name: dict[str, subprocess.Popen[bytes]] = {}
+        self._commands: dict[str, tuple[str, ...]] = {}
 
     def start(self, name: str, command: tuple[str, ...]) -> subprocess.Popen[bytes]:
         # The pipe is the leash, whose end all of them notice. A session of its own keeps Ctrl-C for us.
@@ -39,8 +41,18 @@ class Processes:
             process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=HERE.parent, start_new_session=True
             )
-        self._running.append(process)
+        self.by_name[name] = process
+        self._commands[name] = command
         return process
+
+    def restart(self, name: str, hard: bool) -> None:
+        """End a server in order, or with kill -9, and start it again."""
+        process = self.by_name[name]
+        process.send_signal(signal.SIGKILL if hard else signal.SIGTERM)
+        process.wait(STOP_PATIENCE_S)
+        assert process.stdin is not None
+        process.stdin.close()
+        self.start(name, self._commands[name])
 
     def started(self, name: str, command: tuple[str, ...], port: int, path: str) -> subprocess.Popen[bytes]:
         """Start a server and wait until it answers at all."""
@@ -56,10 +68,11 @@ class Processes:
         return process
 
     def stop(self) -> None:
-        for process in self._running:
+        running = self.by_name.values()
+        for process in running:
             process.terminate()
         until = time.monotonic() + STOP_PATIENCE_S
-        for process in self._running:
+        for process in running:
             try:
                 process.wait(max(until - time.monotonic(), 0.1))
             except subprocess.TimeoutExpired:
@@ -121,10 +134,12 @@ def processes() -> Iterator[Processes]:
             running.stop()
 
 
-def cluster(running: Processes, name: str, *node_options: str, proxies: int = 1) -> tuple[list[int], list[int]]:
-    """Bring up three nodes and their proxies, complete and at rest; give the proxies' ports and the nodes'."""
-    ports = free_ports(NODES + proxies)
-    nodes, doors = ports[:NODES], ports[NODES:]
+def cluster(
+    running: Processes, name: str, *node_options: str, proxies: int = 1, size: int = NODES, replicas: int = NODES
+) -> tuple[list[int], list[int]]:
+    """Bring up nodes and their proxies, complete and at rest; give the proxies' ports and the nodes'."""
+    ports = free_ports(size + proxies)
+    nodes, doors = ports[:size], ports[size:]
 
     # --leash ends a server even if this process is killed the hard way.
     def daemon(role: str, port: int, *options: str) -> None:
@@ -137,7 +152,7 @@ def cluster(running: Processes, name: str, *node_options: str, proxies: int = 1)
     state = f"file:{running.folder / name}.json"
     urls = [f"http://{HOST}:{port}" for port in nodes]
     for port in doors:
-        daemon("kvproxy", port, "--state", state, "--consistency", "strong", "--replicas", str(NODES))
+        daemon("kvproxy", port, "--state", state, "--consistency", "strong", "--replicas", str(replicas))
     for url in urls:
         status, answer = call(doors[0], "POST", "/AddServer", {"url": url})
         if status // 100 != 2:
@@ -146,7 +161,7 @@ def cluster(running: Processes, name: str, *node_options: str, proxies: int = 1)
     def at_rest() -> bool:
         found = json.loads(call(doors[0], "GET", "/v1/cluster")[1])
         ready = all(call(port, "GET", "/health/ready")[0] == 200 for port in doors)
-        return ready and len(found["members"]) == NODES and not found["change"] and not found["pending"]
+        return ready and len(found["members"]) == size and not found["change"] and not found["pending"]
 
-    wait_until(at_rest, "the three nodes to be members")
+    wait_until(at_rest, "the nodes to be members")
     return doors, nodes

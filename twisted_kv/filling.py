@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from twisted.internet.defer import DeferredList, ensureDeferred
 
-from .errors import ChangeFailed, KvError
+from .errors import ChangeFailed, Damaged, KvError
 from .membership import Fill, Plan, Seat, State
 from .names import Key, NodeId, Slot
 from .peers.control import Control
@@ -27,6 +27,15 @@ SETTLE_ATTEMPTS = 5
 
 Place = tuple[int, bytes]
 LAST: Place = (1 << 16, b"")
+
+
+class _Unreadable(Exception):
+    """A source cannot read part of a range at all."""
+
+    def __init__(self, node: NodeId, detail: str) -> None:
+        super().__init__(detail)
+        self.node = node
+        self.detail = detail
 
 
 class Pages:
@@ -44,7 +53,10 @@ class Pages:
     async def turn(self) -> None:
         """Fetch the next page if this one is used up. A page of bare promises may hold no row at all."""
         while self._more and not self._rows:
-            page = await self._control.page(self._seat, self._state, self._ranges, self._after)
+            try:
+                page = await self._control.page(self._seat, self._state, self._ranges, self._after)
+            except Damaged as error:
+                raise _Unreadable(NodeId(self._seat.id), error.detail) from None
             self._rows.extend(page.rows)
             self._after = page.after
             self._more = page.after is not None
@@ -111,11 +123,25 @@ class Filling:
         gained: dict[NodeId, list[Slot]] = {}
         for fill in plan.fills:
             for node in fill.targets:
-                gained.setdefault(node, []).extend(fill.slots)
+                if not (fill.rescue and node in fill.sources):
+                    gained.setdefault(node, []).extend(fill.slots)
         for node, slots in gained.items():
             await self._control.drop(self._seats[node], self._state, runs(sorted(slots)))
 
     async def _fill(self, fill: Fill, chosen: Sequence[NodeId]) -> None:
+        """Fill one group of slots, without the source that turns out not to be readable if the others are enough."""
+        while True:
+            try:
+                await self._fill_from(fill, chosen)
+                return
+            except _Unreadable as error:
+                chosen = [node for node in chosen if node != error.node]
+                if len(chosen) < fill.needed:
+                    raise ChangeFailed(
+                        f"{error.node} cannot read what it holds ({error.detail}), and without it too few can"
+                    ) from None
+
+    async def _fill_from(self, fill: Fill, chosen: Sequence[NodeId]) -> None:
         ranges = [(int(first), int(last)) for first, last in runs(fill.slots)]
         streams = [Pages(self._control, self._seats[node], self._state, ranges) for node in chosen]
         while not all(stream.ended for stream in streams):
@@ -129,7 +155,7 @@ class Filling:
             agreed: list[Row] = []
             disputed: list[Key] = []
             for key, rows in found.items():
-                if _agree(rows, len(streams)):
+                if not fill.rescue and _agree(rows, len(streams)):
                     agreed.append(rows[0])
                 else:
                     disputed.append(Key(key))
@@ -208,9 +234,10 @@ def refuse_missing(fill: Fill, present: Collection[NodeId]) -> None:
 
 
 def _agree(rows: Sequence[Row], sources_count: int) -> bool:
-    """Whether all sources hold the same record of a key, and none has promised to refuse it."""
+    """Whether all sources hold the same record of a key, can read it, and none has promised to refuse it."""
     ballot = rows[0].ballot
-    return len(rows) == sources_count and all(row.ballot == ballot and row.promised <= ballot for row in rows)
+    alike = all(row.ballot == ballot and row.promised <= ballot for row in rows)
+    return alike and ballot != NONE and len(rows) == sources_count
 
 
 def _majorities(fill: Fill, agreed: Collection[NodeId]) -> bool:

@@ -266,6 +266,9 @@ class Fill(msgspec.Struct, frozen=True):
     """Who must be filled."""
     owners: tuple[NodeId, ...]
     """All the new owners, the targets among them."""
+    rescue: bool = False
+    """Whether the operator has accepted the loss of what the sources do not show: then targets which forgot only a part
+    are sources too, and the newest of all that is left becomes the truth."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -287,6 +290,7 @@ class _Wants(NamedTuple):
     majority: int
     targets: tuple[NodeId, ...]
     owners: tuple[NodeId, ...]
+    rescue: bool = False
 
 
 def planned(state: State) -> Plan:
@@ -317,10 +321,13 @@ def planned(state: State) -> Plan:
         if wants is None:
             continue
         if len(wants.sources) < wants.needed:
+            left = tuple(sorted(node for node in had if node not in away and not (node in forgot and node in empties)))
             if not wants.sources and all(node in empties for node in had):
                 emptied += len(slots)
             elif not accepted.issuperset(node for node in had if node in forgot):
                 lost += len(slots)
+            elif left != wants.sources:
+                wants = wants._replace(sources=left, majority=min(majority(len(had)), len(left)), rescue=True)
             wants = wants._replace(needed=len(wants.sources))
         groups.setdefault(wants, []).extend(slots)
     return Plan(

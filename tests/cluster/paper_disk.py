@@ -48,3 +48,7 @@ class PaperDisk(MemoryEngine):
     def after_crash(self, random: Random) -> PaperDisk:
         """The disk as a crash may leave it: all that was synced, and a beginning of what was not."""
         return PaperDisk(self._log[: random.randint(self.durable, self.written)])
+
+    def without_tail(self, steps: int) -> PaperDisk:
+        """The disk without the last steps, synced or not."""
+        return PaperDisk(self._log[: max(0, self.written - steps)])

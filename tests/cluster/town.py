@@ -65,6 +65,13 @@ class House:
         self.incarnation = f"i-{self._town.random.getrandbits(64):016x}"
         self._start()
 
+    def forget_tail(self, steps: int) -> None:
+        """Start with less than was synced, and know it: the last steps are gone."""
+        assert isinstance(self.engine, PaperDisk)
+        self.engine = self.engine.without_tail(steps)
+        self.incarnation = f"i-{self._town.random.getrandbits(64):016x}"
+        self._start()
+
     def restart(self) -> None:
         """Start again, as the engine lets it: after a crash, of which it notices nothing itself."""
         if isinstance(self.engine, PaperDisk):
