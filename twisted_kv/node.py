@@ -28,6 +28,7 @@ from .options import (
     end_at_once,
     end_with_failure,
     fresh_random,
+    let_threads_in,
     monotonic_reactor,
     spare_the_collector,
     wall_ms,
@@ -189,6 +190,7 @@ def listening(reactor: Any, interface: str, port: int, site: KvSite) -> IService
 def makeService(options: NodeOptions) -> IService:
     reactor = monotonic_reactor()
     spare_the_collector()
+    let_threads_in()
     if options["leash"]:
         Leash.put_on(reactor)
     return Node(reactor, fresh_random(), wall_ms, options.config)

@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
 from random import Random
@@ -51,6 +52,15 @@ def spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+
+
+def let_threads_in() -> None:
+    """Let a thread that waits for the interpreter have it soon.
+
+    By default it waits 5 ms while the reactor is busy, which is ten times as long as most syncs take; and every answer
+    that waits for a sync waits for the thread that has done it.
+    """
+    sys.setswitchinterval(0.0002)
 
 
 def end_with_failure(reactor: Any) -> None:
