@@ -34,7 +34,7 @@ from rocksdict import (
     WriteOptions,
 )
 
-from twisted_kv.digest import moved, term
+from twisted_kv.digest import EMPTY, moved, term
 from twisted_kv.errors import Damaged, DiskBusy, DiskFailed, DiskFull, KvError
 from twisted_kv.names import Key, Slot
 from twisted_kv.register import BLANK, Cell
@@ -251,15 +251,33 @@ class RocksEngine:
         for place, data in _rows(self._data, _SLOT.pack(first), _after_slot(last), limit):
             rows += 1
             slot, key = Slot(_SLOT.unpack_from(place)[0]), Key(place[2:])
-            cell = decode_cell(key, data)
             batch.delete(place, self._to_data)
-            self._index(batch, key, _indexed(cell.record), None)
-            keys -= is_value(cell.record)
-            bytes_ -= len(key) + len(cell.record)
-            digests[slot] = moved(digests.get(slot, self._digests[slot]), term(key, cell.accepted), 0)
-        if rows:
+            bytes_ -= len(key) + max(0, len(data) - _CELL.size)
+            digest = digests.get(slot, self._digests[slot])
+            try:
+                cell = decode_cell(key, data)
+            except Damaged:
+                listed = self._listed(key)
+            else:
+                listed = _indexed(cell.record)
+                digest = moved(digest, term(key, cell.accepted), 0)
+            digests[slot] = digest
+            self._index(batch, key, listed, None)
+            keys -= listed is not None and listed.is_value
+        if rows < limit:
+            # Nothing is left here. What a digest still says is the term of a cell that could not be read.
+            unsettled = enumerate(self._digests[first : last + 1], first)
+            digests |= {Slot(slot): EMPTY for slot, digest in unsettled if digests.get(Slot(slot), digest) != EMPTY}
+        if rows or digests:
             self._write(batch, digests, Totals(keys, bytes_))
         return rows < limit
+
+    def _listed(self, key: Key) -> Listed | None:
+        """Give what the key index holds, in the form of ``_indexed``, where the cell itself cannot be read."""
+        for _, data in _rows(self._keys, key, key + b"\0", 1):
+            flags, expires_ms = _INDEX.unpack_from(data)
+            return Listed(Key(b""), bool(flags & _IS_VALUE), expires_ms)
+        return None
 
     def totals(self) -> Totals:
         """See ``Engine``."""
