@@ -396,6 +396,6 @@ def _unopened(error: Exception) -> KvError:
     text = str(error)
     if text.startswith("Corruption") or "may be corrupted" in text:
         return Damaged(f"what is on the disk is not what was written: {text}")
-    if "lock" in text.lower():
+    if "While lock file" in text or "lock hold by current process" in text:
         return DiskFailed("another process has the node's data open", "stop it, or name another --data-dir")
     return DiskFailed(f"the node's data cannot be opened: {text}", "mend what it says, then start the node again")
