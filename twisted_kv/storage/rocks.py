@@ -138,10 +138,17 @@ class RocksEngine:
         self._write_options.no_slowdown = True
         self._seen: dict[Place, Cell | None] = {}
         self._digests = array("Q", bytes(8 * SLOTS))
-        for row, number in _rows(self._meta, b"d", b"e"):
-            self._digests[_SLOT.unpack(row[1:])[0]] = _NUMBER.unpack(number)[0]
-        kept = self._meta.get(_TOTALS_KEY)
-        self._totals = Totals(*_TOTALS.unpack(kept)) if kept else Totals(0, 0)
+        self._totals = Totals(0, 0)
+        try:
+            # All rows, the notes too: a node whose incarnation or epoch cannot be read must not get further than this.
+            for row, kept in _rows(self._meta, b"", _END):
+                if row[:1] == b"d":
+                    self._digests[_SLOT.unpack(row[1:])[0]] = _NUMBER.unpack(kept)[0]
+                elif row == _TOTALS_KEY:
+                    self._totals = Totals(*_TOTALS.unpack(kept))
+        except Damaged:
+            self.close()
+            raise
 
     @property
     def sequence(self) -> int:
@@ -304,7 +311,10 @@ class RocksEngine:
 
     def read_note(self, name: str) -> bytes | None:
         """See ``Engine``."""
-        note: bytes | None = self._meta.get(b"n" + name.encode())
+        try:
+            note: bytes | None = self._meta.get(b"n" + name.encode())
+        except Exception as error:
+            raise _unreadable(error) from None
         return note
 
     def write_note(self, name: str, value: bytes) -> None:
@@ -337,11 +347,13 @@ class RocksEngine:
         """See ``Engine``. What was not synced is left to the kernel."""
         if not self._closed:
             self._closed = True
-            for family in (self._data, self._keys, self._expiry, self._meta):
-                family.close()
             # Each of these would keep the folder locked for as long as it lives.
             del self._to_data, self._to_keys, self._to_expiry, self._to_meta
-            self._db.close()
+            for part in (self._data, self._keys, self._expiry, self._meta, self._db):
+                try:
+                    part.close()
+                except Exception:
+                    pass  # after a failed write each of them complains of it once more, and is closed all the same
 
 
 def _rows(family: Rdict, start: bytes, end: bytes, limit: int = 1 << 62) -> Iterator[tuple[bytes, bytes]]:
@@ -354,15 +366,19 @@ def _rows(family: Rdict, start: bytes, end: bytes, limit: int = 1 << 62) -> Iter
     bounds.set_iterate_upper_bound(end)
     iterator = family.iter(bounds)
     iterator.seek(start)
-    while limit and iterator.valid():
-        yield iterator.key(), iterator.value()
-        limit -= 1
-        if limit:
-            iterator.next()
     try:
-        iterator.status()
-    except Exception as error:
-        raise _unreadable(error) from None
+        while limit and iterator.valid():
+            yield iterator.key(), iterator.value()
+            limit -= 1
+            if limit:
+                iterator.next()
+        try:
+            iterator.status()
+        except Exception as error:
+            raise _unreadable(error) from None
+    finally:
+        # The error's traceback would keep it, and it the folder's lock, while opening.py moves the folder aside.
+        del iterator
 
 
 def _after_slot(slot: Slot) -> bytes:
