@@ -46,9 +46,8 @@ def engine(folder: Path) -> Iterator[RocksEngine]:
     engine.close()
 
 
-def copy(folder: Path, name: str = "copy") -> Path:
+def copy(folder: Path, target: Path) -> Path:
     """Copy the folder of an engine that may be open: what a crash of its process would leave at this moment."""
-    target = folder.with_name(name)
     while True:
         files = sorted(folder.iterdir())
         try:
@@ -111,7 +110,7 @@ def test_what_was_synced_is_in_a_copy_taken_while_the_engine_is_open(engine: Roc
     tell(engine)
     engine.sync()
 
-    again = RocksEngine(copy(folder))
+    again = RocksEngine(copy(folder, folder.with_name("copy")))
     holds(again, STORY)
     assert again.read_note("identity") == b"somebody"
     assert again.sequence == engine.sequence
@@ -142,7 +141,7 @@ def engine_sequence(folder: Path) -> int:
 
 def test_what_was_recovered_from_the_log_is_written_out_before_it_is_shown(engine: RocksEngine, folder: Path) -> None:
     tell(engine)
-    crashed = copy(folder)
+    crashed = copy(folder, folder.with_name("copy"))
     written = [log.name for log in logs(crashed)]
 
     again = RocksEngine(crashed)
@@ -160,7 +159,7 @@ def test_a_log_that_ends_in_the_middle_of_a_batch_opens_without_that_batch(engin
     engine.sync()
     reached = engine.sequence
     engine.apply([change(1, b"torn", value(2, b"x" * 1000)), change(2, b"torn too", value(2))])
-    crashed = copy(folder)
+    crashed = copy(folder, folder.with_name("copy"))
     (log,) = logs(crashed)
     cut(log, log.stat().st_size - 7)
 
@@ -309,6 +308,20 @@ def test_a_flipped_bit_in_a_table_is_noticed_whoever_reads_it(folder: Path, nois
     engine.close()
 
 
+def test_a_flipped_bit_in_an_index_is_found_by_a_verification(engine: RocksEngine, folder: Path, noise: bytes) -> None:
+    engine.apply([change(1, noise[:1000], value(1, noise[1000:]))])
+    engine.close()
+    RocksEngine(folder).close()
+    flip([table for table in tables(folder) if noise[1000:] not in table.read_bytes()], noise[:1000])
+    again = RocksEngine(folder)
+
+    with pytest.raises(Damaged):
+        again.verify()
+    with pytest.raises(Damaged):
+        again.keys(b"", b"", 9)
+    again.close()
+
+
 def test_an_engine_that_is_whole_verifies(folder: Path, noise: bytes) -> None:
     written_out(folder, value(1, noise), tombstone(2), promise(3))
     engine = RocksEngine(folder)
@@ -356,7 +369,7 @@ def test_a_flipped_bit_in_the_middle_of_the_log_stops_the_start(
     for number in range(100):
         engine.apply([change(number, b"key%d" % number, value(1, noise[number * 40 : number * 40 + 40] * 30))])
     engine.sync()
-    crashed = copy(folder)
+    crashed = copy(folder, folder.with_name("copy"))
     flip(logs(crashed), noise[1200:1240] * 30)
 
     with pytest.raises(Damaged):
@@ -482,7 +495,7 @@ def test_cells_indexes_totals_and_digests_agree_whatever_happened(tmp_path: Path
             engine.close()
             engine = RocksEngine(folder)
         else:
-            crashed = copy(folder, str(step + 1))
+            crashed = copy(folder, tmp_path / str(step + 1))
             engine.close()
             folder, engine = crashed, RocksEngine(crashed)
         holds(engine, cells)

@@ -215,6 +215,20 @@ def test_what_an_answer_that_leaves_sets_off_is_not_covered_by_the_sync_that_let
     assert len(desk.syncs) == 2
 
 
+def test_answers_that_leave_together_set_off_one_sync_and_not_several(desk: Desk) -> None:
+    desk.commit.wrote([b"a"])
+    for key in (b"b", b"c"):
+        desk.release("a", b"a").addCallback(lambda _, key=key: desk.write(key.decode(), key))
+
+    desk.end_sync()
+    assert len(desk.syncs) == 2
+    desk.end_sync()
+    assert len(desk.syncs) == 3
+    desk.end_sync()
+
+    assert desk.left == ["a", "a", "b", "c"]
+
+
 @pytest.mark.parametrize("later", [b"a", b"b", NOTES])
 def test_a_failed_sync_answers_nobody_ever_and_is_not_repeated(desk: Desk, later: bytes) -> None:
     desk.write("waits", b"a")
@@ -231,6 +245,7 @@ def test_a_failed_sync_answers_nobody_ever_and_is_not_repeated(desk: Desk, later
 
 
 def test_the_time_that_a_sync_takes_is_measured(desk: Desk) -> None:
+    desk.clock.advance(100)
     desk.write("a", b"a")
     desk.clock.advance(0.25)
     desk.end_sync()
