@@ -9,7 +9,7 @@ from typing import Any
 from klein import Klein
 from twisted.application.service import IService, Service
 from twisted.application.strports import service as listening_service
-from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
 from twisted.internet.error import CannotListenError
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
@@ -138,7 +138,12 @@ class Node(Service):
 
     async def _sync(self) -> None:
         assert self._disk is not None
-        await self._in_thread(self._disk.engine.sync).addErrback(self._broken)
+        try:
+            await self._in_thread(self._disk.engine.sync)
+        except CancelledError:
+            raise  # the node is stopping: that lets this sync end, and makes one of its own
+        except Exception:
+            self._broken(Failure())
 
     async def _look_at_room(self) -> None:
         assert self._disk is not None
