@@ -97,7 +97,11 @@ class Node(Service):
         for rounds in self._rounds:
             rounds.start()
         site = KvSite(reactor, node_app(replica, metrics, config), limits, limits.node_body_bytes_max)
-        self._door = listening(reactor, config.interface, config.port, site)
+        try:
+            self._door = listening(reactor, config.interface, config.port, site)
+        except SystemExit:
+            self._close_disk()  # the thread that syncs would outlast the reactor, and the process never end
+            raise
         self.log.info(
             "kvnode on {url}, engine {engine}, incarnation {incarnation}",
             url=url_of(config.interface, config.port),
@@ -169,6 +173,9 @@ class Node(Service):
         for rounds in self._rounds:
             yield rounds.stop()
         self._replica.retire()
+        self._close_disk()
+
+    def _close_disk(self) -> None:
         if self._disk is not None:
             # The pool ends its work first; answers that waited for it leave in the reactor's next turn.
             self._syncs.stop()
