@@ -264,8 +264,11 @@ class Replica:
                 _check_range(first, last)
             reply = self._done()
             room = self._limits.drop_cells_max
-            reply.unfinished = not all(self._engine.drop(Slot(a), Slot(b), room) for a, b in request.ranges)
-            self._commit.wrote([NOTES])
+            try:
+                reply.unfinished = not all(self._engine.drop(Slot(a), Slot(b), room) for a, b in request.ranges)
+            finally:
+                # Where one range fails, those before it are gone all the same.
+                self._commit.wrote([NOTES])
             self._dropped = (*order, reply)
             return reply
 
