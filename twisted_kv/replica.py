@@ -205,8 +205,7 @@ class Replica:
                 cells[key] = kept
                 changes.append(Change(slot, key, kept))
         if changes:
-            if self.full:
-                raise DiskFull("there is hardly any room left on the node's disk", "make room, or add a node")
+            self._check_room()
             self._engine.apply(changes)
             self._commit.wrote(cells)
         return BatchReply(FORMAT, self.epoch, replies)
@@ -318,6 +317,7 @@ class Replica:
                 raise NotAMember("this node belongs to no cluster yet", "add it with POST /AddServer at a proxy")
             if not self._identity.open:
                 raise ChangeUnderWay("data is being moved to or from this node", "try again in a moment")
+            self._check_room()
             slot = slot_of(key)
             cell = self._engine.get(slot, key) or BLANK
             self._hybrid.learn(max(cell.promised, cell.accepted))
@@ -358,6 +358,10 @@ class Replica:
 
     def _done(self) -> BatchReply:
         return BatchReply(FORMAT, self.epoch)
+
+    def _check_room(self) -> None:
+        if self.full:
+            raise DiskFull("there is hardly any room left on the node's disk", "make room, or add a node")
 
     def _check(self, op: Op) -> None:
         """Refuse what no proxy of ours sends: it would be stored, and copied from then on."""
