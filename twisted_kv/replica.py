@@ -340,7 +340,9 @@ class Replica:
             self._broken(Failure())
             return fail(Failure())
         except KvError:
-            return fail(Failure())
+            # An error may tell of the epoch, or of whom this node belongs to.
+            failure = Failure()
+            return self._commit.release(None, [NOTES]).addCallback(lambda _: failure)
         return self._commit.release(result, keys_of(result))
 
     def _or_refused(self, work: Callable[[], BatchReply]) -> Callable[[], BatchReply]:
