@@ -747,14 +747,20 @@ class SlowRoom(SickRoom):
 
     def __init__(self) -> None:
         self.syncs: list[Deferred[None]] = []
+        self.covered: object = None
         super().__init__(GroupCommit(Clock(), lambda: None, self._sync, Failure.raiseException, NodeMetrics()))
         self.replica.join(Join("c-1", "n-1"))
         self.replica.serve(Batch(ME, [self.accept(b"before", b"v", None, 7), self.accept(b"other", b"v", None, 99)]))
         self.end_syncs()
 
     def _sync(self, work: Callable[[], None]) -> Deferred[None]:
+        self.covered = self.contents()
         self.syncs.append(Deferred())
         return self.syncs[-1]
+
+    def contents(self) -> object:
+        notes = {name: self.engine.read_note(name) for name in ("identity", "state", "dropped")}
+        return self.engine.scan(Slot(0), Slot(SLOTS - 1), None, 99), notes
 
     def end_syncs(self) -> None:
         while self.syncs:
@@ -780,6 +786,16 @@ def test_what_a_change_is_answered_with_leaves_after_its_sync(slow: SlowRoom, na
     slow.end_syncs()
 
     assert not isinstance(found[0], Failure)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_sync_begins_after_the_change_that_it_is_to_cover(slow: SlowRoom, name: str) -> None:
+    before = slow.contents()
+
+    leaving(calls(slow)[name]())
+    slow.end_syncs()
+
+    assert before != slow.covered == slow.contents()
 
 
 @pytest.mark.parametrize("name", READS)
