@@ -9,7 +9,7 @@ from typing import Any
 from klein import Klein
 from twisted.application.service import IService, Service
 from twisted.application.strports import service as listening_service
-from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
 from twisted.internet.error import CannotListenError
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
@@ -98,7 +98,11 @@ class Node(Service):
         for rounds in self._rounds:
             rounds.start()
         site = KvSite(reactor, node_app(replica, metrics, config), limits, limits.node_body_bytes_max)
-        self._door = listening(reactor, config.interface, config.port, site)
+        try:
+            self._door = listening(reactor, config.interface, config.port, site)
+        except SystemExit:
+            self._close_disk()  # the thread that syncs would outlast the reactor, and the process never end
+            raise
         self.log.info(
             "kvnode on {url}, engine {engine}, incarnation {incarnation}",
             url=url_of(config.interface, config.port),
@@ -139,7 +143,12 @@ class Node(Service):
 
     async def _sync(self) -> None:
         assert self._disk is not None
-        await self._in_thread(self._disk.engine.sync).addErrback(self._broken)
+        try:
+            await self._in_thread(self._disk.engine.sync)
+        except CancelledError:
+            raise  # the node is stopping: that lets this sync end, and makes one of its own
+        except Exception:
+            self._broken(Failure())
 
     async def _look_at_room(self) -> None:
         assert self._disk is not None
@@ -165,6 +174,9 @@ class Node(Service):
         for rounds in self._rounds:
             yield rounds.stop()
         self._replica.retire()
+        self._close_disk()
+
+    def _close_disk(self) -> None:
         if self._disk is not None:
             # The pool ends its work first; answers that waited for it leave in the reactor's next turn.
             self._syncs.stop()

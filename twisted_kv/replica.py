@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import msgspec
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -59,6 +60,14 @@ from .wire import (
 T = TypeVar("T")
 
 
+class _Dropped(msgspec.Struct, frozen=True):
+    """The last order to drop slots that was carried out."""
+
+    epoch: int
+    number: int
+    unfinished: bool
+
+
 class Replica:
     """A node's data. All its methods run on one thread.
 
@@ -92,7 +101,8 @@ class Replica:
         self._broken = broken
         self._version = version
         self._identity = Identity(engine, commit, incarnation)
-        self._dropped: tuple[Epoch, int, BatchReply] | None = None
+        kept = engine.read_note("dropped")
+        self._dropped = msgspec.json.decode(kept, type=_Dropped) if kept else None
         self.full = False
         """Whether clients' changes are refused for want of room; reads go on."""
         self._retired = False
@@ -205,8 +215,7 @@ class Replica:
                 cells[key] = kept
                 changes.append(Change(slot, key, kept))
         if changes:
-            if self.full:
-                raise DiskFull("there is hardly any room left on the node's disk", "make room, or add a node")
+            self._check_room()
             self._engine.apply(changes)
             self._commit.wrote(cells)
         return BatchReply(FORMAT, self.epoch, replies)
@@ -255,21 +264,30 @@ class Replica:
             refusal = self._identity.refusal(request.header, copying=True)
             if refusal is not None:
                 return refusal
-            order = (self.epoch, request.number)
-            if self._dropped is not None and order <= self._dropped[:2]:
-                if order != self._dropped[:2]:
-                    raise PeerRefused(f"order {request.number} comes too late")
-                return self._dropped[2]
-            for first, last in request.ranges:
-                _check_range(first, last)
+            order, last_order = (self.epoch, request.number), self._dropped
+            if last_order is None or order > (last_order.epoch, last_order.number):
+                for first, last in request.ranges:
+                    _check_range(first, last)
+                self._carry_out(request)
+            elif order < (last_order.epoch, last_order.number):
+                raise PeerRefused(f"order {request.number} comes too late")
             reply = self._done()
-            room = self._limits.drop_cells_max
-            reply.unfinished = not all(self._engine.drop(Slot(a), Slot(b), room) for a, b in request.ranges)
-            self._commit.wrote([NOTES])
-            self._dropped = (*order, reply)
+            reply.unfinished = self._dropped.unfinished
             return reply
 
         return self._when_safe(self._or_refused(dropped), lambda reply: [NOTES])
+
+    def _carry_out(self, request: DropRequest) -> None:
+        room = self._limits.drop_cells_max
+        try:
+            unfinished = not all(self._engine.drop(Slot(a), Slot(b), room) for a, b in request.ranges)
+            done = _Dropped(self.epoch, request.number, unfinished)
+            # It outlasts a restart: an order that comes again after one would empty what was filled meanwhile.
+            self._engine.write_note("dropped", msgspec.json.encode(done))
+        finally:
+            # Where one range fails, those before it are gone all the same.
+            self._commit.wrote([NOTES])
+        self._dropped = done
 
     def keys(self, request: KeysRequest) -> Deferred[KeysPage]:
         """Give one page of the key index. Errors as in ``page``."""
@@ -319,6 +337,7 @@ class Replica:
                 raise NotAMember("this node belongs to no cluster yet", "add it with POST /AddServer at a proxy")
             if not self._identity.open:
                 raise ChangeUnderWay("data is being moved to or from this node", "try again in a moment")
+            self._check_room()
             slot = slot_of(key)
             cell = self._engine.get(slot, key) or BLANK
             self._hybrid.learn(max(cell.promised, cell.accepted))
@@ -341,7 +360,9 @@ class Replica:
             self._broken(Failure())
             return fail(Failure())
         except KvError:
-            return fail(Failure())
+            # An error may tell of the epoch, or of whom this node belongs to.
+            failure = Failure()
+            return self._commit.release(None, [NOTES]).addCallback(lambda _: failure)
         return self._commit.release(result, keys_of(result))
 
     def _or_refused(self, work: Callable[[], BatchReply]) -> Callable[[], BatchReply]:
@@ -359,6 +380,10 @@ class Replica:
 
     def _done(self) -> BatchReply:
         return BatchReply(FORMAT, self.epoch)
+
+    def _check_room(self) -> None:
+        if self.full:
+            raise DiskFull("there is hardly any room left on the node's disk", "make room, or add a node")
 
     def _check(self, op: Op) -> None:
         """Refuse what no proxy of ours sends: it would be stored, and copied from then on."""

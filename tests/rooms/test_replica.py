@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import msgspec
@@ -10,19 +11,34 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from twisted_kv.commit import AtOnce
-from twisted_kv.errors import ChangeUnderWay, ForeignNode, MalformedBody, NodeHasData, NotAMember, PeerRefused
+from twisted_kv.commit import AtOnce, Commit, GroupCommit
+from twisted_kv.errors import (
+    ChangeUnderWay,
+    Damaged,
+    DiskBusy,
+    DiskFailed,
+    DiskFull,
+    ForeignNode,
+    KvError,
+    MalformedBody,
+    NodeHasData,
+    NotAMember,
+    PeerRefused,
+    Stopping,
+)
 from twisted_kv.limits import Limits
 from twisted_kv.metrics import NodeMetrics
 from twisted_kv.names import Key, Slot
-from twisted_kv.register import ACCEPT, FETCH, PREPARE, READ, Cell, Op
+from twisted_kv.register import ABSTAIN, ACCEPT, FETCH, PREPARE, READ, Cell, Op
 from twisted_kv.replica import Replica
 from twisted_kv.ring import SLOTS, slot_of
-from twisted_kv.storage.engine import Change
+from twisted_kv.storage.engine import UNREADABLE, Change, Place
 from twisted_kv.storage.memory import MemoryEngine
 from twisted_kv.versions import NONE, Ballot, HybridClock, Record, Version, decode_record
 from twisted_kv.wire import (
     CLOSED_EPOCH,
+    DISK_BUSY,
+    DISK_FULL,
     FORMAT,
     OLD_EPOCH,
     OTHER_CLUSTER,
@@ -33,9 +49,15 @@ from twisted_kv.wire import (
     Batch,
     BatchReply,
     DropRequest,
+    DuePage,
+    DueRequest,
     Header,
     Join,
+    KeyRow,
+    KeysPage,
+    KeysRequest,
     PageRequest,
+    Row,
 )
 
 ME = Header(FORMAT, "c-1", "n-1", "i-1", 5)
@@ -59,10 +81,21 @@ def now(answer: Deferred[T]) -> T:
 
 
 class Room:
-    """A replica on an engine that the test can look into."""
+    """A replica on an engine that the test can look into.
 
-    def __init__(self, engine: MemoryEngine | None = None, incarnation: str = "i-1", **limits: int) -> None:
+    :param broken: told when the disk has failed; without it that is an error of the test.
+    """
+
+    def __init__(
+        self,
+        engine: MemoryEngine | None = None,
+        incarnation: str = "i-1",
+        commit: Commit | None = None,
+        broken: Callable[[Failure], None] = Failure.raiseException,
+        **limits: int,
+    ) -> None:
         self.engine = engine or MemoryEngine()
+        self.metrics = NodeMetrics()
         self.clock = HybridClock(lambda: NOW_MS, 77)
         self.reactor = Clock()
         self.replica = Replica(
@@ -70,20 +103,20 @@ class Room:
             lambda: NOW_MS,
             1,
             self.engine,
-            AtOnce(),
+            commit or AtOnce(),
             incarnation,
             Limits(**limits),  # type: ignore[arg-type]
-            NodeMetrics(),
-            lambda failure: failure.raiseException(),
+            self.metrics,
+            broken,
             "0.1",
         )
 
     def serve(self, *ops: Op, me: Header = ME, copying: bool = False) -> BatchReply:
         return now(self.replica.serve(Batch(me, list(ops), copying)))
 
-    def accept(self, key: bytes, value: bytes | None = b"v", ballot: Ballot | None = None) -> Op:
+    def accept(self, key: bytes, value: bytes | None = b"v", ballot: Ballot | None = None, expires_ms: int = 0) -> Op:
         ballot = ballot or self.clock.tick()
-        return Op(ACCEPT, key, ballot, Record(Version(ballot), value).encode())
+        return Op(ACCEPT, key, ballot, Record(Version(ballot), value, expires_ms=expires_ms).encode())
 
     def value(self, key: bytes) -> bytes | None:
         record = now(self.replica.read_local(Key(key)))
@@ -94,12 +127,16 @@ class Room:
         return [key for _, key, cell in found if cell.accepted != NONE]
 
 
+def settled(room: Room) -> Room:
+    """Make a room's replica a member at epoch 5."""
+    now(room.replica.join(Join("c-1", "n-1")))
+    room.serve()
+    return room
+
+
 @pytest.fixture
 def room() -> Room:
-    made = Room()
-    now(made.replica.join(Join("c-1", "n-1")))
-    made.serve()
-    return made
+    return settled(Room())
 
 
 # Who may speak to it.
@@ -324,6 +361,496 @@ def test_drop_forgets_its_slots_promises_included_and_no_others(room: Room) -> N
     assert (reply.refusal, reply.epoch) == ("", 5)
     assert sorted(room.keys()) == sorted(key for key in keys if slot_of(key) not in dropped)
     assert room.engine.get(slot_of(b"promise"), Key(b"promise")) is None
+
+
+def test_an_order_to_drop_that_comes_again_is_answered_as_before_and_not_carried_out(room: Room) -> None:
+    room.serve(room.accept(b"old"))
+    order = DropRequest(ME, ALL, 7)
+    first = now(room.replica.drop(order))
+    room.serve(room.accept(b"filled since"))
+
+    assert now(room.replica.drop(order)) == first
+    assert room.keys() == [b"filled since"]
+
+
+def test_an_order_that_comes_again_after_a_restart_is_not_carried_out_either(room: Room) -> None:
+    room.serve(room.accept(b"old"))
+    order = DropRequest(ME, ALL, 7)
+    first = now(room.replica.drop(order))
+    again = Room(room.engine)
+    again.serve(again.accept(b"filled since"))
+
+    assert now(again.replica.drop(order)) == first
+    assert again.keys() == [b"filled since"]
+
+
+def test_an_order_before_the_last_one_is_refused(room: Room) -> None:
+    now(room.replica.drop(DropRequest(ME, ALL, 7)))
+    room.serve(room.accept(b"filled since"))
+
+    with pytest.raises(PeerRefused, match="order 6 comes too late"):
+        now(room.replica.drop(DropRequest(ME, ALL, 6)))
+
+    assert room.keys() == [b"filled since"]
+
+
+def test_orders_begin_anew_with_each_epoch(room: Room) -> None:
+    now(room.replica.drop(DropRequest(ME, ALL, 7)))
+    room.serve(room.accept(b"k"))
+
+    now(room.replica.drop(DropRequest(header(epoch=6), ALL, 1)))
+
+    assert room.keys() == []
+
+
+def test_a_drop_goes_in_parts_and_says_when_it_is_done() -> None:
+    room = settled(Room(drop_cells_max=2))
+    keys = [b"key%d" % number for number in range(5)]
+    room.serve(*(room.accept(key) for key in keys))
+
+    story = []
+    for number in range(1, 10):
+        reply = now(room.replica.drop(DropRequest(ME, ALL, number)))
+        story.append((reply.unfinished, len(room.keys())))
+        if not reply.unfinished:
+            break
+
+    assert story == [(True, 3), (True, 1), (False, 0)]
+    repeated = now(room.replica.drop(DropRequest(ME, ALL, len(story))))
+    assert (repeated.refusal, repeated.unfinished) == ("", False)
+
+
+def test_a_drop_of_several_ranges_is_done_when_all_of_them_are() -> None:
+    room = settled(Room(drop_cells_max=3))
+    keys = [b"key%d" % number for number in range(8)]
+    room.serve(*(room.accept(key) for key in keys))
+    edge = sorted(slot_of(key) for key in keys)[3]
+    ranges = [(0, edge), (edge + 1, SLOTS - 1)]
+
+    left = []
+    for number in range(1, 10):
+        reply = now(room.replica.drop(DropRequest(ME, ranges, number)))
+        left.append(len(room.keys()))
+        if not reply.unfinished:
+            break
+
+    assert left[-1] == 0
+    # A range is left for the next order only when the one before it may hold more.
+    assert left == [5, 1, 0]
+
+
+def test_the_key_index_is_read_in_pages_with_prefix_and_expiry(room: Room) -> None:
+    room.serve(
+        room.accept(b"a1"),
+        room.accept(b"a2", None),
+        room.accept(b"a3", b"v", None, 99),
+        room.accept(b"b1"),
+        Op(PREPARE, b"a9", room.clock.tick()),
+    )
+
+    def page(prefix: bytes, after: bytes, limit: int) -> KeysPage:
+        return now(room.replica.keys(KeysRequest(ME, prefix, after, limit)))
+
+    rows = [KeyRow(b"a1", True, 0), KeyRow(b"a2", False, 0), KeyRow(b"a3", True, 99), KeyRow(b"b1", True, 0)]
+    assert page(b"", b"", 9) == KeysPage(FORMAT, 5, rows)
+    assert page(b"a", b"", 2).rows == rows[:2]
+    assert page(b"a", b"a2", 2).rows == rows[2:3]
+
+
+def test_what_is_due_is_read_in_pages(room: Room) -> None:
+    room.serve(*(room.accept(b"k%d" % at, b"v", None, at) for at in (30, 10, 20)), room.accept(b"stays"))
+
+    def page(until_ms: int, after: tuple[int, bytes] | None, limit: int) -> DuePage:
+        return now(room.replica.due(DueRequest(ME, until_ms, after, limit)))
+
+    assert page(20, None, 9) == DuePage(FORMAT, 5, [(10, b"k10"), (20, b"k20")])
+    assert page(99, None, 1).rows == [(10, b"k10")]
+    assert page(99, (10, b"k10"), 9).rows == [(20, b"k20"), (30, b"k30")]
+
+
+def test_pages_of_keys_have_a_size_of_their_own_whatever_is_asked() -> None:
+    room = settled(Room(keys_page_max=2))
+    room.serve(*(room.accept(b"k%d" % number, b"v", None, 7) for number in range(5)))
+
+    assert len(now(room.replica.keys(KeysRequest(ME, b"", b"", 1_000))).rows) == 2
+    assert len(now(room.replica.due(DueRequest(ME, 99, None, 1_000))).rows) == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "serves"), [({"epoch": 4}, False), ({"epoch": 6, "open": False}, False), ({}, True)]
+)
+def test_clients_listings_are_served_in_an_open_and_present_epoch_only(
+    room: Room, fields: dict[str, object], serves: bool
+) -> None:
+    for asked in (
+        lambda: room.replica.keys(KeysRequest(header(**fields), b"", b"", 9)),
+        lambda: room.replica.due(DueRequest(header(**fields), 9, None, 9)),
+    ):
+        if serves:
+            assert now(asked()).rows == []
+        else:
+            with pytest.raises(PeerRefused):
+                now(asked())
+
+
+# What its disk does.
+
+
+class Sick(MemoryEngine):
+    """Suffers one ``trouble`` after another instead of changing something (None is none), and cannot read some keys."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trouble: list[KvError | None] = []
+        self.unreadable: set[bytes] = set()
+        self.tried = 0
+
+    def _suffer(self) -> None:
+        self.tried += 1
+        trouble = self.trouble.pop(0) if self.trouble else None
+        if trouble is not None:
+            raise trouble
+
+    def get(self, slot: Slot, key: Key) -> Cell | None:
+        if key in self.unreadable:
+            raise Damaged(f"the checksum of the record under {key!r} fails")
+        return super().get(slot, key)
+
+    def scan(
+        self, first: Slot, last: Slot, after: Place | None, limit: int, bytes_max: int | None = None
+    ) -> list[Change]:
+        return [
+            Change(slot, key, UNREADABLE if key in self.unreadable else cell)
+            for slot, key, cell in super().scan(first, last, after, limit, bytes_max)
+        ]
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        self._suffer()
+        super().apply(changes)
+
+    def drop(self, first: Slot, last: Slot, limit: int) -> bool:
+        self._suffer()
+        return super().drop(first, last, limit)
+
+    def write_note(self, name: str, value: bytes) -> None:
+        self._suffer()
+        super().write_note(name, value)
+
+
+class SickRoom(Room):
+    """A settled replica whose engine is sick, and whose failures of the disk are kept."""
+
+    engine: Sick
+
+    def __init__(self, commit: Commit | None = None) -> None:
+        self.failures: list[Failure] = []
+        super().__init__(Sick(), commit=commit, broken=self.failures.append)
+
+
+@pytest.fixture
+def sick() -> SickRoom:
+    room = SickRoom()
+    settled(room)
+    room.serve(room.accept(b"before", b"1"))
+    return room
+
+
+FULL = DiskFull("there is no room left")
+BUSY = DiskBusy("the disk is behind")
+FAILED = DiskFailed("the disk has failed")
+
+
+def test_a_replica_abstains_for_what_it_cannot_read_and_answers_the_rest_of_the_batch(sick: SickRoom) -> None:
+    sick.serve(sick.accept(b"bad", b"1"))
+    sick.engine.unreadable = {b"bad"}
+    taken = sick.accept(b"good", b"2")
+
+    replies = sick.serve(
+        Op(READ, b"bad"),
+        taken,
+        Op(FETCH, b"bad"),
+        Op(PREPARE, b"bad", sick.clock.tick()),
+        sick.accept(b"bad", b"2"),
+        Op(FETCH, b"good"),
+    ).replies
+
+    assert [reply is ABSTAIN for reply in replies] == [True, False, True, True, True, False]
+    assert (replies[1].taken, replies[5].record) == (True, taken.record)
+    sick.engine.unreadable = set()
+    assert (sick.value(b"bad"), sick.value(b"good")) == (b"1", b"2")
+
+
+def test_a_page_shows_that_there_is_something_that_cannot_be_read(sick: SickRoom) -> None:
+    sick.engine.unreadable = {b"before"}
+
+    (row,) = now(sick.replica.page(PageRequest(ME, ALL))).rows
+
+    assert row == Row(b"before", NONE, b"", NONE)
+    with pytest.raises(Damaged):
+        now(sick.replica.read_local(Key(b"before")))
+
+
+@pytest.mark.parametrize(("trouble", "refusal"), [(FULL, DISK_FULL), (BUSY, DISK_BUSY)])
+def test_a_disk_that_takes_no_more_is_a_refusal_and_nothing_has_changed(
+    sick: SickRoom, trouble: KvError, refusal: str
+) -> None:
+    for ask in (
+        lambda: sick.serve(Op(READ, b"before"), sick.accept(b"k"), sick.accept(b"before", b"2")),
+        lambda: sick.serve(me=header(epoch=6)),
+        lambda: now(sick.replica.announce(Announcement(ME, b"state"))),
+        lambda: now(sick.replica.drop(DropRequest(ME, ALL, 1))),
+    ):
+        sick.engine.trouble = [trouble]
+        reply = ask()
+        assert (reply.refusal, reply.replies, reply.epoch, reply.detail) == (refusal, [], 5, trouble.detail)
+    assert (sick.keys(), sick.value(b"before")) == ([b"before"], b"1")
+    assert (sick.replica.epoch, sick.engine.read_note("state")) == (5, None)
+    sick.engine.trouble = [trouble]
+    with pytest.raises(type(trouble)):
+        now(sick.replica.write_local(Key(b"k"), b"v"))
+    # And it goes on as soon as the disk does.
+    assert sick.serve(sick.accept(b"k")).refusal == ""
+    assert now(sick.replica.drop(DropRequest(ME, ALL, 1))).refusal == ""
+    assert sick.keys() == []
+
+
+def waiting(room: Room, *ops: Op, deadline_ms: int, epoch: int = 5) -> list[Any]:
+    """Send a batch with a deadline; its answer comes into the list."""
+    found: list[Any] = []
+    room.replica.serve(Batch(header(deadline_ms=deadline_ms, epoch=epoch), list(ops))).addBoth(found.append)
+    return found
+
+
+def test_a_busy_disk_is_tried_again_while_the_sender_has_patience(sick: SickRoom) -> None:
+    sick.engine.trouble = [BUSY] * 3
+    found = waiting(sick, sick.accept(b"k"), deadline_ms=1_000)
+    for _ in range(2):
+        sick.reactor.advance(0.01)
+        assert found == []
+
+    sick.reactor.advance(0.01)
+
+    assert [reply.taken for reply in found[0].replies] == [True]
+    assert sick.reactor.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize("deadline_ms", [0, 5, 10, 55, 100])
+def test_a_disk_that_stays_busy_is_a_refusal_before_the_deadline(sick: SickRoom, deadline_ms: int) -> None:
+    sick.engine.trouble = [BUSY] * 1_000
+    found = waiting(sick, sick.accept(b"k"), deadline_ms=deadline_ms)
+
+    while not found:
+        sick.reactor.advance(0.01)
+
+    assert found[0].refusal == DISK_BUSY
+    assert sick.reactor.seconds() * 1000 <= deadline_ms
+    assert sick.reactor.getDelayedCalls() == []
+    assert sick.keys() == [b"before"]
+
+
+def test_what_waits_for_a_busy_disk_is_judged_anew_each_time(sick: SickRoom) -> None:
+    sick.engine.trouble = [BUSY]
+    found = waiting(sick, sick.accept(b"k"), deadline_ms=1_000)
+    now(sick.replica.announce(Announcement(header(epoch=6), b"state")))
+
+    sick.reactor.advance(0.01)
+
+    assert (found[0].refusal, found[0].epoch, found[0].state) == (OLD_EPOCH, 6, b"state")
+    assert sick.keys() == [b"before"]
+
+
+def test_what_waits_for_a_busy_disk_is_refused_when_the_replica_retires(sick: SickRoom) -> None:
+    sick.engine.trouble = [BUSY]
+    found = waiting(sick, sick.accept(b"k"), deadline_ms=1_000)
+    sick.replica.retire()
+
+    sick.reactor.advance(0.01)
+
+    assert found[0].check(Stopping)
+    assert sick.keys() == [b"before"]
+
+
+def calls(room: Room) -> dict[str, Callable[[], Deferred[Any]]]:
+    """Every call of a replica that gives a Deferred. Those that change something come first."""
+    return {
+        "accept": lambda: room.replica.serve(Batch(ME, [room.accept(b"k")])),
+        "prepare": lambda: room.replica.serve(Batch(ME, [Op(PREPARE, b"k", room.clock.tick())])),
+        "copy": lambda: room.replica.serve(Batch(ME, [room.accept(b"k")], True)),
+        "write_local": lambda: room.replica.write_local(Key(b"k"), b"v"),
+        "adopt": lambda: room.replica.page(PageRequest(header(epoch=9), ALL)),
+        "announce": lambda: room.replica.announce(Announcement(ME, b"state")),
+        "drop": lambda: room.replica.drop(DropRequest(ME, ALL, 1)),
+        "join": lambda: room.replica.join(Join("c-1", "n-1")),
+        "read": lambda: room.replica.serve(Batch(ME, [Op(READ, b"before"), Op(FETCH, b"k")])),
+        "page": lambda: room.replica.page(PageRequest(ME, ALL)),
+        "keys": lambda: room.replica.keys(KeysRequest(ME, b"", b"", 9)),
+        "due": lambda: room.replica.due(DueRequest(ME, 9, None, 9)),
+        "read_local": lambda: room.replica.read_local(Key(b"before")),
+    }
+
+
+CLIENTS_CHANGES = ["accept", "prepare", "copy", "write_local"]
+CHANGES = [*CLIENTS_CHANGES, "adopt", "announce", "drop"]
+READS = ["read", "page", "keys", "due", "read_local"]
+CALLS = [*CHANGES, "join", *READS]
+
+
+def test_the_list_of_calls_is_whole(room: Room) -> None:
+    assert list(calls(room)) == CALLS
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_failed_disk_is_told_and_nothing_is_answered(sick: SickRoom, name: str) -> None:
+    sick.engine.trouble = [FAILED]
+
+    with pytest.raises(DiskFailed):
+        now(calls(sick)[name]())
+
+    assert [failure.value for failure in sick.failures] == [FAILED]
+    assert sick.keys() == [b"before"]
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_without_room_clients_changes_are_refused_and_all_else_is_served(sick: SickRoom, name: str) -> None:
+    sick.replica.full = True
+    tried = sick.engine.tried
+    found: list[Any] = []
+
+    calls(sick)[name]().addBoth(found.append)
+
+    if name == "write_local":
+        assert found[0].check(DiskFull)
+    else:
+        assert getattr(found[0], "refusal", "") == (DISK_FULL if name in CLIENTS_CHANGES else "")
+    if name in CLIENTS_CHANGES:
+        assert sick.engine.tried == tried
+    sick.replica.full = False
+    assert sick.serve(sick.accept(b"later"), me=header(epoch=9)).refusal == ""
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_replica_that_has_retired_does_nothing_any_more(sick: SickRoom, name: str) -> None:
+    sick.replica.retire()
+    tried = sick.engine.tried
+
+    with pytest.raises(Stopping):
+        now(calls(sick)[name]())
+
+    assert sick.engine.tried == tried
+
+
+# When its answers leave.
+
+
+class SlowRoom(SickRoom):
+    """A settled replica whose syncs end when the test says so."""
+
+    def __init__(self) -> None:
+        self.syncs: list[Deferred[None]] = []
+        self.covered: object = None
+        super().__init__(GroupCommit(Clock(), lambda: None, self._sync, Failure.raiseException, NodeMetrics()))
+        self.replica.join(Join("c-1", "n-1"))
+        self.replica.serve(Batch(ME, [self.accept(b"before", b"v", None, 7), self.accept(b"other", b"v", None, 99)]))
+        self.end_syncs()
+
+    def _sync(self, work: Callable[[], None]) -> Deferred[None]:
+        self.covered = self.contents()
+        self.syncs.append(Deferred())
+        return self.syncs[-1]
+
+    def contents(self) -> object:
+        notes = {name: self.engine.read_note(name) for name in ("identity", "state", "dropped")}
+        return self.engine.scan(Slot(0), Slot(SLOTS - 1), None, 99), notes
+
+    def end_syncs(self) -> None:
+        while self.syncs:
+            self.syncs.pop().callback(None)
+
+
+@pytest.fixture
+def slow() -> SlowRoom:
+    return SlowRoom()
+
+
+def leaving(answer: Deferred[Any]) -> list[Any]:
+    found: list[Any] = []
+    answer.addBoth(found.append)
+    return found
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_a_change_is_answered_with_leaves_after_its_sync(slow: SlowRoom, name: str) -> None:
+    found = leaving(calls(slow)[name]())
+    assert (found, len(slow.syncs)) == ([], 1)
+
+    slow.end_syncs()
+
+    assert not isinstance(found[0], Failure)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_sync_begins_after_the_change_that_it_is_to_cover(slow: SlowRoom, name: str) -> None:
+    before = slow.contents()
+
+    leaving(calls(slow)[name]())
+    slow.end_syncs()
+
+    assert before != slow.covered == slow.contents()
+
+
+@pytest.mark.parametrize("name", READS)
+def test_whoever_reads_what_is_not_synced_waits(slow: SlowRoom, name: str) -> None:
+    slow.replica.serve(Batch(ME, [slow.accept(b"before", b"new", None, 8)]))
+
+    found = leaving(calls(slow)[name]())
+    assert found == []
+    slow.end_syncs()
+
+    assert len(found) == 1
+
+
+def test_whoever_reads_other_keys_does_not_wait(slow: SlowRoom) -> None:
+    slow.replica.serve(Batch(ME, [slow.accept(b"before", b"new", None, 8)]))
+
+    assert len(leaving(slow.replica.serve(Batch(ME, [Op(FETCH, b"other")])))) == 1
+    assert len(leaving(slow.replica.keys(KeysRequest(ME, b"o", b"", 9)))) == 1
+    assert len(leaving(slow.replica.due(DueRequest(ME, 99, (50, b""), 9)))) == 1
+    assert len(leaving(slow.replica.page(PageRequest(ME, [(slot_of(b"other"), slot_of(b"other"))])))) == 1
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_nothing_leaves_that_may_tell_of_an_epoch_before_it_is_synced(slow: SlowRoom, name: str) -> None:
+    slow.replica.announce(Announcement(header(epoch=6, open=False), b"state"))
+
+    # Each of these is refused now, and says so: either with the epoch or with a sentence about it.
+    found = leaving(calls(slow)[name]())
+    assert found == []
+    slow.end_syncs()
+
+    assert len(found) == 1
+
+
+def test_a_batch_that_is_malformed_but_shows_an_epoch_is_refused_after_that_is_synced(slow: SlowRoom) -> None:
+    found = leaving(slow.replica.serve(Batch(header(epoch=6), [Op(4, b"k")])))
+    assert found == []
+
+    slow.end_syncs()
+
+    assert found[0].check(MalformedBody)
+    assert slow.replica.epoch == 6
+
+
+def test_what_was_dropped_before_an_order_failed_is_not_shown_as_gone_before_that_is_synced(slow: SlowRoom) -> None:
+    edge = min(slot_of(b"before"), slot_of(b"other"))
+    slow.engine.trouble = [None, BUSY]
+    refused = leaving(slow.replica.drop(DropRequest(ME, [(0, edge), (edge + 1, SLOTS - 1)], 1)))
+    read = leaving(slow.replica.serve(Batch(ME, [Op(FETCH, b"before"), Op(FETCH, b"other")])))
+    assert (refused, read) == ([], [])
+
+    slow.end_syncs()
+
+    assert refused[0].refusal == DISK_BUSY
+    assert sorted(bool(reply.record) for reply in read[0].replies) == [False, True]
 
 
 # Identity.

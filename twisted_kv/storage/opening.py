@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
-from twisted_kv.errors import Damaged
+from twisted_kv.errors import Damaged, DiskFailed
 from twisted_kv.storage.rocks import RocksEngine
 
 ALWAYS, INTERVAL, NEVER = "always", "interval", "never"
@@ -103,20 +103,28 @@ class Disk:
         self._suspect = folder / "suspect"
         self.forgot = ""
         """Why the incarnation is a new one; empty if the node remembers."""
-        self.engine = self._open()
-        self._marks = MarkFile(folder / "synced")
+        try:
+            self.engine = self._open()
+            self._marks = MarkFile(folder / "synced")
+            self.incarnation = self._remember(draw)
+            self._marks.settle(Mark(self.engine.sequence, sync, boot))
+            _sync_folder(folder)
+        except OSError as error:
+            raise DiskFailed(f"the node's folder cannot be used: {error}", "mend that, then start it again") from None
+
+    def _remember(self, draw: Callable[[], str]) -> str:
+        """Give the incarnation that the folder's memory has, synced before anything can rest on it."""
         last = self._marks.read()
         kept = self.engine.read_note(_INCARNATION)
         self.forgot = self.forgot or self._forgotten(last, kept)
         if kept is not None and not self.forgot:
-            self.incarnation = kept.decode()
+            incarnation = kept.decode()
         else:
-            self.incarnation = draw()
+            incarnation = draw()
             # The first change after a loss: what was recovered up to a later one includes it.
-            self.engine.write_note(_INCARNATION, self.incarnation.encode())
+            self.engine.write_note(_INCARNATION, incarnation.encode())
         self.engine.sync()
-        self._marks.settle(Mark(self.engine.sequence, sync, boot))
-        _sync_folder(folder)
+        return incarnation
 
     def _open(self) -> RocksEngine:
         try:

@@ -34,7 +34,7 @@ from rocksdict import (
     WriteOptions,
 )
 
-from twisted_kv.digest import moved, term
+from twisted_kv.digest import EMPTY, moved, term
 from twisted_kv.errors import Damaged, DiskBusy, DiskFailed, DiskFull, KvError
 from twisted_kv.names import Key, Slot
 from twisted_kv.register import BLANK, Cell
@@ -138,10 +138,17 @@ class RocksEngine:
         self._write_options.no_slowdown = True
         self._seen: dict[Place, Cell | None] = {}
         self._digests = array("Q", bytes(8 * SLOTS))
-        for row, number in _rows(self._meta, b"d", b"e"):
-            self._digests[_SLOT.unpack(row[1:])[0]] = _NUMBER.unpack(number)[0]
-        kept = self._meta.get(_TOTALS_KEY)
-        self._totals = Totals(*_TOTALS.unpack(kept)) if kept else Totals(0, 0)
+        self._totals = Totals(0, 0)
+        try:
+            # All rows, the notes too: a node whose incarnation or epoch cannot be read must not get further than this.
+            for row, kept in _rows(self._meta, b"", _END):
+                if row[:1] == b"d":
+                    self._digests[_SLOT.unpack(row[1:])[0]] = _NUMBER.unpack(kept)[0]
+                elif row == _TOTALS_KEY:
+                    self._totals = Totals(*_TOTALS.unpack(kept))
+        except Damaged:
+            self.close()
+            raise
 
     @property
     def sequence(self) -> int:
@@ -251,15 +258,33 @@ class RocksEngine:
         for place, data in _rows(self._data, _SLOT.pack(first), _after_slot(last), limit):
             rows += 1
             slot, key = Slot(_SLOT.unpack_from(place)[0]), Key(place[2:])
-            cell = decode_cell(key, data)
             batch.delete(place, self._to_data)
-            self._index(batch, key, _indexed(cell.record), None)
-            keys -= is_value(cell.record)
-            bytes_ -= len(key) + len(cell.record)
-            digests[slot] = moved(digests.get(slot, self._digests[slot]), term(key, cell.accepted), 0)
-        if rows:
+            bytes_ -= len(key) + max(0, len(data) - _CELL.size)
+            digest = digests.get(slot, self._digests[slot])
+            try:
+                cell = decode_cell(key, data)
+            except Damaged:
+                listed = self._listed(key)
+            else:
+                listed = _indexed(cell.record)
+                digest = moved(digest, term(key, cell.accepted), 0)
+            digests[slot] = digest
+            self._index(batch, key, listed, None)
+            keys -= listed is not None and listed.is_value
+        if rows < limit:
+            # Nothing is left here. What a digest still says is the term of a cell that could not be read.
+            unsettled = enumerate(self._digests[first : last + 1], first)
+            digests |= {Slot(slot): EMPTY for slot, digest in unsettled if digests.get(Slot(slot), digest) != EMPTY}
+        if rows or digests:
             self._write(batch, digests, Totals(keys, bytes_))
         return rows < limit
+
+    def _listed(self, key: Key) -> Listed | None:
+        """Give what the key index holds, in the form of ``_indexed``, where the cell itself cannot be read."""
+        for _, data in _rows(self._keys, key, key + b"\0", 1):
+            flags, expires_ms = _INDEX.unpack_from(data)
+            return Listed(Key(b""), bool(flags & _IS_VALUE), expires_ms)
+        return None
 
     def totals(self) -> Totals:
         """See ``Engine``."""
@@ -286,7 +311,10 @@ class RocksEngine:
 
     def read_note(self, name: str) -> bytes | None:
         """See ``Engine``."""
-        note: bytes | None = self._meta.get(b"n" + name.encode())
+        try:
+            note: bytes | None = self._meta.get(b"n" + name.encode())
+        except Exception as error:
+            raise _unreadable(error) from None
         return note
 
     def write_note(self, name: str, value: bytes) -> None:
@@ -319,11 +347,13 @@ class RocksEngine:
         """See ``Engine``. What was not synced is left to the kernel."""
         if not self._closed:
             self._closed = True
-            for family in (self._data, self._keys, self._expiry, self._meta):
-                family.close()
             # Each of these would keep the folder locked for as long as it lives.
             del self._to_data, self._to_keys, self._to_expiry, self._to_meta
-            self._db.close()
+            for part in (self._data, self._keys, self._expiry, self._meta, self._db):
+                try:
+                    part.close()
+                except Exception:
+                    pass  # after a failed write each of them complains of it once more, and is closed all the same
 
 
 def _rows(family: Rdict, start: bytes, end: bytes, limit: int = 1 << 62) -> Iterator[tuple[bytes, bytes]]:
@@ -336,15 +366,19 @@ def _rows(family: Rdict, start: bytes, end: bytes, limit: int = 1 << 62) -> Iter
     bounds.set_iterate_upper_bound(end)
     iterator = family.iter(bounds)
     iterator.seek(start)
-    while limit and iterator.valid():
-        yield iterator.key(), iterator.value()
-        limit -= 1
-        if limit:
-            iterator.next()
     try:
-        iterator.status()
-    except Exception as error:
-        raise _unreadable(error) from None
+        while limit and iterator.valid():
+            yield iterator.key(), iterator.value()
+            limit -= 1
+            if limit:
+                iterator.next()
+        try:
+            iterator.status()
+        except Exception as error:
+            raise _unreadable(error) from None
+    finally:
+        # The error's traceback would keep it, and it the folder's lock, while opening.py moves the folder aside.
+        del iterator
 
 
 def _after_slot(slot: Slot) -> bytes:
@@ -378,6 +412,6 @@ def _unopened(error: Exception) -> KvError:
     text = str(error)
     if text.startswith("Corruption") or "may be corrupted" in text:
         return Damaged(f"what is on the disk is not what was written: {text}")
-    if "lock" in text.lower():
+    if "While lock file" in text or "lock hold by current process" in text:
         return DiskFailed("another process has the node's data open", "stop it, or name another --data-dir")
     return DiskFailed(f"the node's data cannot be opened: {text}", "mend what it says, then start the node again")
