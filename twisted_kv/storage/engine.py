@@ -60,6 +60,11 @@ UNREADABLE = Cell(b"unreadable", b"unreadable", b"")  # type: ignore[arg-type]
 """What a scan shows for a cell whose checksum fails. It is compared by identity."""
 
 
+def indexed_alike(was: bytes, now: bytes) -> bool:
+    """Say whether two records look the same to both indexes: of the same kind, expiring at the same time."""
+    return was[1:2] == now[1:2] and was[18:26] == now[18:26]
+
+
 class Engine(Protocol):
     """Keeps the cells of one owner.
 

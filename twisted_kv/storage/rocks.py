@@ -39,7 +39,7 @@ from twisted_kv.errors import Damaged, DiskBusy, DiskFailed, DiskFull, KvError
 from twisted_kv.names import Key, Slot
 from twisted_kv.register import BLANK, Cell
 from twisted_kv.ring import SLOTS
-from twisted_kv.storage.engine import UNREADABLE, Change, Due, Listed, Place, Totals, is_value
+from twisted_kv.storage.engine import UNREADABLE, Change, Due, Listed, Place, Totals, indexed_alike, is_value
 from twisted_kv.versions import Ballot, record_expiry
 
 KIB, MIB = 1024, 1024 * 1024
@@ -136,7 +136,7 @@ class RocksEngine:
         self._write_options = WriteOptions()
         # A stalled write would hold the interpreter's lock for as long as it is stalled.
         self._write_options.no_slowdown = True
-        self._seen: dict[Place, Cell | None] = {}
+        self._seen: dict[bytes, Cell | None] = {}
         self._digests = array("Q", bytes(8 * SLOTS))
         self._totals = Totals(0, 0)
         try:
@@ -157,12 +157,12 @@ class RocksEngine:
 
     def get(self, slot: Slot, key: Key) -> Cell | None:
         """See ``Engine``."""
-        place = (slot, key)
+        place = _SLOT.pack(slot) + key
         seen = self._seen
         if place in seen:
             return seen[place]
         try:
-            data = self._data.get(_SLOT.pack(slot) + key)
+            data = self._data.get(place)
         except Exception as error:
             raise _unreadable(error) from None
         cell = decode_cell(key, data) if data is not None else None
@@ -203,16 +203,23 @@ class RocksEngine:
         batch = WriteBatch(raw_mode=True)
         digests: dict[Slot, int] = {}
         keys, bytes_ = self._totals
+        put, to_data = batch.put, self._to_data
         for (slot, key), cell in last.items():
             old = self.get(slot, key)
-            batch.put(_SLOT.pack(slot) + key, encode_cell(key, cell), self._to_data)
-            bytes_ += len(cell.record) + (len(key) if old is None else -len(old.record))
-            old = old or BLANK
-            if cell.record is not old.record:
-                keys += is_value(cell.record) - is_value(old.record)
-                self._index(batch, key, _indexed(old.record), _indexed(cell.record))
+            put(_SLOT.pack(slot) + key, encode_cell(key, cell), to_data)
+            if old is None:
+                bytes_ += len(key)
+                old = BLANK
+            now, was = cell.record, old.record
+            if now is not was:
+                bytes_ += len(now) - len(was)
+                if not indexed_alike(was, now):
+                    keys += is_value(now) - is_value(was)
+                    self._index(batch, key, _indexed(was), _indexed(now))
             if cell.accepted != old.accepted:
-                digest = digests.get(slot, self._digests[slot])
+                digest = digests.get(slot)
+                if digest is None:
+                    digest = self._digests[slot]
                 digests[slot] = moved(digest, term(key, old.accepted), term(key, cell.accepted))
         self._write(batch, digests, Totals(keys, bytes_))
 
@@ -232,8 +239,9 @@ class RocksEngine:
                 batch.put(_NUMBER.pack(now) + key, b"", self._to_expiry)
 
     def _write(self, batch: WriteBatch, digests: dict[Slot, int], totals: Totals) -> None:
+        put, to_meta = batch.put, self._to_meta
         for slot, digest in digests.items():
-            batch.put(b"d" + _SLOT.pack(slot), _NUMBER.pack(digest), self._to_meta)
+            put(b"d" + _SLOT.pack(slot), _NUMBER.pack(digest), to_meta)
         batch.put(_TOTALS_KEY, _TOTALS.pack(*totals), self._to_meta)
         self._commit(batch)
         self._seen.clear()
