@@ -137,11 +137,28 @@ class RocksEngine:
         # A stalled write would hold the interpreter's lock for as long as it is stalled.
         self._write_options.no_slowdown = True
         self._seen: dict[Place, Cell | None] = {}
+        try:
+            self._load()
+        except BaseException:
+            # Left open, it would keep the folder locked against the next engine there.
+            self.close()
+            raise
+
+    def _load(self) -> None:
+        """Read what is kept in memory: all of ``meta``, so that a damaged block there shows now and not later.
+
+        :raises Damaged: if some of it cannot be read.
+        """
         self._digests = array("Q", bytes(8 * SLOTS))
-        for row, number in _rows(self._meta, b"d", b"e"):
-            self._digests[_SLOT.unpack(row[1:])[0]] = _NUMBER.unpack(number)[0]
-        kept = self._meta.get(_TOTALS_KEY)
-        self._totals = Totals(*_TOTALS.unpack(kept)) if kept else Totals(0, 0)
+        self._notes: dict[str, bytes] = {}
+        self._totals = Totals(0, 0)
+        for row, value in _rows(self._meta, b"", _END):
+            if row == _TOTALS_KEY:
+                self._totals = Totals(*_TOTALS.unpack(value))
+            elif row[:1] == b"d":
+                self._digests[_SLOT.unpack(row[1:])[0]] = _NUMBER.unpack(value)[0]
+            else:
+                self._notes[row[1:].decode()] = value
 
     @property
     def sequence(self) -> int:
@@ -286,14 +303,14 @@ class RocksEngine:
 
     def read_note(self, name: str) -> bytes | None:
         """See ``Engine``."""
-        note: bytes | None = self._meta.get(b"n" + name.encode())
-        return note
+        return self._notes.get(name)
 
     def write_note(self, name: str, value: bytes) -> None:
         """See ``Engine``."""
         batch = WriteBatch(raw_mode=True)
         batch.put(b"n" + name.encode(), value, self._to_meta)
         self._commit(batch)
+        self._notes[name] = value
 
     def sync(self) -> None:
         """See ``Engine``. Other threads run meanwhile."""
@@ -344,6 +361,8 @@ def _rows(family: Rdict, start: bytes, end: bytes, limit: int = 1 << 62) -> Iter
     try:
         iterator.status()
     except Exception as error:
+        # The failure remembers this frame, and an iterator keeps the folder locked for as long as it lives.
+        del iterator
         raise _unreadable(error) from None
 
 
@@ -376,7 +395,8 @@ def _unwritten(error: Exception) -> KvError:
 def _unopened(error: Exception) -> KvError:
     """Tell lost data, which the other owners can give back, from what an operator has to mend."""
     text = str(error)
-    if text.startswith("Corruption") or "may be corrupted" in text:
+    # A file that is missing is one that the others name: CURRENT names a manifest, which names tables.
+    if text.startswith("Corruption") or "may be corrupted" in text or "No such file or directory" in text:
         return Damaged(f"what is on the disk is not what was written: {text}")
     if "lock" in text.lower():
         return DiskFailed("another process has the node's data open", "stop it, or name another --data-dir")
