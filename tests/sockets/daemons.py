@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from email.message import Message
 from pathlib import Path
@@ -82,10 +82,14 @@ class Daemon:
         self.launch()
         self.wait_alive()
 
-    def launch(self) -> None:
+    def launch(self, under: Sequence[str] = ()) -> None:
+        """Start it, and do not wait.
+
+        :param under: a command that becomes this one, in the same process.
+        """
         with open(self._log, "ab") as log:
             self.process = subprocess.Popen(
-                self._command, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [*under, *self._command], cwd=self._folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
 
     def wait_alive(self) -> None:
