@@ -79,8 +79,9 @@ def value_in(record: bytes) -> str | None:
 WRITERS, WRITES_EACH, READERS = 4, 12, 2
 """Few enough for all to stay within one block of the log (32 KiB): a value on its border would be cut in two."""
 TRACED = "trace=fdatasync,fsync,write,writev,pwrite64,sendto,sendmsg,recvfrom"
-SLOW_SYNC = "inject=fdatasync:delay_exit=10000"
-"""Microseconds by which a sync is prolonged, so that many questions come while it runs."""
+SLOW_SYNC = "inject=fdatasync:delay_enter=10000"
+"""Microseconds by which a sync is prolonged, so that many questions come while it runs. It waits in front of the
+kernel: a sync that is over there, and held up on its way back, would excuse answers that do not know of it yet."""
 tokens_in = re.compile(r"<w\d+-\d+>").findall
 
 
@@ -110,7 +111,8 @@ def traced_answers(farm: Farm, mode: str) -> list[Call]:
     def read() -> None:
         with Direct(node) as direct:
             while not written.is_set():
-                direct.read(*(f"key{writer}" for writer in range(WRITERS)))
+                for writer in range(WRITERS):
+                    direct.read(f"key{writer}")
 
     with traced(node, trace, "-y", "-s", "8192", "-e", TRACED, "-e", SLOW_SYNC), ThreadPoolExecutor() as pool:
         reading = [pool.submit(read) for _ in range(READERS)]
