@@ -22,7 +22,10 @@ def strace(*options: str) -> list[str]:
 
 @contextmanager
 def traced(daemon: Daemon, trace: Path, *options: str) -> Iterator[None]:
-    """Watch all threads of a running daemon. Injections count from here, for each thread by itself."""
+    """Watch all threads of a running daemon. Injections count from here, for each thread by itself.
+
+    Who has the daemon killed by an injection must wait for its end inside.
+    """
     assert daemon.process is not None
     command = strace("-f", "-p", str(daemon.process.pid), "-o", str(trace), *options)
     said = trace.with_name(f"{trace.name}.said")
@@ -37,8 +40,13 @@ def traced(daemon: Daemon, trace: Path, *options: str) -> Iterator[None]:
         wait_until(attached, "strace to be attached")
         yield
     finally:
-        tracer.send_signal(signal.SIGTERM)
-        tracer.wait(PATIENCE_S)
+        # Of a daemon that is dying strace could not let go, and both would hang; it ends with the daemon by itself.
+        if daemon.ended() is None:
+            tracer.send_signal(signal.SIGTERM)
+        try:
+            tracer.wait(PATIENCE_S)
+        finally:
+            tracer.kill()
 
 
 class Call(NamedTuple):
