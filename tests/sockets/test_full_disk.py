@@ -1,0 +1,153 @@
+"""A disk without room: a small file system of its own for one node, filled up and emptied again."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.sockets.daemons import Daemon, Farm, farming, wait_until
+from tests.sockets.writers import value_of, write, wrong
+
+pytestmark = pytest.mark.system
+
+DISK_MIB = 64
+REFUSED = (503, 507)
+"""What a write is answered with while there is no room: 507 where every owner says so, 503 for an unreached level."""
+FULL_PATIENCE_S = 5.0
+BACK_PATIENCE_S = 5.0
+"""Within this time of space writes are taken again, where the node itself has stopped them."""
+ENGINE_BACK_PATIENCE_S = 15.0
+"""The same where RocksDB has met the end of the disk: it looks every five seconds whether there is room again."""
+KEYS = [f"key{number}" for number in range(200)]
+
+
+class SmallDisk:
+    """A file system in memory, and the file that fills it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._filler = folder / "filler"
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "kv-test", str(folder)]
+        mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+        if mounted.returncode != 0:
+            pytest.fail(f"this test mounts a small tmpfs and must run as root: {mounted.stderr.strip()}")
+
+    def free_bytes(self) -> int:
+        found = os.statvfs(self.folder)
+        return found.f_bavail * found.f_frsize
+
+    def fill(self, leave_bytes: int = 0) -> None:
+        with open(self._filler, "ab") as file:
+            os.posix_fallocate(file.fileno(), 0, self.free_bytes() - leave_bytes)
+
+    def make_room(self) -> None:
+        self._filler.unlink()
+
+    def unmount(self) -> None:
+        subprocess.run(["umount", str(self.folder)], check=True)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    small = SmallDisk(tmp_path / "disk")
+    try:
+        yield small
+    finally:
+        small.unmount()
+
+
+@pytest.fixture
+def farm(disk: SmallDisk, tmp_path: Path) -> Iterator[Farm]:
+    with farming(tmp_path) as built:
+        yield built
+
+
+def only_node(farm: Farm, disk: SmallDisk, **limits: float) -> tuple[Daemon, Daemon]:
+    """A proxy, and one node on the small disk that alone owns every key."""
+    proxy = farm.proxy("--replicas", "1")
+    config = farm.folder / "node.toml"
+    config.write_text("[limits]\n" + "".join(f"{name} = {value}\n" for name, value in limits.items()))
+    node = farm.node("--data-dir", str(disk.folder / "node"), "--config", str(config))
+    farm.add(node)
+    return proxy, node
+
+
+def answer_to(proxy: Daemon, key: str, value: bytes) -> tuple[int, bytes]:
+    with closing(http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=15)) as connection:
+        connection.request("PUT", f"/v1/kv/{key}", value)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+
+def is_refused(proxy: Daemon, key: str, value: bytes) -> bool:
+    status, body = answer_to(proxy, key, value)
+    assert status in (204, *REFUSED), body
+    return status in REFUSED
+
+
+def is_first(key: str, value: bytes) -> bool:
+    return value == value_of(key, 1)
+
+
+def test_below_the_room_to_be_kept_writes_are_refused_and_reads_go_on(farm: Farm, disk: SmallDisk) -> None:
+    kept_bytes = 16 * 1024 * 1024
+    proxy, node = only_node(farm, disk, disk_free_bytes_min=kept_bytes)
+    life = node.info()["incarnation"]
+    write(proxy, KEYS)
+    disk.fill(leave_bytes=kept_bytes // 2)
+    wait_until(lambda: is_refused(proxy, "more", b"more"), "writes to be refused", FULL_PATIENCE_S)
+    assert wrong(proxy, KEYS, is_first) == []
+    disk.make_room()
+    wait_until(lambda: not is_refused(proxy, "more", b"more"), "writes to be taken again", BACK_PATIENCE_S)
+    write(proxy, KEYS)
+    assert node.ended() is None
+    assert node.info()["incarnation"] == life
+    assert "Traceback" not in node.log()
+
+
+def test_at_the_very_end_of_the_disk_nothing_acknowledged_is_lost_and_writes_come_back(
+    farm: Farm, disk: SmallDisk
+) -> None:
+    proxy, node = only_node(farm, disk, disk_free_bytes_min=1)
+    life = node.info()["incarnation"]
+    write(proxy, KEYS)
+    disk.fill(leave_bytes=256 * 1024)
+    acknowledged: dict[str, bytes] = {}
+
+    def overrun(round_: str) -> str:
+        """Write until the disk ends; give what the refusal said."""
+        for number in range(10_000):
+            key = f"{round_}{number}"
+            value = key.encode().ljust(5_000, b".")
+            status, body = answer_to(proxy, key, value)
+            if status != 204:
+                assert status in REFUSED
+                return str(json.loads(body))
+            acknowledged[key] = value
+        pytest.fail("the disk does not end")
+
+    assert "no room left" in overrun("first")
+    assert wrong(proxy, KEYS, is_first) == []
+    assert wrong(proxy, acknowledged, lambda key, value: value == acknowledged[key]) == []
+    assert is_refused(proxy, "more", b"more" * 2000)
+    disk.make_room()
+    wait_until(lambda: not is_refused(proxy, "more", b"more"), "writes to be taken again", ENGINE_BACK_PATIENCE_S)
+    disk.fill(leave_bytes=256 * 1024)
+    overrun("second")
+    assert node.ended() is None
+    assert "Traceback" not in node.log()
+    disk.make_room()
+    node.kill()
+    node.start()
+    assert node.info()["incarnation"] == life
+    wait_until(lambda: not wrong(proxy, KEYS[:1], is_first), "the proxy to find the node again")
+    assert wrong(proxy, KEYS, is_first) == []
+    assert wrong(proxy, acknowledged, lambda key, value: value == acknowledged[key]) == []
