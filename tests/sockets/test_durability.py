@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -193,3 +195,23 @@ def is_first(key: str, value: bytes) -> bool:
 
 def incarnations(farm: Farm) -> list[str]:
     return [node.info()["incarnation"] for node in farm.nodes]
+
+
+@pytest.mark.parametrize("left", ["nothing", "its own", "a younger process's"])
+def test_a_pid_file_that_nobody_who_runs_has_written_keeps_no_node_from_starting(farm: Farm, left: str) -> None:
+    node = farm.node()
+    node.kill()
+    pidfile = node.home / "twistd.pid"
+    if left == "nothing":
+        pidfile.write_text("")
+        node.launch()
+    elif left == "its own":
+        # The shell becomes the node, as a container's first process has the same number at every start.
+        node.launch(["sh", "-c", f'echo $$ > {shlex.quote(str(pidfile))}; exec "$@"', "sh"])
+    else:
+        pidfile.write_text(str(farm.node().process.pid))
+        an_hour_ago_s = time.time() - 3600
+        os.utime(pidfile, (an_hour_ago_s, an_hour_ago_s))
+        node.launch()
+    node.wait_alive()
+    assert pidfile.read_text() == str(node.process.pid)

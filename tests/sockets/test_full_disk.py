@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sockets.daemons import Daemon, Farm, farming, wait_until
+from tests.sockets.daemons import Daemon, Farm, answers, farming, wait_until
 from tests.sockets.writers import value_of, write, wrong
 
 pytestmark = pytest.mark.system
@@ -45,8 +46,10 @@ class SmallDisk:
         return found.f_bavail * found.f_frsize
 
     def fill(self, leave_bytes: int = 0) -> None:
-        with open(self._filler, "ab") as file:
-            os.posix_fallocate(file.fileno(), 0, self.free_bytes() - leave_bytes)
+        room = self.free_bytes() - leave_bytes
+        if room > 0:
+            with open(self._filler, "ab") as file:
+                os.posix_fallocate(file.fileno(), file.tell(), room)
 
     def make_room(self) -> None:
         self._filler.unlink()
@@ -151,3 +154,25 @@ def test_at_the_very_end_of_the_disk_nothing_acknowledged_is_lost_and_writes_com
     wait_until(lambda: not wrong(proxy, KEYS[:1], is_first), "the proxy to find the node again")
     assert wrong(proxy, KEYS, is_first) == []
     assert wrong(proxy, acknowledged, lambda key, value: value == acknowledged[key]) == []
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "stopped"])
+def test_a_node_that_ended_on_a_full_disk_starts_when_there_is_room_again(
+    farm: Farm, disk: SmallDisk, how: signal.Signals
+) -> None:
+    proxy, node = only_node(farm, disk, disk_free_bytes_min=1)
+    life = node.info()["incarnation"]
+    write(proxy, KEYS)
+    disk.fill()
+    node.end(how)
+    disk.fill()
+    node.launch()
+    wait_until(lambda: node.ended() is not None or answers(f"{node.url}/health/live"), "the node to live or to end")
+    assert "Traceback" not in node.log()
+    if node.ended() is None:
+        node.kill()
+    disk.make_room()
+    node.start()
+    assert node.info()["incarnation"] == life
+    wait_until(lambda: not wrong(proxy, KEYS[:1], is_first), "the proxy to find the node again")
+    assert wrong(proxy, KEYS, is_first) == []
