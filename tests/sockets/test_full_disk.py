@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.sockets.daemons import Daemon, Farm, answers, farming, wait_until
-from tests.sockets.writers import value_of, write, wrong
+from tests.sockets.writers import Writers, value_of, write, wrong
 
 pytestmark = pytest.mark.system
 
@@ -176,3 +176,32 @@ def test_a_node_that_ended_on_a_full_disk_starts_when_there_is_room_again(
     assert node.info()["incarnation"] == life
     wait_until(lambda: not wrong(proxy, KEYS[:1], is_first), "the proxy to find the node again")
     assert wrong(proxy, KEYS, is_first) == []
+
+
+def test_many_clients_that_write_beyond_the_end_of_the_disk_lose_nothing_acknowledged(
+    farm: Farm, disk: SmallDisk
+) -> None:
+    proxy, node = only_node(farm, disk, disk_free_bytes_min=1)
+    life = node.info()["incarnation"]
+    disk.fill(leave_bytes=256 * 1024)
+    writers = Writers(proxy, clients=8, keys=50)
+    try:
+        for _ in range(2):
+            refused = len(writers.refused)
+            wait_until(lambda: len(writers.refused) > refused + 50, "the end of the disk")  # noqa: B023
+            assert writers.lost(proxy) == [], "reads go on"
+            disk.make_room()
+            count = writers.count
+            wait_until(lambda: writers.count > count + 50, "writes to be taken again", ENGINE_BACK_PATIENCE_S)  # noqa: B023
+            disk.fill(leave_bytes=256 * 1024)
+        assert node.ended() is None, node.log()
+        node.kill()
+    finally:
+        writers.stop()
+    assert set(writers.refused) <= set(REFUSED)
+    disk.make_room()
+    node.start()
+    assert node.info()["incarnation"] == life
+    wait_until(lambda: answers(f"{proxy.url}/health/ready"), "the proxy to find the node again")
+    assert writers.lost(proxy) == []
+    assert "Traceback" not in node.log()
