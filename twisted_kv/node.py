@@ -19,7 +19,7 @@ from twisted.python.threadpool import ThreadPool
 from . import __version__
 from .commit import AtOnce, Commit, GroupCommit
 from .config import NodeConfig
-from .errors import KvError
+from .errors import DiskFull, KvError
 from .metrics import NodeMetrics
 from .options import (
     Leash,
@@ -138,7 +138,12 @@ class Node(Service):
 
     async def _sync(self) -> None:
         assert self._disk is not None
-        await self._in_thread(self._disk.engine.sync).addErrback(self._broken)
+        try:
+            await self._in_thread(self._disk.engine.sync)
+        except DiskFull:
+            pass  # the next round tries again; no answer waits for it
+        except Exception:
+            self._broken(Failure())
 
     async def _look_at_room(self) -> None:
         assert self._disk is not None

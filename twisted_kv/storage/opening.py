@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
-from twisted_kv.errors import Damaged
+from twisted_kv.errors import Damaged, DiskFull
 from twisted_kv.storage.rocks import RocksEngine
 
 ALWAYS, INTERVAL, NEVER = "always", "interval", "never"
@@ -164,11 +164,15 @@ class Disk:
             pass  # the disk may be gone; what it recovers is judged by the mark in any case
 
     def close(self) -> None:
-        """Put everything on the disk and note that it is there."""
-        self.engine.sync()
-        reached = self.engine.sequence
+        """Put everything on the disk and note that it is there, if there is room for it."""
+        try:
+            self.engine.sync()
+            end = Mark(self.engine.sequence, self._sync, self._boot, clean=True)
+        except DiskFull:
+            end = None
         self.engine.close()
-        self._marks.settle(Mark(reached, self._sync, self._boot, clean=True))
+        if end is not None:
+            self._marks.settle(end)
         self._marks.close()
 
 

@@ -59,6 +59,10 @@ _NUMBER = struct.Struct(">Q")
 _IS_VALUE = 1
 _END = b"\xff" * 1100  # no key is as long
 _TOTALS_KEY = b"t"
+_FULL_BEFORE = "Writer has previous error"
+"""What RocksDB says when it does not even try, since the log could not be written before: for want of room, or the
+node would have ended then. The kernel was not asked, so nothing was lost. Once there is room RocksDB writes out by
+itself what this log holds, and begins another one."""
 
 
 def encode_cell(key: Key, cell: Cell) -> bytes:
@@ -318,6 +322,8 @@ class RocksEngine:
         try:
             self._db.flush_wal(True)
         except Exception as error:
+            if _FULL_BEFORE in str(error):
+                raise DiskFull("the log cannot be synced before there is room", "make room, or add a node") from None
             raise DiskFailed(f"the log could not be synced: {error}") from None
         self._synced(reached)
 
@@ -387,7 +393,7 @@ def _unwritten(error: Exception) -> KvError:
     text = str(error)
     if "Write stall" in text:
         return DiskBusy("the disk is behind with what was written before", "try again in a moment")
-    if "No space left" in text:
+    if "No space left" in text or _FULL_BEFORE in text:
         return DiskFull("there is no room left on the node's disk", "make room, or add a node")
     return DiskFailed(f"the disk has failed: {text}")
 
