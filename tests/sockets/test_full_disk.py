@@ -73,12 +73,12 @@ def farm(disk: SmallDisk, tmp_path: Path) -> Iterator[Farm]:
         yield built
 
 
-def only_node(farm: Farm, disk: SmallDisk, **limits: float) -> tuple[Daemon, Daemon]:
+def only_node(farm: Farm, disk: SmallDisk, mode: str = "always", **limits: float) -> tuple[Daemon, Daemon]:
     """A proxy, and one node on the small disk that alone owns every key."""
     proxy = farm.proxy("--replicas", "1")
     config = farm.folder / "node.toml"
     config.write_text("[limits]\n" + "".join(f"{name} = {value}\n" for name, value in limits.items()))
-    node = farm.node("--data-dir", str(disk.folder / "node"), "--config", str(config))
+    node = farm.node("--data-dir", str(disk.folder / "node"), "--config", str(config), "--sync", mode)
     farm.add(node)
     return proxy, node
 
@@ -202,6 +202,25 @@ def test_many_clients_that_write_beyond_the_end_of_the_disk_lose_nothing_acknowl
     disk.make_room()
     node.start()
     assert node.info()["incarnation"] == life
-    wait_until(lambda: answers(f"{proxy.url}/health/ready"), "the proxy to find the node again")
+    wait_until(lambda: not is_refused(proxy, "more", b"more"), "the proxy to find the node again")
     assert writers.lost(proxy) == []
     assert "Traceback" not in node.log()
+
+
+@pytest.mark.parametrize("mode", ["always", "interval"])
+def test_a_node_stopped_while_its_engine_is_out_of_room_ends_in_order(farm: Farm, disk: SmallDisk, mode: str) -> None:
+    proxy, node = only_node(farm, disk, mode, disk_free_bytes_min=1)
+    life = node.info()["incarnation"]
+    disk.fill(leave_bytes=256 * 1024)
+    writers = Writers(proxy, clients=8, keys=50)
+    try:
+        wait_until(lambda: len(writers.refused) > 50, "the end of the disk")
+    finally:
+        writers.stop()
+    node.end()
+    assert "Traceback" not in node.log()
+    disk.make_room()
+    node.start()
+    assert node.info()["incarnation"] == life
+    wait_until(lambda: not is_refused(proxy, "more", b"more"), "the proxy to find the node again")
+    assert writers.lost(proxy) == []
