@@ -13,14 +13,14 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from .errors import DiskFull
+from .errors import DiskBusy, DiskFull
 from .metrics import NodeMetrics
 
 NOTES = b""
 """Stands for the node's notes, its epoch among them, where keys are named: no key is empty."""
 
 FULL_RETRY_S = 0.5
-"""How soon a sync is tried again that found no room."""
+"""How soon a sync is tried again that could not be tried for want of room."""
 
 T = TypeVar("T")
 
@@ -107,7 +107,7 @@ class GroupCommit:
         self._in_thread(self._sync).addCallbacks(self._done, self._not_done)
 
     def _not_done(self, failure: Failure) -> None:
-        if failure.check(DiskFull):
+        if failure.check(DiskFull, DiskBusy):
             self._clock.callLater(FULL_RETRY_S, self._run)
         else:
             self._failed(failure)

@@ -19,7 +19,7 @@ from twisted.python.threadpool import ThreadPool
 from . import __version__
 from .commit import AtOnce, Commit, GroupCommit
 from .config import NodeConfig
-from .errors import DiskFull, KvError
+from .errors import DiskBusy, DiskFull, KvError
 from .metrics import NodeMetrics
 from .options import (
     Leash,
@@ -140,7 +140,7 @@ class Node(Service):
         assert self._disk is not None
         try:
             await self._in_thread(self._disk.engine.sync)
-        except DiskFull:
+        except (DiskBusy, DiskFull):
             pass  # the next round tries again; no answer waits for it
         except Exception:
             self._broken(Failure())

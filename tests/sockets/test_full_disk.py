@@ -8,12 +8,15 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.sockets.daemons import Daemon, Farm, answers, farming, wait_until
+from tests.sockets.direct import Direct
+from tests.sockets.tracing import traced
 from tests.sockets.writers import Writers, value_of, write, wrong
 
 pytestmark = pytest.mark.system
@@ -76,11 +79,15 @@ def farm(disk: SmallDisk, tmp_path: Path) -> Iterator[Farm]:
 def only_node(farm: Farm, disk: SmallDisk, mode: str = "always", **limits: float) -> tuple[Daemon, Daemon]:
     """A proxy, and one node on the small disk that alone owns every key."""
     proxy = farm.proxy("--replicas", "1")
-    config = farm.folder / "node.toml"
-    config.write_text("[limits]\n" + "".join(f"{name} = {value}\n" for name, value in limits.items()))
-    node = farm.node("--data-dir", str(disk.folder / "node"), "--config", str(config), "--sync", mode)
+    node = node_on(farm, disk, mode, **limits)
     farm.add(node)
     return proxy, node
+
+
+def node_on(farm: Farm, disk: SmallDisk, mode: str = "always", **limits: float) -> Daemon:
+    config = farm.folder / "node.toml"
+    config.write_text("[limits]\n" + "".join(f"{name} = {value}\n" for name, value in limits.items()))
+    return farm.node("--data-dir", str(disk.folder / "node"), "--config", str(config), "--sync", mode)
 
 
 def answer_to(proxy: Daemon, key: str, value: bytes) -> tuple[int, bytes]:
@@ -224,3 +231,33 @@ def test_a_node_stopped_while_its_engine_is_out_of_room_ends_in_order(farm: Farm
     assert node.info()["incarnation"] == life
     wait_until(lambda: not is_refused(proxy, "more", b"more"), "the proxy to find the node again")
     assert writers.lost(proxy) == []
+
+
+SYNC_S = 0.5
+"""How long the running sync takes: what else is to come while it runs takes a tenth of it."""
+
+
+def test_a_write_that_waits_for_its_sync_when_the_room_ends_is_answered_when_there_is_room_again(
+    farm: Farm, disk: SmallDisk
+) -> None:
+    node = node_on(farm, disk, disk_free_bytes_min=1, disk_check_interval_s=3600.0)
+    slow = f"inject=fdatasync:delay_enter={int(SYNC_S * 1e6)}"
+    with Direct(node) as one, Direct(node) as two, Direct(node) as three, ThreadPoolExecutor() as pool:
+        one.write({"first": "adopts the epoch"})
+        with traced(node, farm.folder / "trace", "-e", "trace=fdatasync", "-e", slow):
+            syncing = pool.submit(one.write, {"a": "whose sync runs"})
+            wait_until(lambda: node.info()["keys"] == 2, "the first to be written")
+            waiting = pool.submit(two.write, {"b": "whose sync is the next"})
+            wait_until(lambda: node.info()["keys"] == 3, "the second to be written")
+            disk.fill()
+            with pytest.raises(AssertionError, match="there is no room left"):
+                three.write({"c": "for which there is no room" * 1000})
+            assert not syncing.done(), "all of it came within one sync"
+            syncing.result()
+        assert three.read("first") == ["adopts the epoch"]
+        assert not waiting.done()
+        disk.make_room()
+        waiting.result(ENGINE_BACK_PATIENCE_S)
+        assert three.read("a", "b", "c") == ["whose sync runs", "whose sync is the next", None]
+    assert node.ended() is None
+    assert "Traceback" not in node.log()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
-from twisted_kv.errors import Damaged, DiskFull
+from twisted_kv.errors import Damaged, DiskBusy, DiskFull
 from twisted_kv.storage.rocks import RocksEngine
 
 ALWAYS, INTERVAL, NEVER = "always", "interval", "never"
@@ -168,7 +168,7 @@ class Disk:
         try:
             self.engine.sync()
             end = Mark(self.engine.sequence, self._sync, self._boot, clean=True)
-        except DiskFull:
+        except (DiskBusy, DiskFull):
             end = None
         self.engine.close()
         if end is not None:

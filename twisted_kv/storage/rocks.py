@@ -59,10 +59,6 @@ _NUMBER = struct.Struct(">Q")
 _IS_VALUE = 1
 _END = b"\xff" * 1100  # no key is as long
 _TOTALS_KEY = b"t"
-_FULL_BEFORE = "Writer has previous error"
-"""What RocksDB says when it does not even try, since the log could not be written before: for want of room, or the
-node would have ended then. The kernel was not asked, so nothing was lost. Once there is room RocksDB writes out by
-itself what this log holds, and begins another one."""
 
 
 def encode_cell(key: Key, cell: Cell) -> bytes:
@@ -141,6 +137,7 @@ class RocksEngine:
         # A stalled write would hold the interpreter's lock for as long as it is stalled.
         self._write_options.no_slowdown = True
         self._seen: dict[Place, Cell | None] = {}
+        self._short = False
         try:
             self._load()
         except BaseException:
@@ -256,10 +253,13 @@ class RocksEngine:
             self._digests[slot] = digest
 
     def _commit(self, batch: WriteBatch) -> None:
+        # Said before it is known, so that no sync begins between the failure and its notice.
+        self._short = True
         try:
             self._db.write(batch, self._write_options)
         except Exception as error:
             raise _unwritten(error) from None
+        self._short = False
 
     def drop(self, first: Slot, last: Slot, limit: int) -> bool:
         """See ``Engine``."""
@@ -318,12 +318,16 @@ class RocksEngine:
 
     def sync(self) -> None:
         """See ``Engine``. Other threads run meanwhile."""
+        if self._short:
+            # To sync a log for which there was no room would keep RocksDB from ever mending itself. Once there is room
+            # it writes out what that log holds, begins another one, and only then takes a write again.
+            trial = WriteBatch(raw_mode=True)
+            trial.put(b"nroom", b"", self._to_meta)
+            self._commit(trial)
         reached = self.sequence
         try:
             self._db.flush_wal(True)
         except Exception as error:
-            if _FULL_BEFORE in str(error):
-                raise DiskFull("the log cannot be synced before there is room", "make room, or add a node") from None
             raise DiskFailed(f"the log could not be synced: {error}") from None
         self._synced(reached)
 
@@ -393,7 +397,7 @@ def _unwritten(error: Exception) -> KvError:
     text = str(error)
     if "Write stall" in text:
         return DiskBusy("the disk is behind with what was written before", "try again in a moment")
-    if "No space left" in text or _FULL_BEFORE in text:
+    if "No space left" in text:
         return DiskFull("there is no room left on the node's disk", "make room, or add a node")
     return DiskFailed(f"the disk has failed: {text}")
 
