@@ -130,7 +130,7 @@ def test_a_node_killed_at_any_sync_of_a_script_has_every_acknowledged_write(farm
     assert moment > SCRIPT, "each batch had a sync of its own to die at"
 
 
-@pytest.mark.parametrize("name", ["fdatasync", "fsync", "rename", "unlink", "pwrite64"])
+@pytest.mark.parametrize("name", ["fdatasync", "fsync", "rename", "pwrite64"])
 def test_a_node_killed_at_any_such_call_while_it_starts_has_every_acknowledged_write(farm: Farm, name: str) -> None:
     node = farm.node()
     life = node.info()["incarnation"]
