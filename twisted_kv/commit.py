@@ -13,10 +13,14 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
+from .errors import DiskBusy, DiskFull
 from .metrics import NodeMetrics
 
 NOTES = b""
 """Stands for the node's notes, its epoch among them, where keys are named: no key is empty."""
+
+FULL_RETRY_S = 0.5
+"""How soon a sync is tried again that could not be tried for want of room."""
 
 T = TypeVar("T")
 
@@ -97,7 +101,16 @@ class GroupCommit:
         self._syncing, self._written = self._written, set()
         self._current, self._next = self._next, []
         self._began_s = self._clock.seconds()
-        self._in_thread(self._sync).addCallbacks(self._done, self._failed)
+        self._run()
+
+    def _run(self) -> None:
+        self._in_thread(self._sync).addCallbacks(self._done, self._not_done)
+
+    def _not_done(self, failure: Failure) -> None:
+        if failure.check(DiskFull, DiskBusy):
+            self._clock.callLater(FULL_RETRY_S, self._run)
+        else:
+            self._failed(failure)
 
     def _done(self, _: None) -> None:
         self._metrics.sync_seconds.observe(self._clock.seconds() - self._began_s)

@@ -19,7 +19,7 @@ from twisted.python.threadpool import ThreadPool
 from . import __version__
 from .commit import AtOnce, Commit, GroupCommit
 from .config import NodeConfig
-from .errors import KvError
+from .errors import DiskBusy, DiskFull, KvError
 from .metrics import NodeMetrics
 from .options import (
     Leash,
@@ -147,6 +147,8 @@ class Node(Service):
             await self._in_thread(self._disk.engine.sync)
         except CancelledError:
             raise  # the node is stopping: that lets this sync end, and makes one of its own
+        except (DiskBusy, DiskFull):
+            pass  # the next round tries again; no answer waits for it
         except Exception:
             self._broken(Failure())
 

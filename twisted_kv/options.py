@@ -119,7 +119,12 @@ class RoleOptions(usage.Options):
         if parent is None:
             return
         if parent.get("pidfile") == "twistd.pid":
-            parent["pidfile"] = str(folder / "twistd.pid")
+            pidfile = folder / "twistd.pid"
+            try:
+                tidy_pidfile(pidfile)
+            except OSError as error:
+                raise usage.UsageError(f"nothing can be written in {folder}: {error.strerror}") from None
+            parent["pidfile"] = str(pidfile)
         if not parent.get("nodaemon") and parent.get("logfile") is None and not parent.get("syslog"):
             parent["logfile"] = str(folder / "twistd.log")
 
@@ -197,6 +202,48 @@ def check_port(interface: str, port: int) -> None:
                 f"port {port} on {interface} cannot be used: {error.strerror}",
                 "stop the program that holds it, or choose another port",
             ) from None
+
+
+def tidy_pidfile(path: Path) -> None:
+    """Remove a pid file that would keep twistd from starting, though nobody runs who wrote it.
+
+    A full disk leaves an empty one. After a kill its number may be another process's by now; in a container, where
+    numbers begin anew with each start, it is likely to be, and may be our own. Where a clock that was set makes this
+    wrong, the port and the lock on the data still keep a second daemon out.
+
+    :raises OSError: if a new one could not be written either.
+    """
+    trial = path.with_name(f"{path.name}.new")
+    try:
+        trial.write_text(str(os.getpid()), encoding="ascii")
+    finally:
+        trial.unlink(missing_ok=True)
+    try:
+        pid = int(path.read_text(encoding="ascii"))
+        written_s = path.stat().st_mtime
+    except FileNotFoundError:
+        return
+    except ValueError:
+        pid, written_s = os.getpid(), 0.0
+    if pid == os.getpid() or started_s(pid) > written_s + START_SPREAD_S:
+        path.unlink(missing_ok=True)
+
+
+START_SPREAD_S = 2.0
+"""How far a process's start may seem off, since wall time and uptime are read one after the other, and are rounded."""
+
+
+def started_s(pid: int) -> float:
+    """When a process started, in wall time; 0 where that cannot be known."""
+    try:
+        # The name, in parentheses, may hold anything; proc(5) counts the start as the 22nd field, in ticks since boot.
+        ticks = int(
+            Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[19]
+        )
+        uptime_s = float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return time.time() - uptime_s + ticks / os.sysconf("SC_CLK_TCK")
 
 
 class Leash(Protocol):

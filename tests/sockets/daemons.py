@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from email.message import Message
 from pathlib import Path
@@ -72,16 +72,37 @@ class Daemon:
         self.url = f"http://127.0.0.1:{port}"
         self._command = [*TWISTD, "--nodaemon", role, "--port", str(port), *options]
         self._folder = folder
+        self.home = folder / f"{role}-{port}"
+        """Where it keeps everything, unless an option names another folder."""
         self._log = folder / f"{role}-{port}.out"
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
 
     def start(self) -> None:
+        self.launch()
+        self.wait_alive()
+
+    def launch(self, under: Sequence[str] = ()) -> None:
+        """Start it, and do not wait.
+
+        :param under: a command that becomes this one, in the same process.
+        """
         with open(self._log, "ab") as log:
             self.process = subprocess.Popen(
-                self._command, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [*under, *self._command], cwd=self._folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
+
+    def wait_alive(self) -> None:
         wait_until(lambda: answers(f"{self.url}/health/live") or self._died(), f"{self.url} to live")
+
+    def ended(self) -> int | None:
+        """The status with which it ended by itself, None while it runs."""
+        assert self.process is not None
+        return self.process.poll()
+
+    def info(self) -> Any:
+        """What a node says of itself."""
+        return call("GET", f"{self.url}/node/v1/info").json()
 
     def _died(self) -> bool:
         assert self.process is not None
@@ -135,6 +156,32 @@ class Farm:
         located = call("GET", f"{self.proxies[0].url}/v1/ring/locate?key={key}").json()
         by_url = {node.url: node for node in self.nodes}
         return [by_url[owner["url"]] for owner in located["owners"]]
+
+    def members(self) -> Any:
+        return call("GET", f"{self.proxies[0].url}/v1/cluster").json()["members"]
+
+    def whole(self, keys: int) -> bool:
+        """Whether every member is up and holds that many keys."""
+        return all((member["state"], member["keys"]) == ("up", keys) for member in self.members())
+
+    def kill(self) -> None:
+        """kill -9 to all at one moment, proxies too."""
+        daemons = (*self.nodes, *self.proxies)
+        for daemon in daemons:
+            if daemon.process is not None:
+                daemon.process.send_signal(signal.SIGKILL)
+        for daemon in daemons:
+            daemon.end()
+
+    def restart(self) -> None:
+        """Start all again, as they were, and wait until the whole cluster is served."""
+        daemons = (*self.nodes, *self.proxies)
+        for daemon in daemons:
+            daemon.launch()
+        for daemon in daemons:
+            daemon.wait_alive()
+        for proxy in self.proxies:
+            wait_until(lambda: answers(f"{proxy.url}/health/ready"), f"{proxy.url} to be ready")  # noqa: B023
 
     def end(self) -> None:
         for daemon in (*self.proxies, *self.nodes):

@@ -143,6 +143,7 @@ class Engine(Protocol):
     def sync(self) -> None:
         """Return when every change made before this call will outlast the machine, where the engine can do that.
 
+        :raises DiskFull, DiskBusy: if it could not be tried; it may be called again.
         :raises DiskFailed: if that is not certain.
         """
 

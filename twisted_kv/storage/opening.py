@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
-from twisted_kv.errors import Damaged, DiskFailed
+from twisted_kv.errors import Damaged, DiskBusy, DiskFailed, DiskFull
 from twisted_kv.storage.rocks import RocksEngine
 
 ALWAYS, INTERVAL, NEVER = "always", "interval", "never"
@@ -172,11 +172,15 @@ class Disk:
             pass  # the disk may be gone; what it recovers is judged by the mark in any case
 
     def close(self) -> None:
-        """Put everything on the disk and note that it is there."""
-        self.engine.sync()
-        reached = self.engine.sequence
+        """Put everything on the disk and note that it is there, if there is room for it."""
+        try:
+            self.engine.sync()
+            end = Mark(self.engine.sequence, self._sync, self._boot, clean=True)
+        except (DiskBusy, DiskFull):
+            end = None
         self.engine.close()
-        self._marks.settle(Mark(reached, self._sync, self._boot, clean=True))
+        if end is not None:
+            self._marks.settle(end)
         self._marks.close()
 
 

@@ -137,18 +137,29 @@ class RocksEngine:
         # A stalled write would hold the interpreter's lock for as long as it is stalled.
         self._write_options.no_slowdown = True
         self._seen: dict[bytes, Cell | None] = {}
-        self._digests = array("Q", bytes(8 * SLOTS))
-        self._totals = Totals(0, 0)
+        self._short = False
         try:
-            # All rows, the notes too: a node whose incarnation or epoch cannot be read must not get further than this.
-            for row, kept in _rows(self._meta, b"", _END):
-                if row[:1] == b"d":
-                    self._digests[_SLOT.unpack(row[1:])[0]] = _NUMBER.unpack(kept)[0]
-                elif row == _TOTALS_KEY:
-                    self._totals = Totals(*_TOTALS.unpack(kept))
-        except Damaged:
+            self._load()
+        except BaseException:
+            # Left open, it would keep the folder locked against the next engine there.
             self.close()
             raise
+
+    def _load(self) -> None:
+        """Read what is kept in memory: all of ``meta``, so that a damaged block there shows now and not later.
+
+        :raises Damaged: if some of it cannot be read.
+        """
+        self._digests = array("Q", bytes(8 * SLOTS))
+        self._notes: dict[str, bytes] = {}
+        self._totals = Totals(0, 0)
+        for row, value in _rows(self._meta, b"", _END):
+            if row == _TOTALS_KEY:
+                self._totals = Totals(*_TOTALS.unpack(value))
+            elif row[:1] == b"d":
+                self._digests[_SLOT.unpack(row[1:])[0]] = _NUMBER.unpack(value)[0]
+            else:
+                self._notes[row[1:].decode()] = value
 
     @property
     def sequence(self) -> int:
@@ -250,10 +261,13 @@ class RocksEngine:
             self._digests[slot] = digest
 
     def _commit(self, batch: WriteBatch) -> None:
+        # Said before it is known, so that no sync begins between the failure and its notice.
+        self._short = True
         try:
             self._db.write(batch, self._write_options)
         except Exception as error:
             raise _unwritten(error) from None
+        self._short = False
 
     def drop(self, first: Slot, last: Slot, limit: int) -> bool:
         """See ``Engine``."""
@@ -319,20 +333,23 @@ class RocksEngine:
 
     def read_note(self, name: str) -> bytes | None:
         """See ``Engine``."""
-        try:
-            note: bytes | None = self._meta.get(b"n" + name.encode())
-        except Exception as error:
-            raise _unreadable(error) from None
-        return note
+        return self._notes.get(name)
 
     def write_note(self, name: str, value: bytes) -> None:
         """See ``Engine``."""
         batch = WriteBatch(raw_mode=True)
         batch.put(b"n" + name.encode(), value, self._to_meta)
         self._commit(batch)
+        self._notes[name] = value
 
     def sync(self) -> None:
         """See ``Engine``. Other threads run meanwhile."""
+        if self._short:
+            # To sync a log for which there was no room would keep RocksDB from ever mending itself. Once there is room
+            # it writes out what that log holds, begins another one, and only then takes a write again.
+            trial = WriteBatch(raw_mode=True)
+            trial.put(b"nroom", b"", self._to_meta)
+            self._commit(trial)
         reached = self.sequence
         try:
             self._db.flush_wal(True)
@@ -418,7 +435,8 @@ def _unwritten(error: Exception) -> KvError:
 def _unopened(error: Exception) -> KvError:
     """Tell lost data, which the other owners can give back, from what an operator has to mend."""
     text = str(error)
-    if text.startswith("Corruption") or "may be corrupted" in text:
+    # A file that is missing is one that the others name: CURRENT names a manifest, which names tables.
+    if text.startswith("Corruption") or "may be corrupted" in text or "No such file or directory" in text:
         return Damaged(f"what is on the disk is not what was written: {text}")
     if "While lock file" in text or "lock hold by current process" in text:
         return DiskFailed("another process has the node's data open", "stop it, or name another --data-dir")
