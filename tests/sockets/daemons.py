@@ -140,11 +140,11 @@ class Farm:
         self.proxies.append(Daemon(self.folder, "kvproxy", free_port(), "--state", state, *options))
         return self.proxies[-1]
 
-    def cluster(self, nodes: int) -> Daemon:
+    def cluster(self, nodes: int, *options: str) -> Daemon:
         """Start nodes and a proxy, and add them as the original's users do."""
         proxy = self.proxy()
         for _ in range(nodes):
-            self.add(self.node())
+            self.add(self.node(*options))
         return proxy
 
     def add(self, node: Daemon) -> None:

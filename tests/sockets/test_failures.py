@@ -64,7 +64,7 @@ def test_a_thousand_keys_survive_growth_from_one_node_to_four(farm: Farm) -> Non
 
 
 def test_memory_nodes_that_all_restarted_take_writes_within_five_seconds(farm: Farm) -> None:
-    proxy = farm.cluster(3)
+    proxy = farm.cluster(3, "--engine", "memory")
     assert put(proxy, "language", "Go").status == 200
     for node in farm.nodes:
         node.kill()
@@ -75,8 +75,8 @@ def test_memory_nodes_that_all_restarted_take_writes_within_five_seconds(farm: F
     assert "ALL OWNERS FORGOT" in proxy.log()
 
 
-def test_a_node_that_was_killed_is_rebuilt_and_carries_the_cluster_afterwards(farm: Farm) -> None:
-    proxy = farm.cluster(3)
+def test_a_memory_node_that_was_killed_is_rebuilt_and_carries_the_cluster_afterwards(farm: Farm) -> None:
+    proxy = farm.cluster(3, "--engine", "memory")
     for number in range(100):
         assert put(proxy, f"key{number}", "v").status == 200
     first, second, _ = farm.nodes
