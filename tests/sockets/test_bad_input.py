@@ -106,7 +106,7 @@ def test_a_wrong_method_is_told_the_right_ones(
     assert allowed in response.headers["Allow"]
 
 
-@pytest.mark.parametrize("path", ["/nothing", "/v1", "/v1/keys", "/put", "//PUT", "/PUT/"])
+@pytest.mark.parametrize("path", ["/nothing", "/v1", "/v1/key", "/put", "//PUT", "/PUT/"])
 def test_a_path_that_is_none_is_404(connection: http.client.HTTPConnection, path: str) -> None:
     assert problem(connection, "PATCH" if path == "/PUT/" else "GET", path, None)[0] in (404, 405)
 
@@ -119,7 +119,11 @@ def test_a_path_that_is_none_is_404(connection: http.client.HTTPConnection, path
         ("/v1/kv/%zz", b"v", 400),
         ("/v1/kv/a%", b"v", 400),
         ("/v1/kv/a", b"v" * (MIB + 1), 413),
-        ("/v1/kv/a?ttl=5", b"v", 501),
+        ("/v1/kv/a?ttl=soon", b"v", 400),
+        ("/v1/kv/a?ttl=0", b"v", 400),
+        ("/v1/kv/a?ttl=nan", b"v", 400),
+        ("/v1/kv/a?timeout=-1", b"v", 400),
+        ("/v1/kv/a?timeout=1e9", b"v", 400),
         ("/v1/kv/a?colour=red", b"v", 400),
     ],
 )
@@ -129,10 +133,10 @@ def test_a_bad_key_value_or_parameter_is_refused(
     assert problem(connection, "PUT", path, body)[0] == status
 
 
-def test_a_precondition_is_refused_rather_than_ignored(connection: http.client.HTTPConnection) -> None:
-    connection.request("PUT", "/v1/kv/a", b"v", {"If-None-Match": "*"})
+def test_a_precondition_that_is_none_is_refused_rather_than_ignored(connection: http.client.HTTPConnection) -> None:
+    connection.request("PUT", "/v1/kv/a", b"v", {"If-Match": "no-quotes"})
     response = connection.getresponse()
-    assert (response.status, json.loads(response.read())["type"]) == (501, "not-yet-supported")
+    assert (response.status, json.loads(response.read())["type"]) == (400, "bad-parameter")
 
 
 NOBODY = "http://127.0.0.1:1"
