@@ -80,9 +80,9 @@ def call(method: str, url: str, body: str | None = None) -> tuple[int, bytes]:
 class RunningCluster:
     """One kvcluster in a session of its own, so that its processes can be told from all others."""
 
-    def __init__(self, folder: Path, nodes: int = 3) -> None:
+    def __init__(self, folder: Path, nodes: int = 3, first: int | None = None) -> None:
         self.folder = folder
-        first = free_run(nodes + 1)
+        first = first or free_run(nodes + 1)
         self.node_ports = range(first, first + nodes)
         self.port = first + nodes
         self.url = f"http://127.0.0.1:{self.port}"
@@ -157,8 +157,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., RunningCluster]]:
     """Starts clusters in one folder, waits until they are ready, and leaves nothing behind."""
     started: list[RunningCluster] = []
 
-    def start(nodes: int = 3) -> RunningCluster:
-        started.append(RunningCluster(tmp_path, nodes))
+    def start(nodes: int = 3, first: int | None = None) -> RunningCluster:
+        started.append(RunningCluster(tmp_path, nodes, first))
         started[-1].wait_ready()
         return started[-1]
 
@@ -221,7 +221,6 @@ def test_a_killed_node_comes_back_and_the_data_is_still_there(shared: RunningClu
     wait_until(shared.all_up, "the node to be a full member again")
     wait_until(lambda: call("GET", f"{shared.url}/health/ready")[0] == 200, "the cluster to be ready again")
     assert call("GET", f"{shared.url}/GET", '{"Key": "survivor"}') == (200, b'"here"')
-    wait_until(lambda: "epoch" in shared.terminal(), "the terminal to hear of the new epoch")
     assert f"{name} ended and is started again" in shared.terminal()
 
 
@@ -275,17 +274,17 @@ def test_the_proxy_ends_before_the_nodes_and_who_does_not_listen_is_killed(
     assert "Server Shut Down" in cluster.log_of("proxy").read_text()
 
 
-def test_a_kill_of_kvcluster_leaves_no_process_and_no_taken_port_and_it_starts_again(
+def test_a_kill_of_kvcluster_leaves_no_process_and_no_taken_port_and_it_goes_on_when_started_again(
     start: Callable[..., RunningCluster],
 ) -> None:
     cluster = start()
     assert len(processes_of(cluster.process.pid)) == 5
+    assert call("PUT", f"{cluster.url}/PUT", '{"Key": "a", "Value": "b"}') == (200, b"")
 
     cluster.process.kill()
 
     cluster.wait_gone(15)
-    again = start(nodes=1)
-    assert call("PUT", f"{again.url}/PUT", '{"Key": "a", "Value": "b"}') == (200, b"")
+    again = start(first=cluster.node_ports[0])
     assert call("GET", f"{again.url}/GET", '{"Key": "a"}') == (200, b'"b"')
 
 
