@@ -101,7 +101,8 @@ class Sharing:
             return
         conversation = self._conversation(key, [client.decide for client in clients])
         self._running[key] = (conversation, clients)
-        patience_s = max(client.deadline_s for client in clients) - self._clock.seconds()
+        # The round before may end just when the deadline of these has passed: a reactor takes no negative delay.
+        patience_s = max(GRACE_S, max(client.deadline_s for client in clients) - self._clock.seconds())
         self._start(conversation, patience_s).addBoth(self._ended, key, conversation, clients)
 
     def _ended(self, result: Done | Failure, key: Key, conversation: Conditional, clients: list[_Client]) -> None:
