@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from base64 import b64encode, urlsafe_b64decode, urlsafe_b64encode
+from base64 import b64decode, b64encode, urlsafe_b64encode
 from binascii import Error as BinasciiError
 from typing import Any
 
@@ -69,7 +69,7 @@ def add_keys(app: Klein, listing: Listing, limits: Limits) -> None:
 
 def _cursor(given: str | None) -> bytes:
     try:
-        return urlsafe_b64decode(given) if given is not None else b""
+        return b64decode(given, b"-_", validate=True) if given is not None else b""
     except (BinasciiError, ValueError):
         raise BadParameter("the cursor is none that this store gave", "take it from the last page") from None
 
@@ -78,6 +78,6 @@ def _limit(request: Any, default: int, most: int) -> int:
     given = one_of(request, b"limit")
     if given is None:
         return default
-    if not given.isdecimal() or not 0 < int(given[:20]) <= most:
+    if not given.isdecimal() or len(given) > 20 or not 0 < int(given) <= most:
         raise BadParameter(f"limit is {given[:40]!r}", f"give 1 to {most}")
     return int(given)
