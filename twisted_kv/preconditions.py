@@ -9,7 +9,9 @@ from enum import Enum
 from .errors import BadParameter
 from .versions import Record
 
-_TAG = re.compile(r'\s*(W/)?"([\x21\x23-\x7e\x80-\xff]*)"\s*(?:,|$)')
+_TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"[ \t]*(?:,|$)')
+_BETWEEN = re.compile(r"[ \t,]*")
+"""Empty elements of a list are passed over (RFC 9110, section 5.6.1.2)."""
 _ANY = "*"
 
 
@@ -58,12 +60,19 @@ def _tags(name: str, given: str | None, weak: bool) -> frozenset[str] | None:
         return None
     if given.strip() == _ANY:
         return frozenset({_ANY})
-    tags, at = set(), 0
+    tags, at = set(), _end_of_gap(given, 0)
     while at < len(given):
         found = _TAG.match(given, at)
         if found is None:
             raise BadParameter(f"{name} is no list of ETags", 'give * or "ETAG", quoted, as an answer showed it')
-        if weak or found[1] is None:
+        # Quoted, an asterisk is a tag like any other, and no version is written so.
+        if found[2] != _ANY and (weak or found[1] is None):
             tags.add(found[2])
-        at = found.end()
+        at = _end_of_gap(given, found.end())
     return frozenset(tags)
+
+
+def _end_of_gap(given: str, at: int) -> int:
+    gap = _BETWEEN.match(given, at)
+    assert gap is not None, "it matches nothing, too"
+    return gap.end()
