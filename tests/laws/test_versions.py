@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -30,6 +31,7 @@ records = st.builds(
     st.none() | st.binary(max_size=300),
     st.binary(max_size=255),
     st.integers(0, 2**64 - 1),
+    st.lists(st.binary(min_size=16, max_size=16).map(Version), max_size=9).map(tuple),
 )
 
 
@@ -113,12 +115,36 @@ def test_record_comes_back_from_its_bytes(record: Record) -> None:
 
 @given(records, st.binary(max_size=20))
 def test_bytes_after_a_record_are_skipped(record: Record, more: bytes) -> None:
-    assert decode_record(record.encode() + more) == record
+    # A later format that appends something has to write a count of 0 before it where there are no versions.
+    counted = record.encode() + (b"" if record.before else b"\0")
+    assert decode_record(counted + more) == record
+
+
+def test_a_record_without_versions_before_it_takes_no_more_room_than_it_did() -> None:
+    assert Record(Version(NONE), b"v").encode() == Record(Version(NONE), b"v", before=()).encode()
+    assert len(Record(Version(NONE), b"v", before=(Version(NONE),)).encode()) == len(
+        Record(Version(NONE), b"v").encode()
+    ) + (1 + 16)
+
+
+def test_a_list_of_versions_that_is_cut_is_passed_over_and_the_value_is_read() -> None:
+    before = (Version(b"1" * 16), Version(b"2" * 16))
+    encoded = Record(Version(NONE), b"value", b"type", 7, before).encode()
+    for cut in range(1, 2 * 16 + 1):
+        assert decode_record(encoded[:-cut]) == Record(Version(NONE), b"value", b"type", 7)
+
+
+def test_the_count_is_one_byte_so_that_255_versions_are_the_most() -> None:
+    most = Record(Version(NONE), b"v", before=(Version(NONE),) * 255)
+    assert decode_record(most.encode()) == most
+    with pytest.raises(ValueError, match="range"):
+        Record(Version(NONE), b"v", before=(Version(NONE),) * 256).encode()
 
 
 @given(records, st.data())
 def test_cut_record_is_refused(record: Record, data: st.DataObject) -> None:
-    encoded = record.encode()
+    # What is cut behind the value is another story: see the list of versions above.
+    encoded = replace(record, before=()).encode()
     cut = data.draw(st.integers(0, len(encoded) - 1))
     with pytest.raises(ValueError, match="a record of"):
         decode_record(encoded[:cut])
