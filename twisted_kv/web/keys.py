@@ -16,7 +16,7 @@ from ..listing import Listing
 from ..names import Key
 from .answers import answer_json
 from .outflow import ClientGone, Outflow
-from .parameters import one_of, refuse_unknown
+from .parameters import bytes_of, one_of, refuse_unknown
 
 NDJSON = b"application/x-ndjson"
 PAGE_KEYS = 100
@@ -38,7 +38,7 @@ def add_keys(app: Klein, listing: Listing, limits: Limits) -> None:
     @app.route("/v1/keys", methods=["GET"])
     async def keys(request: Any) -> Any:
         refuse_unknown(request, b"prefix", b"limit", b"cursor")
-        prefix = request.args.get(b"prefix", [b""])[0]
+        prefix = bytes_of(request, b"prefix") or b""
         after = _cursor(one_of(request, b"cursor"))
         if NDJSON in (request.getHeader(b"accept") or b""):
             return await stream(request, prefix, after, _limit(request, 1 << 62, 1 << 62))

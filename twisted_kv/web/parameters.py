@@ -11,18 +11,23 @@ from ..preconditions import Precondition, parse_precondition
 from ..quorum import Level, parse_level
 
 
-def one_of(request: Any, name: bytes) -> str | None:
-    """Give a parameter that may be given once.
+def bytes_of(request: Any, name: bytes) -> bytes | None:
+    """Give a parameter that may be given once, as the bytes that it is.
 
     :raises BadParameter: if it is given more often.
     """
-    given = request.args.get(name)
+    given: list[bytes] | None = request.args.get(name)
     if given is None:
         return None
     if len(given) > 1:
         raise BadParameter(f"{name.decode()} is given more than once", "give it once")
-    text: str = given[0].decode("utf-8", "replace")
-    return text
+    return given[0]
+
+
+def one_of(request: Any, name: bytes) -> str | None:
+    """Give a parameter that is text. Errors as in ``bytes_of``."""
+    given = bytes_of(request, name)
+    return given.decode("utf-8", "replace") if given is not None else None
 
 
 def level_of(request: Any, default: Level) -> Level:
