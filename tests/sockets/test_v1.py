@@ -180,3 +180,136 @@ def test_a_proxy_without_nodes_says_how_to_add_one(tmp_path_factory: pytest.Temp
         assert call("GET", f"{proxy.url}/health/ready").status == 503
         assert call("GET", f"{proxy.url}/v1/ring/locate?key=a").status == 503
         assert call("POST", f"{proxy.url}/v1/cluster/accept-loss").status == 409
+
+
+# Conditions.
+
+
+def stored(proxy: Daemon, key: str, value: bytes = b"v") -> str:
+    """Put a value and give its ETag."""
+    etag: str = call("PUT", f"{proxy.url}/v1/kv/{key}", value).headers["ETag"]
+    return etag
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_client_that_has_the_version_is_told_so_without_the_value(proxy: Daemon, method: str) -> None:
+    url, etag = f"{proxy.url}/v1/kv/cached", stored(proxy, "cached")
+    for tags in (etag, f"W/{etag}", f'"0", {etag}', "*"):
+        got = call(method, url, **{"If-None-Match": tags})
+        assert (got.status, got.body, got.headers["ETag"]) == (304, b"", etag)
+    assert call(method, url, **{"If-None-Match": '"0"'}).status == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_read_whose_if_match_fails_is_412(proxy: Daemon, method: str) -> None:
+    url, etag = f"{proxy.url}/v1/kv/matched", stored(proxy, "matched")
+    for tags in (etag, "*", f'"0",{etag}'):
+        assert call(method, url, **{"If-Match": tags}).status == 200
+    for tags in ('"0"', f"W/{etag}"):
+        got = call(method, url, **{"If-Match": tags})
+        assert got.status == 412
+        assert method == "HEAD" or got.json()["etag"] == etag.strip('"')
+    absent = f"{proxy.url}/v1/kv/never-matched"
+    assert call(method, absent, **{"If-Match": "*"}).status == 412
+    assert call(method, absent, **{"If-None-Match": "*"}).status == 404
+
+
+def test_a_put_with_if_none_match_makes_a_key_once(proxy: Daemon) -> None:
+    url, once = f"{proxy.url}/v1/kv/once", {"If-None-Match": "*"}
+    made = call("PUT", url, b"1", **once)
+    again = call("PUT", url, b"2", **once)
+    assert (made.status, again.status, again.json()["type"]) == (204, 412, "precondition-failed")
+    assert f'"{again.json()["etag"]}"' == made.headers["ETag"]
+    assert call("GET", url).body == b"1"
+    call("DELETE", url)
+    assert call("PUT", url, b"3", **once).status == 204
+
+
+def test_a_put_with_if_match_replaces_only_that_version(proxy: Daemon) -> None:
+    url, first = f"{proxy.url}/v1/kv/swapped", stored(proxy, "swapped")
+    second = call("PUT", url, b"2", **{"If-Match": first, "Content-Type": "text/plain"})
+    assert (second.status, second.body) == (204, b"")
+    assert second.headers["ETag"] != first
+    assert call("PUT", url, b"3", **{"If-Match": first}).status == 412
+    got = call("GET", url)
+    assert (got.body, got.headers["Content-Type"], got.headers["ETag"]) == (b"2", "text/plain", second.headers["ETag"])
+
+
+def test_a_delete_with_if_match_deletes_only_that_version(proxy: Daemon) -> None:
+    url, first = f"{proxy.url}/v1/kv/deleted-if", stored(proxy, "deleted-if")
+    second = stored(proxy, "deleted-if")
+    assert call("DELETE", url, **{"If-Match": first}).status == 412
+    gone = call("DELETE", url, **{"If-Match": second})
+    assert (gone.status, gone.headers["ETag"]) == (204, None)
+    assert call("DELETE", url, **{"If-Match": second}).status == 412
+    assert call("GET", url).status == 404
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+def test_a_condition_that_is_no_list_of_etags_is_refused(proxy: Daemon, method: str) -> None:
+    url = f"{proxy.url}/v1/kv/conditions"
+    for name in ("If-Match", "If-None-Match"):
+        got = call(method, url, b"v" if method == "PUT" else None, **{name: "unquoted"})
+        assert (got.status, got.json()["type"]) == (400, "bad-parameter")
+
+
+# Time.
+
+
+def test_a_value_with_a_ttl_is_there_and_then_is_not(proxy: Daemon) -> None:
+    url = f"{proxy.url}/v1/kv/brief"
+    assert call("PUT", f"{url}?ttl=0.5", b"v").status == 204
+    assert call("GET", url).body == b"v"
+    for level in ("strong", "all", "one"):
+        wait_until(lambda: call("GET", f"{url}?consistency={level}").status == 404, "it to expire", 5)  # noqa: B023
+    assert call("PUT", url, b"again", **{"If-None-Match": "*"}).status == 204
+    assert call("GET", url).body == b"again"
+
+
+def test_a_put_without_a_ttl_ends_the_one_before(proxy: Daemon) -> None:
+    url = f"{proxy.url}/v1/kv/lasting"
+    call("PUT", f"{url}?ttl=0.3", b"brief")
+    call("PUT", f"{proxy.url}/v1/kv/lasting-not?ttl=0.3", b"brief")
+    call("PUT", url, b"lasting")
+    wait_until(lambda: call("GET", f"{url}-not").status == 404, "the other one to expire", 5)
+    assert call("GET", url).body == b"lasting"
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "x", "", "nan", "inf", "1e99", "1&{}=1"])
+@pytest.mark.parametrize("name", ["ttl", "timeout"])
+def test_bad_times_are_refused_and_nothing_is_written(proxy: Daemon, name: str, given: str) -> None:
+    url = f"{proxy.url}/v1/kv/bad-times"
+    got = call("PUT", f"{url}?{name}={given.format(name)}", b"v")
+    assert (got.status, got.json()["type"]) == (400, "bad-parameter")
+    assert call("GET", url).status == 404
+
+
+def test_only_a_put_takes_a_ttl(proxy: Daemon) -> None:
+    for method in ("GET", "HEAD", "DELETE"):
+        assert call(method, f"{proxy.url}/v1/kv/any?ttl=1", None).status == 400
+
+
+def test_every_call_takes_a_timeout(proxy: Daemon) -> None:
+    url = f"{proxy.url}/v1/kv/patient?timeout=59.5"
+    answers = [
+        call("PUT", url, b"v"),
+        call("GET", url),
+        call("PUT", url, b"w", **{"If-Match": "*"}),
+        call("DELETE", url),
+    ]
+    assert [got.status for got in answers] == [204, 200, 204, 204]
+    assert call("GET", f"{proxy.url}/v1/kv/patient?timeout=61").status == 400
+
+
+@pytest.mark.parametrize("key", ["headed", "never-headed"])
+def test_head_sends_no_body_on_the_wire(proxy: Daemon, key: str) -> None:
+    call("PUT", f"{proxy.url}/v1/kv/headed", b"12345")
+    connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=10)
+    for _ in range(2):
+        # Bytes of a body would be taken for the beginning of the second answer.
+        connection.request("HEAD", f"/v1/kv/{key}")
+        response = connection.getresponse()
+        assert (response.status, response.read()) == (200 if key == "headed" else 404, b"")
+    connection.request("GET", "/v1/kv/headed")
+    assert connection.getresponse().read() == b"12345"
+    connection.close()
