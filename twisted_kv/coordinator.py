@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from .chain import Chains
 from .conditional import Conditional, Decide, leave
 from .conversation import Conversation
-from .errors import KvError, NoNodes, Overloaded, Unreached
+from .errors import DeadlinePassed, KvError, NoNodes, Overloaded, Unreached
 from .limits import Limits
 from .membership import View
 from .metrics import ProxyMetrics
@@ -118,10 +118,11 @@ class Coordinator:
             return fail(Failure())
         if level is Level.ONE:
             return ensureDeferred(self._get_one(key, timeout_s or self.limits.operation_timeout_s))
+        until_s = self.clock.seconds() + (timeout_s or self.limits.operation_timeout_s)
         if level is Level.STRONG and self._sharing.expects(key):
-            return self._get_shared(key, timeout_s)
+            return self._get_shared(key, until_s)
         read = Read(key, self.order(key, "read"), self._hybrid, level)
-        return self._start("read", read, 0, timeout_s).addCallback(self._unexpired, key, timeout_s)
+        return self._start("read", read, 0, timeout_s).addCallback(self._unexpired, key, until_s)
 
     def change(self, key: Key, decide: Decide, timeout_s: float | None = None) -> Deferred[Changed]:
         """Change a key by what it holds, always with majorities.
@@ -187,14 +188,17 @@ class Coordinator:
             operation.begin()
         return done
 
-    def _unexpired(self, done: Done, key: Key, timeout_s: float | None) -> Done | Deferred[Done]:
-        return self._get_shared(key, timeout_s) if self._expired(done.record) else done
+    def _unexpired(self, done: Done, key: Key, until_s: float) -> Done | Deferred[Done]:
+        return self._get_shared(key, until_s) if self._expired(done.record) else done
 
     def _expired(self, record: bytes) -> bool:
         return bool(record) and 0 < record_expiry(record) <= self._now_ms()
 
-    def _get_shared(self, key: Key, timeout_s: float | None) -> Deferred[Done]:
-        """Read in a round of changes, in which what has expired is replaced by its tombstone."""
+    def _get_shared(self, key: Key, until_s: float) -> Deferred[Done]:
+        """Read in a round of changes, in which what has expired is replaced by its tombstone.
+
+        Half of the time that is left goes to the round; a read that is still without an answer then goes on alone.
+        """
 
         def read(found: Changed) -> Done:
             return Done(found.record.encode() if found.record is not None else b"", found.acks, found.owners)
@@ -202,10 +206,22 @@ class Coordinator:
         def read_alone(failure: Failure) -> Deferred[Done]:
             # What became of the others' changes is nothing to a reader.
             failure.trap(Unreached)
+            left_s = until_s - self.clock.seconds()
+            if left_s <= 0:
+                return fail(_unread(failure.value))
             conversation = Read(key, self.order(key, "read"), self._hybrid, Level.STRONG)
-            return self._start("read", conversation, 0, timeout_s).addCallback(self._expired_is_absent)
+            return self._start("read", conversation, 0, left_s).addCallback(still_there, failure.value)
 
-        return self.change(key, leave, timeout_s).addCallbacks(read, read_alone)
+        def still_there(done: Done, why_not: Unreached) -> Done:
+            # Absent by this clock only: another proxy may still read the value, so it must not be called absent here.
+            if self._expired(done.record):
+                raise _unread(why_not)
+            return done
+
+        left_s = until_s - self.clock.seconds()
+        if left_s <= 0:
+            return fail(DeadlinePassed("the deadline passed before an expired value was made absent", "try again"))
+        return self.change(key, leave, left_s / 2).addCallbacks(read, read_alone)
 
     def _expired_is_absent(self, done: Done) -> Done:
         return done._replace(record=b"") if self._expired(done.record) else done
@@ -225,3 +241,10 @@ class Coordinator:
         if counter is None:
             counter = self._counters[labels] = self._metrics.operations.labels(*labels)  # type: ignore[index]
         counter.inc()  # type: ignore[attr-defined]
+
+
+def _unread(error: Unreached) -> Unreached:
+    """Say to a reader why a round of changes failed that it shared."""
+    return type(error)(
+        error.detail, "try again in a moment", required=error.required, acks=error.acks, replicas=error.replicas
+    )

@@ -177,17 +177,19 @@ class Filling:
             ballot = self._hybrid.tick()
             promises = await self._ask_all(fill, [Op(PREPARE, key, ballot) for key in left])
             proposals: dict[Key, bytes] = {}
+            settled: set[Key] = set()
             for place, key in enumerate(left):
-                granted = {node: replies[place] for node, replies in promises.items() if replies[place].taken}
-                best = max(granted.values(), key=lambda reply: reply.accepted, default=None)
-                if best is not None and best.accepted != NONE and _majorities(fill, granted):
+                shown = _Shown(fill, {node: replies[place] for node, replies in promises.items()})
+                best = max(shown.taken.values(), key=lambda reply: reply.accepted, default=None)
+                if best is not None and best.accepted != NONE and shown.majorities:
                     proposals[key] = best.record
+                elif len(promises) == len(self._voters(fill)) and shown.leaves_nothing_to_propose:
+                    settled.add(key)
             ops = [Op(ACCEPT, key, ballot, record) for key, record in proposals.items()]
             accepted = await self._ask_all(fill, ops) if ops else {}
-            settled = set()
             for place, key in enumerate(proposals):
-                taken = {node: replies[place] for node, replies in accepted.items() if replies[place].taken}
-                if _majorities(fill, taken) and all(node in taken for node in fill.targets):
+                shown = _Shown(fill, {node: replies[place] for node, replies in accepted.items()})
+                if shown.majorities and all(node in shown.counted for node in fill.targets):
                     settled.add(key)
             self.settled += len(settled)
             left = [key for key in left if key not in settled]
@@ -195,8 +197,11 @@ class Filling:
                 return
         raise ChangeFailed(f"{len(left)} keys on which {', '.join(fill.sources)} differ could not be settled")
 
+    def _voters(self, fill: Fill) -> list[NodeId]:
+        return [node for node in dict.fromkeys((*fill.sources, *fill.owners)) if node in self._adopted]
+
     async def _ask_all(self, fill: Fill, ops: list[Op]) -> dict[NodeId, list[Reply]]:
-        voters = [node for node in dict.fromkeys((*fill.sources, *fill.owners)) if node in self._adopted]
+        voters = self._voters(fill)
         asked = [ensureDeferred(self._control.ask(self._seats[node], self._state, ops)) for node in voters]
         answers: dict[NodeId, list[Reply]] = {}
         for node, (succeeded, result) in zip(voters, await DeferredList(asked, consumeErrors=True), strict=True):
@@ -240,10 +245,34 @@ def _agree(rows: Sequence[Row], sources_count: int) -> bool:
     return alike and ballot != NONE and len(rows) == sources_count
 
 
-def _majorities(fill: Fill, agreed: Collection[NodeId]) -> bool:
-    old = sum(node in agreed for node in fill.sources)
-    new = sum(node in agreed for node in fill.owners)
-    return old >= fill.majority and new >= majority(len(fill.owners))
+class _Shown:
+    """What the voters answered to one question about one key.
+
+    ``counted`` are those who agreed; in a rescue, also those who cannot read what they hold: it is given up, and until
+    they are rebuilt they abstain.
+    """
+
+    def __init__(self, fill: Fill, replies: Mapping[NodeId, Reply]) -> None:
+        self.taken = {node: reply for node, reply in replies.items() if reply.taken}
+        self._abstaining = {node for node, reply in replies.items() if reply.abstains}
+        self._refused = len(replies) - len(self.taken) - len(self._abstaining)
+        self.counted = self.taken.keys() | (self._abstaining if fill.rescue else set())
+        self._old = sum(node in self.counted for node in fill.sources) >= fill.majority
+        self._new = sum(node in self.taken for node in fill.owners) >= majority(len(fill.owners))
+        self._rescue = fill.rescue
+
+    @property
+    def majorities(self) -> bool:
+        return self._old and self._new
+
+    @property
+    def leaves_nothing_to_propose(self) -> bool:
+        """Whether a key may stay as it is, once all have answered a prepare of which nothing could be proposed.
+
+        It may where a majority holds nothing: what somebody cannot read was never acknowledged. And it may in a rescue
+        where so many abstain that the others are no majority: it is then answered by an error, never as absent.
+        """
+        return self._old and not self._refused and (self._new or self._rescue)
 
 
 def _place(row: Row) -> Place:

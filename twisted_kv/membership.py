@@ -261,7 +261,7 @@ class Fill(msgspec.Struct, frozen=True):
     needed: int
     """So many of the sources hold together every acknowledged change (see ``quorum.blocking``)."""
     majority: int
-    """So many of the sources are a majority of the old owners."""
+    """So many of the sources are a majority of the old owners; in a rescue all of them."""
     targets: tuple[NodeId, ...]
     """Who must be filled."""
     owners: tuple[NodeId, ...]
@@ -327,7 +327,8 @@ def planned(state: State) -> Plan:
             elif not accepted.issuperset(node for node in had if node in forgot):
                 lost += len(slots)
             elif left != wants.sources:
-                wants = wants._replace(sources=left, majority=min(majority(len(had)), len(left)), rescue=True)
+                # What is left of a change may be on any single one of them.
+                wants = wants._replace(sources=left, majority=len(left), rescue=True)
             wants = wants._replace(needed=len(wants.sources))
         groups.setdefault(wants, []).extend(slots)
     return Plan(

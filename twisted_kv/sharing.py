@@ -93,7 +93,9 @@ class Sharing:
         return done
 
     def _begin(self, key: Key) -> None:
-        waiting = self._waiting.pop(key, [])
+        now_s = self._clock.seconds()
+        # Who is out of time by now is told so at the end of his grace; a round can do nothing for him any more.
+        waiting = [client for client in self._waiting.pop(key, []) if client.deadline_s > now_s]
         clients, later = waiting[: self._shared_max], waiting[self._shared_max :]
         if later:
             self._waiting[key] = later
@@ -101,8 +103,7 @@ class Sharing:
             return
         conversation = self._conversation(key, [client.decide for client in clients])
         self._running[key] = (conversation, clients)
-        # The round before may end just when the deadline of these has passed: a reactor takes no negative delay.
-        patience_s = max(GRACE_S, max(client.deadline_s for client in clients) - self._clock.seconds())
+        patience_s = max(client.deadline_s for client in clients) - now_s
         self._start(conversation, patience_s).addBoth(self._ended, key, conversation, clients)
 
     def _ended(self, result: Done | Failure, key: Key, conversation: Conditional, clients: list[_Client]) -> None:

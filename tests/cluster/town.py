@@ -14,11 +14,11 @@ from typing import Any
 
 import msgspec
 from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
-from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from tests.cluster.paper_disk import PaperDisk
 from tests.linearizability import Event, Fate, Kind
+from tests.strict_clock import StrictClock
 from twisted_kv.commit import AtOnce, Commit, GroupCommit
 from twisted_kv.config import ProxyConfig
 from twisted_kv.errors import KvError, PeerSilent, PeerUnreachable, Unreached
@@ -205,7 +205,7 @@ class Town:
 
     def __init__(self, seed: int, folder: Path, proxies: int = 1, replicas: int = 3, durable: bool = False) -> None:
         self.random = Random(seed)
-        self.clock = Clock()
+        self.clock = StrictClock()
         self.limits = Limits()
         self.loss = 0.0
         self.doubling = 0.0

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
+from tests.strict_clock import StrictClock
 from twisted_kv.coordinator import READS_OF_A_TURN, Coordinator
 from twisted_kv.errors import (
     ChangeUnderWay,
@@ -109,7 +110,7 @@ class Scene:
     """One proxy's coordinator before three owners."""
 
     def __init__(self, seed: int = 1, **limits: float) -> None:
-        self.clock = Clock()
+        self.clock = StrictClock()
         self.limits = Limits(**({"batches_in_flight_max": 2} | limits))  # type: ignore[arg-type]
         self.street = Street(self.clock)
         self.metrics = ProxyMetrics()
