@@ -89,6 +89,8 @@ class Listing:
         # With as many nodes as replicas each holds every key; with more, each holds its share of them.
         share = min(1.0, view.state.replicas / max(1, len(view.seats)) * SPARE_ROWS)
         rows = min(self._limits.keys_page_max, max(16, round(limit * share)))
+        # Before they are asked: what expires while their pages are under way may have been renewed since.
+        now_ms = self._now_ms()
         pages = await self._ask(view, prefix, after, rows)
         cut = [page[-1].key for page in pages.values() if len(page) == rows]
         horizon = min(cut, default=None)
@@ -98,7 +100,6 @@ class Listing:
                 if horizon is None or row.key <= horizon:
                     said.setdefault(row.key, {})[node] = row
         keys: list[Key] = []
-        now_ms = self._now_ms()
         for raw in sorted(said):
             key = Key(raw)
             owners = [node for node in view.table[slot_of(key)] if node in pages]
