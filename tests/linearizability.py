@@ -111,11 +111,14 @@ class _Search:
         self.all_done = (1 << len(done)) - 1
         self.reads_of: dict[bytes | None, int] = {}
         self.writes_of: dict[bytes | None, int] = {}
+        self.swaps_on: dict[bytes | None, int] = {}
         self.bases: set[bytes | None] = {e.base for e in (*done, *maybe) if e.kind is Kind.SWAP}
         self.maybe_of: dict[tuple[bytes | None, bool, bytes | None], list[tuple[int, float]]] = {}
         for i, event in enumerate(done):
             bits = self.reads_of if event.kind is Kind.READ else self.writes_of
             bits[event.value] = bits.get(event.value, 0) | 1 << i
+            if event.kind is Kind.SWAP:
+                self.swaps_on[event.base] = self.swaps_on.get(event.base, 0) | 1 << i
         for i, event in enumerate(maybe, len(done)):
             self.writes_of[event.value] = self.writes_of.get(event.value, 0) | 1 << i
             alike = (event.value, event.kind is Kind.SWAP, event.base)
@@ -136,8 +139,15 @@ class _Search:
             unread = ~placed & self.reads_of.get(held, 0)
             if unread and not ~placed & self.writes_of.get(held, 0):
                 continue  # a write now would hide a value that is still to be read and never comes back
-            following = [(placed | 1 << i, self.done[i].value) for i in writes]
-            for (value, swaps, base), choices in self.maybe_of.items():
+            swaps = ~placed & self.swaps_on.get(held, 0)
+            if swaps and not ~placed & self.writes_of.get(held, 0):
+                # The same for a change that is still to find it: it has to be the next write, and the only such one.
+                following = [(placed | 1 << i, self.done[i].value) for i in writes if swaps == 1 << i]
+                choices_of: Iterable[tuple[tuple[bytes | None, bool, bytes | None], list[tuple[int, float]]]] = ()
+            else:
+                following = [(placed | 1 << i, self.done[i].value) for i in writes]
+                choices_of = self.maybe_of.items()
+            for (value, swaps, base), choices in choices_of:
                 if value == held or (swaps and base != held):
                     continue
                 if value not in self.bases and not ~placed & self.reads_of[value]:

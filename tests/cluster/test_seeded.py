@@ -16,10 +16,15 @@ from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 
 from tests.cluster.town import Town
-from tests.linearizability import violation
-from twisted_kv.errors import KvError
+from tests.laws.test_register import assert_once
+from tests.linearizability import Event, Fate, Kind, violation
+from twisted_kv.conditional import Draft
+from twisted_kv.errors import KvError, Unreached
+from twisted_kv.names import Key
 from twisted_kv.operation import Done
 from twisted_kv.quorum import Level
+from twisted_kv.sharing import Changed
+from twisted_kv.versions import Record
 
 SEEDS = range(60)
 
@@ -28,9 +33,67 @@ def expected(failure: Failure) -> None:
     failure.trap(KvError)
 
 
+class Swap:
+    """One client's conditional change. Each time that it is decided on it writes something else.
+
+    :param only_on: what it must find, where it does not take anything.
+    """
+
+    def __init__(self, name: str, key: bytes, only_on: bytes | None, anything: bool, called: float) -> None:
+        self.name = name
+        self.key = key
+        self.only_on = only_on
+        self.anything = anything
+        self.called = called
+        self.returned: float | None = None
+        self.tried: dict[bytes, bytes | None] = {}
+        self.changed: Changed | None = None
+        self.fate = Fate.UNKNOWN
+
+    def decide(self, held: Record | None) -> Draft | None:
+        base = held.value if held is not None else None
+        if not self.anything and base != self.only_on:
+            return None
+        value = f"{self.name}, form {len(self.tried)}".encode()
+        self.tried[value] = base
+        return Draft(value)
+
+    def ended(self, result: Changed | Failure, now: float) -> None:
+        """Take note of what the client was told; one that hung up was told nothing."""
+        if isinstance(result, Changed):
+            self.fate, self.returned, self.changed = Fate.DONE, now, result
+            return
+        error = result.value
+        if isinstance(error, KvError) and not (isinstance(error, Unreached) and error.maybe_applied):
+            self.fate, self.returned = Fate.DROPPED, now
+
+    def told(self) -> list[Event]:
+        """Give the events that it comes to: what took effect, or what it saw, or all that may have taken effect."""
+        if self.changed is None:
+            return [
+                Event(self.name, Kind.SWAP, self.key, value, self.called, self.returned, self.fate, base)
+                for value, base in self.tried.items()
+            ]
+        record = self.changed.record
+        value = record.value if record is not None else None
+        if not self.changed.changed:
+            return [Event(self.name, Kind.READ, self.key, value, self.called, self.returned)]
+        assert value is not None
+        base = self.tried[value]
+        return [Event(self.name, Kind.SWAP, self.key, value, self.called, self.returned, base=base)]
+
+    def superseded(self) -> set[bytes]:
+        """Name what it tried before it took effect in another form, or in none. Nobody may ever see that."""
+        if self.changed is None:
+            return set()
+        record = self.changed.record
+        return self.tried.keys() - ({record.value} if self.changed.changed and record is not None else set())
+
+
 class Story:
-    """One run: clients who read and write at ``strong`` and ``all``, lines that fail, nodes that forget or crash, a
-    ring that grows."""
+    """One run: clients who read, write and change keys, some of whom hang up, lines that fail,
+    nodes that forget or crash, a ring that grows. No values that expire: an expiry is a delete by nobody, at a moment
+    that depends on whose clock judges, which the checker cannot place."""
 
     def __init__(self, seed: int, folder: Path) -> None:
         durable = seed % 2 == 1
@@ -49,6 +112,9 @@ class Story:
         self.growing = random.choice([0.0, 0.0, 0.03])
         self.keys = [b"k%d" % number for number in range(random.choice([1, 2, 4]))]
         self.adding: list[Deferred[object]] = []
+        self.swapping = random.choice([0.0, 0.2, 0.5])
+        self.hanging_up = random.choice([0.0, 0.1])
+        self.swaps: list[Swap] = []
 
     def play(self, steps: int) -> str | None:
         """Let it happen, heal, read everything once more, and judge."""
@@ -67,15 +133,42 @@ class Story:
         for proxy in range(len(town.proxies)):
             for key in self.keys:
                 town.wait(town.get(key, proxy))
-        story = violation(town.history)
+        history = [*town.history, *(event for swap in self.swaps for event in swap.told())]
+        story = violation(history)
+        try:
+            assert_once(history, {value for swap in self.swaps for value in swap.superseded()})
+        except AssertionError as error:
+            story = story or str(error)
         town.close()
         return story
 
-    def _operate(self, step: int) -> Deferred[Done]:
+    def _swap(self, key: bytes, proxy: int) -> Deferred[Done | None]:
+        """Change a key on whatever it holds, or only on one of the values that were seen of it."""
+        town, random = self.town, self.random
+        seen = [event.value for event in town.history if event.key == key and event.fate is Fate.DONE]
+        only_on = random.choice([None, *seen[-4:]])
+        swap = Swap(f"swap{len(self.swaps)}", key, only_on, random.random() < 0.5, town.clock.seconds())
+        self.swaps.append(swap)
+        coordinator = town.proxies[proxy].coordinator
+        changing = coordinator.change(Key(key), swap.decide, random.choice([None, None, 0.2]))
+        ended: Deferred[Done | None] = Deferred()
+
+        def end(result: Changed | Failure) -> None:
+            swap.ended(result, town.clock.seconds())
+            ended.callback(None)
+
+        changing.addBoth(end)
+        if random.random() < self.hanging_up:
+            town.clock.callLater(random.choice([0.0, 0.002, 0.02]), changing.cancel)
+        return ended
+
+    def _operate(self, step: int) -> Deferred[Done | None]:
         random, town = self.random, self.town
         proxy = random.randrange(len(town.proxies))
         level = random.choice([Level.STRONG, Level.STRONG, Level.ALL])
         key = random.choice(self.keys)
+        if random.random() < self.swapping:
+            return self._swap(key, proxy)
         dice = random.random()
         if dice < 0.45:
             return town.get(key, proxy, level)
@@ -137,7 +230,7 @@ def main(first: int, last: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
             story = Story(seed, Path(folder))
             found = story.play(60)
-            operations += len(story.town.history)
+            operations += len(story.town.history) + len(story.swaps)
         for fault in (found, *failures):
             if fault is not None:
                 bad += 1
