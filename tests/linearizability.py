@@ -139,10 +139,10 @@ class _Search:
             unread = ~placed & self.reads_of.get(held, 0)
             if unread and not ~placed & self.writes_of.get(held, 0):
                 continue  # a write now would hide a value that is still to be read and never comes back
-            swaps = ~placed & self.swaps_on.get(held, 0)
-            if swaps and not ~placed & self.writes_of.get(held, 0):
+            finders = ~placed & self.swaps_on.get(held, 0)
+            if finders and not ~placed & self.writes_of.get(held, 0):
                 # The same for a change that is still to find it: it has to be the next write, and the only such one.
-                following = [(placed | 1 << i, self.done[i].value) for i in writes if swaps == 1 << i]
+                following = [(placed | 1 << i, self.done[i].value) for i in writes if finders == 1 << i]
                 choices_of: Iterable[tuple[tuple[bytes | None, bool, bytes | None], list[tuple[int, float]]]] = ()
             else:
                 following = [(placed | 1 << i, self.done[i].value) for i in writes]
