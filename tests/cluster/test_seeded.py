@@ -1,6 +1,7 @@
 """Random stories of whole clusters, each drawn from one seed and judged by the linearizability checker.
 
-To repeat one, or to look for more: ``python -m tests.cluster.test_seeded FIRST LAST``.
+To repeat one, or to look for more: ``python -m tests.cluster.test_seeded FIRST LAST [SHARE]``, where ``SHARE`` of the
+operations are conditional changes.
 """
 
 from __future__ import annotations
@@ -16,9 +17,8 @@ from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 
 from tests.cluster.town import Town
-from tests.linearizability import violation
+from tests.linearizability import Fate, violation
 from twisted_kv.errors import KvError
-from twisted_kv.operation import Done
 from twisted_kv.quorum import Level
 
 SEEDS = range(60)
@@ -30,9 +30,13 @@ def expected(failure: Failure) -> None:
 
 class Story:
     """One run: clients who read and write at ``strong`` and ``all``, lines that fail, nodes that forget or crash, a
-    ring that grows."""
+    ring that grows.
 
-    def __init__(self, seed: int, folder: Path) -> None:
+    :param swapping: how many of the operations are conditional changes, some of them with little time.
+    """
+
+    def __init__(self, seed: int, folder: Path, swapping: float = 0.0) -> None:
+        self.swapping = swapping
         durable = seed % 2 == 1
         self.town = town = Town(seed, folder, proxies=0, durable=durable)
         self.random = random = town.random
@@ -53,7 +57,7 @@ class Story:
     def play(self, steps: int) -> str | None:
         """Let it happen, heal, read everything once more, and judge."""
         town, random = self.town, self.random
-        running: list[Deferred[Done | None]] = []
+        running: list[Deferred[Any]] = []
         for step in range(steps):
             count = random.choice([1, 1, 2, 5])
             running += [self._operate(step).addErrback(expected) for _ in range(count)]
@@ -71,11 +75,16 @@ class Story:
         town.close()
         return story
 
-    def _operate(self, step: int) -> Deferred[Done]:
+    def _operate(self, step: int) -> Deferred[Any]:
         random, town = self.random, self.town
         proxy = random.randrange(len(town.proxies))
         level = random.choice([Level.STRONG, Level.STRONG, Level.ALL])
         key = random.choice(self.keys)
+        if self.swapping and random.random() < self.swapping:
+            values = [event.value for event in town.history if event.key == key and event.fate is Fate.DONE]
+            base = random.choice([None, *values[-3:]])
+            timeout_s = random.choice([None, None, 0.02, 0.2, 1.0])
+            return town.swap(key, base, b"s%d.%d" % (step, random.getrandbits(32)), proxy, timeout_s)
         dice = random.random()
         if dice < 0.45:
             return town.get(key, proxy, level)
@@ -118,12 +127,18 @@ class Story:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+def test_no_story_with_conditional_changes_violates_linearizability(seed: int, tmp_path: Path) -> None:
+    story = Story(seed, tmp_path, swapping=0.5).play(60)
+    assert story is None, f"repeat with: python -m tests.cluster.test_seeded {seed} {seed + 1} 0.5\n{story}"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_no_story_violates_linearizability(seed: int, tmp_path: Path) -> None:
     story = Story(seed, tmp_path).play(60)
     assert story is None, f"repeat with: python -m tests.cluster.test_seeded {seed} {seed + 1}\n{story}"
 
 
-def main(first: int, last: int) -> None:
+def main(first: int, last: int, swapping: float = 0.0) -> None:
     failures: list[str] = []
 
     def observe(event: dict[str, Any]) -> None:
@@ -135,7 +150,7 @@ def main(first: int, last: int) -> None:
     for seed in range(first, last):
         failures.clear()
         with tempfile.TemporaryDirectory() as folder:
-            story = Story(seed, Path(folder))
+            story = Story(seed, Path(folder), swapping)
             found = story.play(60)
             operations += len(story.town.history)
         for fault in (found, *failures):
@@ -147,4 +162,4 @@ def main(first: int, last: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]), int(sys.argv[2]), *map(float, sys.argv[3:]))

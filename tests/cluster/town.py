@@ -20,6 +20,7 @@ from tests.cluster.paper_disk import PaperDisk
 from tests.linearizability import Event, Fate, Kind
 from tests.strict_clock import StrictClock
 from twisted_kv.commit import AtOnce, Commit, GroupCommit
+from twisted_kv.conditional import Draft
 from twisted_kv.config import ProxyConfig
 from twisted_kv.errors import KvError, PeerSilent, PeerUnreachable, Unreached
 from twisted_kv.limits import Limits
@@ -30,9 +31,10 @@ from twisted_kv.peers.peer import Answer
 from twisted_kv.proxy import Rooms, founding
 from twisted_kv.quorum import Level
 from twisted_kv.replica import Replica
+from twisted_kv.sharing import Changed
 from twisted_kv.state.file import FileStore
 from twisted_kv.storage.memory import MemoryEngine
-from twisted_kv.versions import decode_record
+from twisted_kv.versions import Record, decode_record
 from twisted_kv.wire import (
     Join,
     announcement_decoder,
@@ -299,6 +301,34 @@ class Town:
         kind = Kind.PUT if value is not None else Kind.DELETE
         done = self.proxies[proxy].coordinator.put(Key(key), value, b"", level)
         return self._record(done, kind, key, value)
+
+    def swap(
+        self, key: bytes, base: bytes | None, value: bytes, proxy: int = 0, timeout_s: float | None = None
+    ) -> Deferred[Changed]:
+        """Put a value where the key holds ``base``, None standing for absent."""
+
+        def decide(held: Record | None) -> Draft | None:
+            return Draft(value) if (held.value if held is not None else None) == base else None
+
+        self._clients += 1
+        client, called, place = f"c{self._clients}", self.clock.seconds(), len(self.history)
+        self.history.append(Event(client, Kind.SWAP, key, value, called, None, Fate.UNKNOWN, base))
+
+        def ended(result: Changed | Failure) -> Changed | Failure:
+            now = self.clock.seconds()
+            if isinstance(result, Failure):
+                error = result.value
+                in_doubt = isinstance(error, Unreached) and error.maybe_applied
+                fate = Fate.UNKNOWN if in_doubt else Fate.DROPPED
+                self.history[place] = Event(client, Kind.SWAP, key, value, called, now, fate, base)
+            elif result.changed:
+                self.history[place] = Event(client, Kind.SWAP, key, value, called, now, Fate.DONE, base)
+            else:
+                found = result.record.value if result.record is not None else None
+                self.history[place] = Event(client, Kind.READ, key, found, called, now)
+            return result
+
+        return self.proxies[proxy].coordinator.change(Key(key), decide, timeout_s).addBoth(ended)
 
     def get(self, key: bytes, proxy: int = 0, level: Level = Level.STRONG) -> Deferred[Done]:
         return self._record(self.proxies[proxy].coordinator.get(Key(key), level), Kind.READ, key, None)
