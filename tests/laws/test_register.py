@@ -2,7 +2,7 @@
 
 A failing seed is repeated, and any range of seeds run, from the repository's folder with
 
-    python -m tests.laws.test_register FIRST LAST             # seeds FIRST to LAST - 1, each in four ways
+    python -m tests.laws.test_register FIRST LAST             # seeds FIRST to LAST - 1, each in six ways
     python -m tests.laws.test_register FIRST LAST MUTANT      # the first seed that catches a wrong variant
 """
 
@@ -20,15 +20,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.linearizability import Event, Fate, Kind, violation
+from twisted_kv import conditional as conditional_changes
 from twisted_kv import conversation, quorum, register
 from twisted_kv.conditional import Conditional, Decided, Draft
 from twisted_kv.conversation import NOTHING, Conversation, Outcome, Send
 from twisted_kv.errors import DeadlinePassed, Unreached
 from twisted_kv.names import Key, NodeId
+from twisted_kv.proposing import Proposer
 from twisted_kv.quorum import Level, blocking, majority
 from twisted_kv.reading import Read
 from twisted_kv.register import ACCEPT, BLANK, FETCH, PREPARE, READ, Cell, Op, Reply, decide
-from twisted_kv.versions import NONE, Ballot, HybridClock, Record, Version, decode_record, record_version
+from twisted_kv.versions import NONE, Ballot, HybridClock, Record, Version, decode_record, record_expiry, record_version
 from twisted_kv.writing import Write
 
 KEY = Key(b"k")
@@ -527,19 +529,42 @@ class Part:
     :param only_on: what it must find, where it does not take anything.
     """
 
-    def __init__(self, client: str, only_on: bytes | None, anything: bool) -> None:
+    def __init__(self, client: str, only_on: bytes | None, anything: bool, expires_ms: int = 0) -> None:
         self.client = client
         self.only_on = only_on
         self.anything = anything
+        self.expires_ms = expires_ms
         self.tried: dict[bytes, bytes | None] = {}
+        self.found: list[bytes | None] = []
+        self.withdrawn = False
 
     def decide(self, held: Record | None) -> Draft | None:
-        base = held and (held.content_type if held.value is None else held.value)
+        base = held and name_of(held)
+        self.found.append(base)
         if not self.anything and base != self.only_on:
             return None
         value = b"%b, form %d" % (self.client.encode(), len(self.tried))
         self.tried[value] = base
-        return Draft(value)
+        return Draft(value, expires_ms=self.expires_ms)
+
+
+class Burying(Conditional):
+    """Changes that share a round, and that tell of the tombstones which they put in the place of what they found."""
+
+    __slots__ = ("bury", "parts")
+
+    bury: Callable[[bytes | None, bytes], None]
+    parts: Sequence[Part]
+
+    def _decide(self, found: Record | None) -> tuple[Record | None, list[Decided]]:
+        for part in self.parts:
+            part.found.clear()
+        held, decided = super()._decide(found)
+        base = found and name_of(found)
+        for name in {held and name_of(held), *(name for part in self.parts for name in part.found)}:
+            if name is not None and name != base and name.startswith(b"grave"):
+                self.bury(base, name)
+        return held, decided
 
 
 @dataclass(eq=False, slots=True)
@@ -596,6 +621,11 @@ def settles() -> bool:
     return True
 
 
+def buries() -> bool:
+    """Whether a read that finds a value expired has it replaced by a tombstone before it calls it absent."""
+    return True
+
+
 def may_shrink() -> bool:
     """Whether a change may take an owner away without another in its place, and without copying anything.
 
@@ -610,9 +640,10 @@ class Simulation:
 
     :param changing: whether owners change meanwhile; see ``_drive_change``.
     :param conditional: whether clients also make conditional changes.
+    :param wild: whether values also expire, changes are withdrawn from rounds, and owners abstain.
     """
 
-    def __init__(self, seed: int, changing: bool = False, conditional: bool = False) -> None:
+    def __init__(self, seed: int, changing: bool = False, conditional: bool = False, wild: bool = False) -> None:
         self.random = rng = random.Random(seed)
         self.now = 0
         self.opened = 0
@@ -654,6 +685,13 @@ class Simulation:
         if conditional:
             self.kinds = (*self.kinds[rng.choice((0, 2, 4)) :], *(Kind.SWAP,) * rng.choice((1, 4, 8)))
         self.proxies = [Proxy(self, f"p{i}", rng.choice(skews)) for i in range(rng.choice((2, 3)))]
+        self.expiring = self.withdrawals = self.scratches = 0.0
+        self.unreadable: NodeId | None = None
+        if wild:
+            self.expiring = rng.choice((0.0, 0.3, 0.7))
+            self.withdrawals = rng.choice((0.0, 0.05, 0.2))
+            self.scratches = rng.choice((0.0, 0.05))
+            self.ones = rng.random() < 0.3
 
     def run(self) -> list[Event]:
         while (self.left or self.running) and self.now < 3000:
@@ -716,6 +754,10 @@ class Simulation:
             self._crash(rng.choice(self.proxies))
         if rng.random() < self.slowness:
             self.slow = rng.choice((None, *self.owners_of[-1]))
+        if self.withdrawals and self.running and rng.random() < self.withdrawals:
+            self._withdraw(rng.choice(self.running))
+        if self.scratches and rng.random() < self.scratches:
+            self.unreadable = rng.choice((None, *self.owners_of[-1]))
         if self.changing:
             self._drive_change()
 
@@ -737,9 +779,9 @@ class Simulation:
             level = Level.STRONG
             for name in range(rng.choice((1, 1, 2, 3))):
                 known = [event.value for event in self.history if event.fate is Fate.DONE]
-                parts.append(Part(f"{number}.{name}", rng.choice([None, *known]), rng.random() < 0.6))
-            decides = [part.decide for part in parts]
-            conversation = Conditional(KEY, owners, proxy.clock, proxy.now_ms, decides)
+                only_on, anything = rng.choice([None, *known]), rng.random() < 0.6
+                parts.append(Part(f"{number}.{name}", only_on, anything, self._expiry(proxy)))
+            conversation = self._sharing(proxy, owners, parts)
         else:
             if self.ones and rng.random() < 0.3:
                 level = Level.ONE
@@ -747,12 +789,57 @@ class Simulation:
             value = b"%d" % number if kind is Kind.PUT else b"tombstone %d" % number
             written = value if kind is Kind.PUT else None
             named = b"" if kind is Kind.PUT else value
-            conversation = Write(KEY, owners, proxy.clock, level, written, named)
+            expires_ms = self._expiry(proxy) if kind is Kind.PUT else 0
+            conversation = Write(KEY, owners, proxy.clock, level, written, named, expires_ms)
         client = f"{proxy.name}#{number}"
         operation = Operation(client, proxy, kind, value, level, conversation, self.now, proxy.epoch, parts=parts)
         self.running.append(operation)
         self._settle(operation, conversation.begin())
         return operation
+
+    def _expiry(self, proxy: Proxy) -> int:
+        rng = self.random
+        if not self.expiring or rng.random() > self.expiring:
+            return 0
+        return max(1, proxy.now_ms() + rng.choice((0, 1, 5, 40)))
+
+    def _sharing(self, proxy: Proxy, owners: Sequence[NodeId], parts: Sequence[Part]) -> Conditional:
+        called = self.now
+        conversation = Burying(KEY, owners, proxy.clock, proxy.now_ms, [part.decide for part in parts])
+        conversation.parts = parts
+        conversation.bury = lambda base, name: self.history.append(
+            Event(name.decode(), Kind.SWAP, KEY, name, called, None, Fate.UNKNOWN, base)
+        )
+        return conversation
+
+    def _withdraw(self, operation: Operation) -> None:
+        """Let one client of a round hear that its time is up."""
+        conversation = operation.conversation
+        left = [number for number, part in enumerate(operation.parts) if not part.withdrawn]
+        if not isinstance(conversation, Conditional) or not left:
+            return
+        number = self.random.choice(left)
+        part = operation.parts[number]
+        certain = conversation.withdraw(number)
+        part.withdrawn = True
+        self._note_tried(operation, part, certain)
+
+    def _note_tried(self, operation: Operation, part: Part, certain: bool) -> None:
+        returned, fate = (self.now, Fate.DROPPED) if certain else (None, Fate.UNKNOWN)
+        for tried, base in part.tried.items():
+            self.history.append(Event(part.client, Kind.SWAP, KEY, tried, operation.called, returned, fate, base))
+
+    def _bury(self, operation: Operation) -> None:
+        """Read once more, in a round in which what has expired is replaced by its tombstone."""
+        proxy = operation.proxy
+        owners = list(self.owners_of[proxy.epoch])
+        part = Part(operation.client, b"nothing", False)
+        conversation = self._sharing(proxy, owners, [part])
+        reader = Operation(
+            operation.client, proxy, Kind.SWAP, None, Level.STRONG, conversation, operation.called, proxy.epoch, [part]
+        )
+        self.running.append(reader)
+        self._settle(reader, conversation.begin())
 
     def _settle(self, operation: Operation, sends: Sequence[Send]) -> None:
         """Send what a conversation asks, and see that it ended, pauses, or waits for somebody."""
@@ -774,6 +861,14 @@ class Simulation:
         if operation.kind is Kind.SWAP:
             self._note_parts(operation, error)
             return
+        if operation.kind is Kind.READ and error is None and outcome.record:
+            expired = 0 < record_expiry(outcome.record) <= operation.proxy.now_ms()
+            if expired and buries():
+                self._bury(operation)
+                return
+            if expired:
+                self.history.append(Event(operation.client, Kind.READ, KEY, None, operation.called, self.now))
+                return
         if error is None:
             fate = Fate.DONE
             if operation.kind is Kind.READ:
@@ -797,20 +892,18 @@ class Simulation:
         conversation = operation.conversation
         assert isinstance(conversation, Conditional)
         for number, part in enumerate(operation.parts):
+            if part.withdrawn:
+                continue
             if error is None:
                 record, changed = conversation.decided[number]
-                value = record and (record.content_type if record.value is None else record.value)
+                value = record and name_of(record)
                 kind, base = (Kind.SWAP, part.tried.pop(value)) if changed and value else (Kind.READ, None)
                 self.history.append(Event(part.client, kind, KEY, value, operation.called, self.now, base=base))
                 # The other forms that it tried may lie about on a minority; nobody may ever see one.
                 self.superseded |= part.tried.keys()
                 continue
             assert isinstance(error, Unreached)
-            returned = None if error.maybe_applied else self.now
-            fate = Fate.UNKNOWN if error.maybe_applied else Fate.DROPPED
-            for tried, base in part.tried.items():
-                event = Event(part.client, Kind.SWAP, KEY, tried, operation.called, returned, fate, base)
-                self.history.append(event)
+            self._note_tried(operation, part, not error.maybe_applied)
 
     def _write_down(self, operation: Operation, value: bytes | None, fate: Fate) -> None:
         returned = self.now if fate is not Fate.UNKNOWN else None
@@ -831,7 +924,10 @@ class Simulation:
         """Let a question arrive, or not, once or twice; the answer, or the failure, is then under way."""
         rng = self.random
         operation = question.operation
-        if operation is None:
+        if question.node == self.unreadable:
+            if operation is not None:
+                self.wire.append(Answer(operation, question.round, question.node, None, question.resent))
+        elif operation is None:
             self._apply(question)
         elif rng.random() < self.loss:
             applied = rng.random() < 0.5
@@ -988,9 +1084,10 @@ class Simulation:
         """Heal everything. Reads succeed while old messages still arrive; when all have arrived, writes do too."""
         self.loss = self.repeats = self.copies = self.crashes = 0.0
         self.nudges = self.expiries = self.jumps = self.slowness = 0.0
-        self.slow = None
+        self.slow = self.unreadable = None
         self.left = 0
         self.ones = False
+        self.expiring = self.withdrawals = self.scratches = 0.0
         while self.opened < len(self.owners_of) - 1:
             self._drive_change()
         proxy = Proxy(self, "last", 0)
@@ -1021,8 +1118,14 @@ def shown(record: bytes) -> bytes | None:
     """What a record shows the checker: its value, a tombstone's name, or None for a key never written."""
     if not record:
         return None
-    decoded = decode_record(record)
-    return decoded.content_type if decoded.value is None else decoded.value
+    return name_of(decode_record(record))
+
+
+def name_of(record: Record) -> bytes:
+    """Give a record's value, or a tombstone's name: its own, or one that its version gives it."""
+    if record.value is not None:
+        return record.value
+    return record.content_type or b"grave %b" % record.version.hex().encode()
 
 
 def assert_once(history: Sequence[Event], superseded: Collection[bytes]) -> None:
@@ -1038,12 +1141,12 @@ def assert_once(history: Sequence[Event], superseded: Collection[bytes]) -> None
             assert first == event.value, f"not linearizable: it took effect as {first!r} and again: {event}"
 
 
-def judge(seed: int, changing: bool = False, conditional: bool = False) -> list[Event]:
+def judge(seed: int, changing: bool = False, conditional: bool = False, wild: bool = False) -> list[Event]:
     """Run one seed. Its history is linearizable, or the assertion names the seed and how to repeat it."""
     repeat = f"python -m tests.laws.test_register {seed} {seed + 1}"
-    again = f"seed {seed}, changing={changing}, conditional={conditional}: {repeat}"
+    again = f"seed {seed}, changing={changing}, conditional={conditional}, wild={wild}: {repeat}"
     try:
-        history = Simulation(seed, changing, conditional).run()
+        history = Simulation(seed, changing, conditional, wild).run()
     except Exception as error:
         raise AssertionError(f"{again}: {error!r}") from error
     story = violation(history)
@@ -1065,6 +1168,12 @@ def test_every_history_is_linearizable_whatever_the_network_and_the_clocks_do(pa
 def test_every_history_with_conditional_changes_is_linearizable(part: int) -> None:
     for seed in range(part, SEEDS, 4):
         judge(seed, changing=seed % 3 == 0, conditional=True)
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_every_history_is_linearizable_where_values_expire_and_clients_leave(part: int) -> None:
+    for seed in range(part, SEEDS, 4):
+        judge(seed, changing=seed % 3 == 0, conditional=True, wild=True)
 
 
 @pytest.mark.parametrize("part", range(2))
@@ -1277,16 +1386,117 @@ def copy_the_newest(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sys.modules[__name__], "settles", lambda: False)
 
 
+def list_cut_at_the_wrong_end(patch: pytest.MonkeyPatch) -> None:
+    """A record's list keeps the oldest two versions."""
+    versions = conditional_changes._versions
+    patch.setattr(conditional_changes, "_versions", lambda record: versions(record)[-2:])
+
+
+def pass_by_unchecked(patch: pytest.MonkeyPatch) -> None:
+    """A conditional change that is not in the list of what it finds takes it that it had no effect."""
+    patch.setattr(Conditional, "_passed_by", lambda self, found: True)
+
+
+def hidden_by_older(patch: pytest.MonkeyPatch) -> None:
+    """An open write compares versions the wrong way round."""
+
+    def wrong(self: Proposer, best: Reply) -> bool:
+        assert self.open_ballot is not None
+        return best.accepted >= self.open_ballot and record_version(best.record) < min(self.mine)
+
+    patch.setattr(Proposer, "hides", wrong)
+
+
+def keep_the_step_between(patch: pytest.MonkeyPatch) -> None:
+    """The last state of a round is proposed under the version that it was drafted with, above its ballot."""
+    patch.setattr(conditional_changes, "replace", lambda record, version: record)
+
+
+def tell_a_wrong_fate(patch: pytest.MonkeyPatch) -> None:
+    """A round that finds an own form tells its clients what came of the form proposed last."""
+    confirm = Conditional._confirm
+
+    def wrong(self: Conditional, decided: list[Decided]) -> Sequence[Send]:
+        return confirm(self, self.decided or decided)
+
+    patch.setattr(Conditional, "_confirm", wrong)
+
+
+def propose_the_withdrawn(patch: pytest.MonkeyPatch) -> None:
+    """A change whose client was told that nothing has happened is proposed all the same."""
+    withdraw = Conditional.withdraw
+
+    def wrong(self: Conditional, number: int) -> bool:
+        decide = self.wanted[number]
+        certain = withdraw(self, number)
+        self.wanted[number] = decide
+        return certain
+
+    patch.setattr(Conditional, "withdraw", wrong)
+
+
+def withdraw_for_certain(patch: pytest.MonkeyPatch) -> None:
+    """A client who leaves a round is told that nothing has happened, although it is open."""
+    withdraw = Conditional.withdraw
+
+    def wrong(self: Conditional, number: int) -> bool:
+        withdraw(self, number)
+        return True
+
+    patch.setattr(Conditional, "withdraw", wrong)
+
+
+def withdraw_by_the_flying(patch: pytest.MonkeyPatch) -> None:
+    """A client who leaves a round is told of what is under way, and not of what is open since earlier."""
+    withdraw = Conditional.withdraw
+
+    def wrong(self: Conditional, number: int) -> bool:
+        mine, self.mine = self.mine, set()
+        certain = withdraw(self, number)
+        self.mine = mine
+        return certain
+
+    patch.setattr(Conditional, "withdraw", wrong)
+
+
+def call_absent_alone(patch: pytest.MonkeyPatch) -> None:
+    """A read calls absent what has expired by its own clock, and leaves it there for the others."""
+    patch.setattr(sys.modules[__name__], "buries", lambda: False)
+
+
+def count_silence_as_refusal(patch: pytest.MonkeyPatch) -> None:
+    """Whoever stays silent, or abstains from a question that came twice, is taken never to have agreed."""
+    fail_ = Conversation.fail
+
+    def wrong(self: Conversation, node: NodeId, round_: int, error: str, arrived: bool) -> Sequence[Send]:
+        return fail_(self, node, round_, error, arrived and self.phase != ACCEPT)
+
+    patch.setattr(Conversation, "fail", wrong)
+
+
 class Mode(NamedTuple):
     """What a simulation has to have in it."""
 
     changing: bool
     conditional: bool
+    wild: bool = False
 
 
 PLAIN, CHANGING, CONDITIONAL, BOTH = Mode(False, False), Mode(True, False), Mode(False, True), Mode(True, True)
 
+WILD, WILD_CHANGING = Mode(False, True, True), Mode(True, True, True)
+
 MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], tuple[Mode, int]] = {
+    list_cut_at_the_wrong_end: (CONDITIONAL, 20),
+    pass_by_unchecked: (CONDITIONAL, 267),
+    hidden_by_older: (PLAIN, 329),
+    keep_the_step_between: (BOTH, 5904),
+    tell_a_wrong_fate: (CONDITIONAL, 102),
+    propose_the_withdrawn: (WILD, 2),
+    withdraw_for_certain: (WILD, 5),
+    withdraw_by_the_flying: (WILD, 5),
+    call_absent_alone: (WILD, 4),
+    count_silence_as_refusal: (WILD, 0),
     decide_anew: (CONDITIONAL, 9),
     answer_unconfirmed: (CONDITIONAL, 29),
     copy_the_newest: (BOTH, 2180),
@@ -1379,9 +1589,9 @@ def main(arguments: Sequence[str]) -> int:
         return caught is None
     bad = operations = unknown = 0
     for seed in range(first, last):
-        for changing, conditional in ((False, False), (True, False), (False, True), (True, True)):
+        for mode in (PLAIN, CHANGING, CONDITIONAL, BOTH, WILD, WILD_CHANGING):
             try:
-                history = judge(seed, changing, conditional)
+                history = judge(seed, *mode)
             except AssertionError as error:
                 bad += 1
                 sys.stdout.write(f"{error}\n")
@@ -1390,7 +1600,7 @@ def main(arguments: Sequence[str]) -> int:
                 unknown += sum(event.fate is Fate.UNKNOWN for event in history)
     seeds = last - first
     sys.stdout.write(
-        f"{seeds} seeds four times, {operations} operations, {unknown} of unknown outcome, {bad} violations\n"
+        f"{seeds} seeds six times, {operations} operations, {unknown} of unknown outcome, {bad} violations\n"
     )
     return bad > 0
 
