@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import NamedTuple, TypeAlias
 
 from .conversation import NOTHING, Outcome, Send
-from .errors import Unreached
 from .names import Key, NodeId
 from .proposing import Proposer
 from .quorum import Level
@@ -92,8 +91,7 @@ class Conditional(Proposer):
             if ours is not None:
                 return self._confirm(self._fates[ours])
             if self.hides(best) and not self._passed_by(found):
-                self._end_unreached(Unreached, "another change came between, which hides whether this one took effect")
-                return NOTHING
+                return self._end_hidden()
         held, decided = self._decide(found)
         if held is found:
             return self._confirm(decided)

@@ -23,7 +23,7 @@ from .quorum import Level
 from .reading import Read
 from .ring import slot_of
 from .sharing import Changed, Sharing
-from .versions import HybridClock, record_expiry
+from .versions import HybridClock, is_expired
 from .writing import Write
 
 READS_OF_A_TURN = 16
@@ -192,7 +192,7 @@ class Coordinator:
         return self._get_shared(key, until_s) if self._expired(done.record) else done
 
     def _expired(self, record: bytes) -> bool:
-        return bool(record) and 0 < record_expiry(record) <= self._now_ms()
+        return is_expired(record, self._now_ms())
 
     def _get_shared(self, key: Key, until_s: float) -> Deferred[Done]:
         """Read in a round of changes, in which what has expired is replaced by its tombstone.
@@ -223,13 +223,11 @@ class Coordinator:
             return fail(DeadlinePassed("the deadline passed before an expired value was made absent", "try again"))
         return self.change(key, leave, left_s / 2).addCallbacks(read, read_alone)
 
-    def _expired_is_absent(self, done: Done) -> Done:
-        return done._replace(record=b"") if self._expired(done.record) else done
-
     async def _get_one(self, key: Key, timeout_s: float) -> Done:
         outcome = "ok"
         try:
-            return self._expired_is_absent(await self._chains.read(key, timeout_s))
+            done = await self._chains.read(key, timeout_s)
+            return done._replace(record=b"") if self._expired(done.record) else done
         except KvError as error:
             outcome = error.slug
             raise

@@ -21,6 +21,7 @@ from .names import Key, NodeId
 from .peers.control import Control
 from .quorum import majority
 from .ring import slot_of
+from .versions import has_expired
 from .wire import KeyRow
 
 SPARE_ROWS = 1.25
@@ -143,4 +144,4 @@ class Listing:
 
 def _vote(row: KeyRow | None, now_ms: int) -> bool:
     """Whether an owner says that a key holds a value now."""
-    return row is not None and row.is_value and not 0 < row.expires_ms <= now_ms
+    return row is not None and row.is_value and not has_expired(row.expires_ms, now_ms)

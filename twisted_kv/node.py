@@ -128,15 +128,12 @@ class Node(Service):
         self._rounds.append(
             Rounds(reactor, self._random, limits.disk_check_interval_s, self._look_at_room, "looks at the room left")
         )
+        commit: Commit = AtOnce()
         if config.sync == ALWAYS:
-            return (
-                disk.engine,
-                GroupCommit(reactor, disk.engine.sync, self._in_thread, self._broken, metrics),
-                disk.incarnation,
-            )
-        if config.sync == INTERVAL:
+            commit = GroupCommit(reactor, disk.engine.sync, self._in_thread, self._broken, metrics)
+        elif config.sync == INTERVAL:
             self._rounds.append(Rounds(reactor, self._random, limits.sync_interval_s, self._sync, "syncs"))
-        return disk.engine, AtOnce(), disk.incarnation
+        return disk.engine, commit, disk.incarnation
 
     def _in_thread(self, work: Callable[[], None]) -> Deferred[None]:
         return deferToThreadPool(self._reactor, self._syncs, work)

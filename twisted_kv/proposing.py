@@ -115,6 +115,10 @@ class Proposer(Conversation):
             return NOTHING
         return self.begin()
 
+    def _end_hidden(self) -> Sequence[Send]:
+        self._end_unreached(Unreached, "another change came between, which hides whether this one took effect")
+        return NOTHING
+
     def _end_unreached(self, kind: type[Unreached], what: str) -> None:
         if kind is Unreached and any(error.startswith(DISK_FULL) for error in self.errors.values()):
             kind = NoRoom

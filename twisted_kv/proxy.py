@@ -44,7 +44,7 @@ from .roster import Roster
 from .state.file import FileStore
 from .state.store import StateStore
 from .sweeper import Sweeper
-from .versions import HybridClock, is_tombstone
+from .versions import HybridClock, is_value
 from .web.bulk import add_bulk
 from .web.cluster import ClusterDoor, add_cluster
 from .web.keys import add_keys
@@ -128,7 +128,7 @@ class Rooms:
 
     def _holds_value(self, key: Key) -> Deferred[bool]:
         found = self.coordinator.get(key, Level.STRONG)
-        return found.addCallback(lambda done: bool(done.record) and not is_tombstone(done.record))
+        return found.addCallback(lambda done: is_value(done.record))
 
     def app(self, limits: Limits, default: Level) -> Klein:
         """The proxy's whole door."""

@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -36,7 +37,7 @@ from .names import Epoch, Key, Slot
 from .register import ABSTAIN, ACCEPT, BLANK, FETCH, PREPARE, READ, Cell, Op, Reply, decide
 from .ring import SLOTS, slot_of
 from .storage.engine import UNREADABLE, Change, Due, Engine
-from .versions import NONE, HybridClock, Record, Version, drawn_by_a_clock, is_whole, record_expiry
+from .versions import NONE, HybridClock, Record, Version, drawn_by_a_clock, is_expired, is_whole
 from .wire import (
     DISK_BUSY,
     DISK_FULL,
@@ -186,9 +187,7 @@ class Replica:
         def again(reply: BatchReply) -> BatchReply | Deferred[BatchReply]:
             if reply.refusal != DISK_BUSY or self._clock.seconds() + self._limits.stall_retry_s >= until_s:
                 return reply
-            pause: Deferred[None] = Deferred()
-            self._clock.callLater(self._limits.stall_retry_s, pause.callback, None)
-            return pause.addCallback(lambda _: self._serve(batch, keys, until_s))
+            return deferLater(self._clock, self._limits.stall_retry_s, self._serve, batch, keys, until_s)
 
         return reply.addCallback(again)
 
@@ -321,7 +320,7 @@ class Replica:
         def read() -> bytes:
             cell = self._engine.get(slot_of(key), key)
             record = cell.record if cell is not None else b""
-            return b"" if record and 0 < record_expiry(record) <= self._now_ms() else record
+            return b"" if is_expired(record, self._now_ms()) else record
 
         return self._when_safe(read, lambda record: [key])
 

@@ -80,7 +80,7 @@ class Record:
     before: tuple[Version, ...] = ()
 
     def expired(self, now_ms: int) -> bool:
-        return 0 < self.expires_ms <= now_ms
+        return has_expired(self.expires_ms, now_ms)
 
     def encode(self) -> bytes:
         """Give the record's bytes, which owners store and copy as they are.
@@ -135,6 +135,21 @@ def record_version(data: bytes) -> Version:
 def record_expiry(data: bytes) -> int:
     """Read when a record expires, in milliseconds of wall time; 0 for never."""
     return int.from_bytes(data[18:26], "big")
+
+
+def has_expired(expires_ms: int, now_ms: int) -> bool:
+    """Judge an expiry by a clock; 0 is never."""
+    return 0 < expires_ms <= now_ms
+
+
+def is_expired(data: bytes, now_ms: int) -> bool:
+    """Whether bytes are a record that has expired; empty bytes, of a key never written, are none."""
+    return bool(data) and has_expired(record_expiry(data), now_ms)
+
+
+def is_value(data: bytes) -> bool:
+    """Whether bytes are a record that holds a value: neither a tombstone, nor empty."""
+    return bool(data) and not is_tombstone(data)
 
 
 def is_tombstone(data: bytes) -> bool:

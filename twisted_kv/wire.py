@@ -15,6 +15,9 @@ from .limits import Limits
 from .names import Key
 from .register import Op, Reply
 
+UNDECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What a decoder raises on bytes that are none of its shape."""
+
 FORMAT = 1
 """The format of batches, pages and answers."""
 

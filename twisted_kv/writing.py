@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .conversation import NOTHING, Send
-from .errors import Unreached
+from .conversation import Send
 from .names import Key, NodeId
 from .proposing import Proposer
 from .quorum import Level
@@ -49,6 +48,5 @@ class Write(Proposer):
             if best.record and record_version(best.record) in self.mine:
                 return self._accept(self.ballot, best.record, needed)
             if self.hides(best):
-                self._end_unreached(Unreached, "another change came between, which hides whether this one took effect")
-                return NOTHING
+                return self._end_hidden()
         return self._accept_fresh(self.ballot, needed)

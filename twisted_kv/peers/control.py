@@ -14,6 +14,7 @@ from ..membership import Seat, State, encode_state
 from ..register import Op, Reply
 from ..wire import (
     FORMAT,
+    UNDECODED,
     Announcement,
     Batch,
     BatchReply,
@@ -62,7 +63,7 @@ class Control:
             raise NotANode(f"{url} does not answer as a kvnode: {error.detail}", hint) from None
         try:
             info = msgspec.json.decode(answer.body, type=Info)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNDECODED:
             info = None
         if info is None or answer.code != 200 or info.role != "kvnode":
             raise NotANode(f"what answers at {url} is no kvnode (status {answer.code})", hint)
@@ -137,7 +138,7 @@ class Control:
             raise kind(problem.get("detail", f"status {answer.code}"))
         try:
             return decoder.decode(answer.body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNDECODED:
             raise PeerSilent("the page could not be read") from None
 
     async def ask(self, seat: Seat, state: State, ops: list[Op]) -> list[Reply]:
@@ -154,7 +155,7 @@ class Control:
         answer = await self._request("POST", seat.url, path, body, MSGPACK)
         try:
             reply = batch_reply_decoder.decode(answer.body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNDECODED:
             raise PeerSilent(f"status {answer.code} without a readable answer") from None
         if reply.refusal:
             raise PeerRefused(reply.detail)
@@ -177,6 +178,6 @@ def _header(seat: Seat, state: State) -> Header:
 def _problem(answer: Answer) -> dict[str, str]:
     try:
         fields = msgspec.json.decode(answer.body, type=dict[str, object])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNDECODED:
         return {}
     return {name: value for name, value in fields.items() if isinstance(value, str)}

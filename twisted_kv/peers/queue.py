@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -30,6 +29,7 @@ from ..wire import (
     OLD_EPOCH,
     OTHER_CLUSTER,
     OTHER_INCARNATION,
+    UNDECODED,
     Batch,
     BatchReply,
     Header,
@@ -196,7 +196,7 @@ class PeerQueue:
             return
         try:
             reply = batch_reply_decoder.decode(result.body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNDECODED:
             self._fail(questions, f"status {result.code} without a readable answer", arrived=True)
             return
         self.suspicion.confirm()

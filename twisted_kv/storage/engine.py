@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 from twisted_kv.names import Key, Slot
 from twisted_kv.register import Cell
-from twisted_kv.versions import is_tombstone
+from twisted_kv.versions import is_value, record_expiry
 
 Place: TypeAlias = tuple[Slot, Key]
 """Where a cell is. Places are ordered by slot, then by the key's bytes. A key always comes with the same slot."""
@@ -51,9 +51,9 @@ class Due(NamedTuple):
     key: Key
 
 
-def is_value(record: bytes) -> bool:
-    """Say whether a cell's record counts in ``Totals.keys``."""
-    return bool(record) and not is_tombstone(record)
+def value_expiry(record: bytes) -> int:
+    """Say what both indexes hold of a record's expiry: of a value its own, 0 of anything else."""
+    return record_expiry(record) if is_value(record) else 0
 
 
 UNREADABLE = Cell(b"unreadable", b"unreadable", b"")  # type: ignore[arg-type]

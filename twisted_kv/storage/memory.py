@@ -11,8 +11,8 @@ from twisted_kv.digest import moved, term
 from twisted_kv.names import Key, Slot
 from twisted_kv.register import BLANK, Cell
 from twisted_kv.ring import SLOTS
-from twisted_kv.storage.engine import Change, Due, Listed, Place, Totals, is_value
-from twisted_kv.versions import record_expiry
+from twisted_kv.storage.engine import Change, Due, Listed, Place, Totals, value_expiry
+from twisted_kv.versions import is_value
 
 
 class MemoryEngine:
@@ -72,9 +72,9 @@ class MemoryEngine:
         if now.accepted != was.accepted:
             digest = self._digests.get(slot, 0)
             self._digests[slot] = moved(digest, term(key, was.accepted), term(key, now.accepted))
-        if expires_ms := _expiry(was.record):
+        if expires_ms := value_expiry(was.record):
             self._due.remove(Due(expires_ms, key))
-        if expires_ms := _expiry(now.record):
+        if expires_ms := value_expiry(now.record):
             self._due.add(Due(expires_ms, key))
 
     def drop(self, first: Slot, last: Slot, limit: int) -> bool:
@@ -104,7 +104,7 @@ class MemoryEngine:
         for key, slot in takewhile(lambda found: found[0].startswith(prefix), self._slots.irange(start)):
             record = self._cells[slot, key].record
             if record:
-                page.append(Listed(key, is_value(record), _expiry(record)))
+                page.append(Listed(key, is_value(record), value_expiry(record)))
                 if len(page) == limit:
                     break
         return page
@@ -130,10 +130,6 @@ class MemoryEngine:
         for kept in (self._cells, self._places, self._slots, self._due, self._digests, self._notes):
             kept.clear()
         self._keys = self._bytes = 0
-
-
-def _expiry(record: bytes) -> int:
-    return record_expiry(record) if is_value(record) else 0
 
 
 def _bounds(first: Slot, last: Slot, after: Place | None) -> tuple[Place, Place, bool]:

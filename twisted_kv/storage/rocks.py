@@ -39,8 +39,8 @@ from twisted_kv.errors import Damaged, DiskBusy, DiskFailed, DiskFull, KvError
 from twisted_kv.names import Key, Slot
 from twisted_kv.register import BLANK, Cell
 from twisted_kv.ring import SLOTS
-from twisted_kv.storage.engine import UNREADABLE, Change, Due, Listed, Place, Totals, indexed_alike, is_value
-from twisted_kv.versions import Ballot, record_expiry
+from twisted_kv.storage.engine import UNREADABLE, Change, Due, Listed, Place, Totals, indexed_alike, value_expiry
+from twisted_kv.versions import Ballot, is_value
 
 KIB, MIB = 1024, 1024 * 1024
 MEMTABLE_BYTES = 32 * MIB
@@ -415,7 +415,7 @@ def _indexed(record: bytes) -> Listed | None:
     """Say what the key index holds for a record: nothing for a bare promise."""
     if not record:
         return None
-    return Listed(Key(b""), is_value(record), record_expiry(record) if is_value(record) else 0)
+    return Listed(Key(b""), is_value(record), value_expiry(record))
 
 
 def _unreadable(error: Exception) -> Damaged:

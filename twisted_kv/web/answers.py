@@ -11,6 +11,7 @@ from .. import errors
 from ..errors import BadInput, KvError, PreconditionFailed, Unreached
 
 JSON = b"application/json"
+MSGPACK = b"application/msgpack"
 PROBLEM = b"application/problem+json"
 
 STATUS: dict[type[KvError], int] = {

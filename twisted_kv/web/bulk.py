@@ -26,14 +26,13 @@ from ..preconditions import Precondition, parse_precondition
 from ..quorum import Level
 from ..sharing import Changed
 from ..versions import decode_record
-from ..wire import checked_key, checked_value
-from .answers import log_bug, problem_fields, status_of
+from ..wire import UNDECODED, checked_key, checked_value
+from .answers import MSGPACK, log_bug, problem_fields, status_of
 from .keys import NDJSON
 from .outflow import ClientGone, Outflow
-from .parameters import level_of, refuse_unknown, seconds, timeout_of
+from .parameters import expiry_after, level_of, refuse_unknown, seconds, timeout_of
 from .v1 import OCTETS, conditionally, precondition_failed
 
-MSGPACK = b"application/msgpack"
 AT_ONCE = 256
 """Operations of one request under way: enough for full batches, and few enough for the values that come back."""
 
@@ -61,7 +60,6 @@ class PackedLine(Line):
 _decode_text = msgspec.json.Decoder(Line).decode
 _decode_packed = msgspec.msgpack.Decoder(PackedLine).decode
 _split_packed = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
-_unread = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 Answer = dict[str, Any]
 
@@ -111,14 +109,14 @@ class Bulk:
             return (line for line in body.split(b"\n") if line.strip())
         try:
             return iter(_split_packed(body))
-        except _unread as error:
+        except UNDECODED as error:
             raise MalformedBody(f"the body is no msgpack array: {error}", "send an array of maps") from None
 
     def begin(self, raw: Any) -> Deferred[Answer]:
         """Begin one operation, after the one before it on the same key. Its answer always comes, and is no failure."""
         try:
             line: Line = (_decode_packed if self._packed else _decode_text)(raw)
-        except _unread as error:
+        except UNDECODED as error:
             return succeed(self._problem({}, MalformedBody(f"the line cannot be read: {error}")))
         shown: Answer = {}
         try:
@@ -159,8 +157,7 @@ class Bulk:
         if line.op == "put":
             value = checked_value(_bytes_of("value", line.value, line.value_b64), self._limits)
             ttl_s = seconds("ttl", line.ttl, self._limits.ttl_s_max) if line.ttl is not None else None
-            expires_ms = self._now_ms() + max(1, round(ttl_s * 1000)) if ttl_s is not None else 0
-            draft = Draft(value, OCTETS, expires_ms)
+            draft = Draft(value, OCTETS, expiry_after(self._now_ms(), ttl_s))
         elif line.op == "delete":
             draft = Draft(None)
         else:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import msgspec
 from klein import Klein
 from twisted.internet.defer import Deferred
 
@@ -14,6 +13,8 @@ from ..errors import MalformedBody
 from ..metrics import CONTENT_TYPE, NodeMetrics
 from ..replica import Replica
 from ..wire import (
+    UNDECODED,
+    Batch,
     BatchReply,
     Join,
     announcement_decoder,
@@ -25,17 +26,15 @@ from ..wire import (
     page_request_decoder,
     parse_json,
 )
-from .answers import answer, answer_json
+from .answers import MSGPACK, answer, answer_json
 from .health import add_liveness, answer_health
-
-MSGPACK = b"application/msgpack"
 
 
 def decoded(decode: Callable[[bytes], Any], request: Any) -> Any:
     """:raises MalformedBody: if the body is none of that shape."""
     try:
         return decode(request.content.read())
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODED as error:
         raise MalformedBody(f"the body is not the msgpack that belongs here: {error}") from None
 
 
@@ -51,11 +50,16 @@ def add_node(app: Klein, replica: Replica, metrics: NodeMetrics) -> None:
     def answer_page(request: Any, page: Any) -> bytes:
         return answer(request, encode(page), MSGPACK)
 
+    def asked(request: Any, decoder: Any, work: Callable[[Any], Deferred[Any]], encoded: Any) -> Deferred[bytes]:
+        return work(decoded(decoder.decode, request)).addCallback(partial(encoded, request))
+
     @app.route("/node/v1/batch", methods=["POST"])
     def batch(request: Any) -> Deferred[bytes]:
-        asked = decoded(batch_decoder.decode, request)
-        metrics.batch_ops.observe(len(asked.ops))
-        return replica.serve(asked).addCallback(partial(answer_reply, request))
+        return asked(request, batch_decoder, serve, answer_reply)
+
+    def serve(batch: Batch) -> Deferred[BatchReply]:
+        metrics.batch_ops.observe(len(batch.ops))
+        return replica.serve(batch)
 
     @app.route("/node/v1/info", methods=["GET"])
     def info(request: Any) -> bytes:
@@ -67,28 +71,23 @@ def add_node(app: Klein, replica: Replica, metrics: NodeMetrics) -> None:
 
     @app.route("/node/v1/epoch", methods=["POST"])
     def epoch(request: Any) -> Deferred[bytes]:
-        announced = replica.announce(decoded(announcement_decoder.decode, request))
-        return announced.addCallback(partial(answer_reply, request))
+        return asked(request, announcement_decoder, replica.announce, answer_reply)
 
     @app.route("/node/v1/slots", methods=["POST"])
     def slots(request: Any) -> Deferred[bytes]:
-        page = replica.page(decoded(page_request_decoder.decode, request))
-        return page.addCallback(partial(answer_page, request))
+        return asked(request, page_request_decoder, replica.page, answer_page)
 
     @app.route("/node/v1/keys", methods=["POST"])
     def keys(request: Any) -> Deferred[bytes]:
-        page = replica.keys(decoded(keys_request_decoder.decode, request))
-        return page.addCallback(partial(answer_page, request))
+        return asked(request, keys_request_decoder, replica.keys, answer_page)
 
     @app.route("/node/v1/due", methods=["POST"])
     def due(request: Any) -> Deferred[bytes]:
-        page = replica.due(decoded(due_request_decoder.decode, request))
-        return page.addCallback(partial(answer_page, request))
+        return asked(request, due_request_decoder, replica.due, answer_page)
 
     @app.route("/node/v1/drop", methods=["POST"])
     def drop(request: Any) -> Deferred[bytes]:
-        dropped = replica.drop(decoded(drop_request_decoder.decode, request))
-        return dropped.addCallback(partial(answer_reply, request))
+        return asked(request, drop_request_decoder, replica.drop, answer_reply)
 
     @app.route("/health/ready", methods=["GET"])
     def ready(request: Any) -> bytes:

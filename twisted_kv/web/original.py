@@ -20,7 +20,7 @@ from ..quorum import Level
 from ..replica import Replica
 from ..roster import Roster
 from ..versions import decode_record
-from ..wire import checked_key, checked_value, parse_json
+from ..wire import UNDECODED, checked_key, checked_value, parse_json
 from .answers import JSON, answer, answer_empty
 from .parameters import level_of
 
@@ -41,7 +41,6 @@ class ServerBody(msgspec.Struct):
 
 _put_body = msgspec.json.Decoder(PutBody).decode
 _get_body = msgspec.json.Decoder(GetBody).decode
-_unread = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def _any_case(data: bytes, shape: type[Any]) -> Any:
@@ -62,7 +61,7 @@ def put_body(data: bytes, limits: Limits) -> tuple[Key, bytes]:
     """
     try:
         body = _put_body(data)
-    except _unread:
+    except UNDECODED:
         body = _any_case(data, PutBody)
     return checked_key(body.Key.encode(), limits), checked_value(body.Value.encode(), limits)
 
@@ -80,7 +79,7 @@ def get_key(request: Any, limits: Limits) -> Key:
         raise MalformedBody("no key was given", 'send {"Key": "..."} as the body, or ?Key=')
     try:
         body = _get_body(data)
-    except _unread:
+    except UNDECODED:
         body = _any_case(data, GetBody)
     return checked_key(body.Key.encode(), limits)
 

@@ -67,6 +67,11 @@ def seconds(name: str, given: str | float, most: float) -> float:
     return number
 
 
+def expiry_after(now_ms: int, ttl_s: float | None) -> int:
+    """Say when what lives so long from now expires, in milliseconds of wall time; 0 for never."""
+    return now_ms + max(1, round(ttl_s * 1000)) if ttl_s is not None else 0
+
+
 def precondition_of(request: Any) -> Precondition:
     """:raises BadParameter: if a header is no list of ETags."""
     headers = request.requestHeaders

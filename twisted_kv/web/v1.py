@@ -22,7 +22,7 @@ from ..sharing import Changed
 from ..versions import Record, decode_record
 from ..wire import checked_key, checked_value
 from .answers import answer
-from .parameters import level_of, precondition_of, refuse_unknown, timeout_of, ttl_of
+from .parameters import expiry_after, level_of, precondition_of, refuse_unknown, timeout_of, ttl_of
 from .site import KV_PREFIX, KV_ROUTE
 
 OCTETS = b"application/octet-stream"
@@ -77,8 +77,7 @@ def add_v1(app: Klein, coordinator: Coordinator, now_ms: Callable[[], int], limi
         refuse_unknown(request, b"consistency", b"timeout", b"ttl")
         key, ttl_s = key_of(request, limits), ttl_of(request, limits)
         value = checked_value(request.content.read(), limits)
-        expires_ms = now_ms() + max(1, round(ttl_s * 1000)) if ttl_s is not None else 0
-        return change(request, key, Draft(value, content_type_of(request, limits), expires_ms))
+        return change(request, key, Draft(value, content_type_of(request, limits), expiry_after(now_ms(), ttl_s)))
 
     @app.route(route, methods=["DELETE"])
     def kv_delete(request: Any) -> Deferred[bytes]:
