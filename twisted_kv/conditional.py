@@ -28,6 +28,10 @@ class Draft(NamedTuple):
     content_type: bytes = b""
     expires_ms: int = 0
 
+    @property
+    def size(self) -> int:
+        return len(self.value) if self.value is not None else 0
+
 
 Decide: TypeAlias = Callable[[Record | None], Draft | None]
 """One change: given what the key holds (None if it was never written), what to put there, None to leave it.

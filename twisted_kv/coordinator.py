@@ -23,7 +23,7 @@ from .quorum import Level
 from .reading import Read
 from .ring import slot_of
 from .sharing import Changed, Sharing
-from .versions import HybridClock, is_expired
+from .versions import HybridClock, Version, is_expired
 from .writing import Write
 
 READS_OF_A_TURN = 16
@@ -124,16 +124,33 @@ class Coordinator:
         read = Read(key, self.order(key, "read"), self._hybrid, level)
         return self._start("read", read, 0, timeout_s).addCallback(self._unexpired, key, until_s)
 
-    def change(self, key: Key, decide: Decide, timeout_s: float | None = None) -> Deferred[Changed]:
+    def change(self, key: Key, decide: Decide, timeout_s: float | None = None, size: int = 0) -> Deferred[Changed]:
         """Change a key by what it holds, always with majorities.
 
         Errors as in ``put``.
+
+        :param size: how many bytes ``decide`` keeps in memory, or may make.
         """
         try:
-            self._admit(0)
+            self._admit(size)
         except KvError:
             return fail(Failure())
-        return self._sharing.change(key, decide, timeout_s or self.limits.operation_timeout_s)
+        self._bytes += size
+
+        def ended(result: Changed | Failure) -> Changed | Failure:
+            self._bytes -= size
+            return result
+
+        return self._sharing.change(key, decide, timeout_s or self.limits.operation_timeout_s).addBoth(ended)
+
+    async def bury(self, key: Key) -> bool:
+        """Put a tombstone in the place of what has expired; say whether that was done now, and not found done.
+
+        Errors as in ``put``.
+        """
+        before = Version(self._hybrid.tick())
+        found = await self.change(key, leave)
+        return found.record is not None and found.record.version > before
 
     def order(self, key: Key, kind: str) -> tuple[NodeId, ...]:
         """Name a key's owners; for a read those to ask first come first: the healthy ones, in turn."""

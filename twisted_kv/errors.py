@@ -247,6 +247,13 @@ class PeerRefused(KvError):
     title = "The node refused the whole batch"
 
 
+class OtherEpoch(PeerRefused):
+    """Proxy and node disagree about the epoch, or the node is in one in which clients wait. It passes."""
+
+    slug = "other-epoch"
+    title = "The node is in another epoch"
+
+
 class PeerUnreachable(KvError):
     """The request did not leave, so it is certain that it had no effect."""
 

@@ -10,7 +10,7 @@ import msgspec
 from twisted.logger import Logger
 
 from .commit import NOTES, Commit
-from .errors import ForeignNode, PeerRefused
+from .errors import ForeignNode, OtherEpoch, PeerRefused
 from .names import Epoch
 from .storage.engine import Engine
 from .wire import (
@@ -114,10 +114,11 @@ class Identity:
         return BatchReply(FORMAT, self._notes.epoch, [], refusal, detail, self._state)
 
     def admit(self, header: Header, copying: bool) -> None:
-        """:raises PeerRefused: if the message means another node, life or epoch."""
+        """:raises PeerRefused: if the message means another node or life; ``OtherEpoch`` if another epoch."""
         refusal = self.refusal(header, copying)
         if refusal is not None:
-            raise PeerRefused(refusal.detail)
+            kind = OtherEpoch if refusal.refusal in (OLD_EPOCH, CLOSED_EPOCH) else PeerRefused
+            raise kind(refusal.detail)
 
     def _keep(self, notes: _Notes) -> None:
         self._engine.write_note("identity", msgspec.json.encode(notes))

@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from .errors import ChangeUnderWay, KvError, PeerRefused, Unreached
+from .errors import ChangeUnderWay, KvError, OtherEpoch, Unreached
 from .limits import Limits
 from .membership import View
 from .names import Key, NodeId
@@ -22,7 +22,7 @@ from .peers.control import Control
 from .quorum import majority
 from .ring import slot_of
 from .versions import has_expired
-from .wire import KeyRow
+from .wire import KeyRow, KeysPage
 
 SPARE_ROWS = 1.25
 """How many rows more than its fair share a node is asked for: shares of a page differ."""
@@ -40,6 +40,7 @@ class Listing:
     """Lists the keys of one proxy's cluster.
 
     :param view: gives the view that the proxy acts on now.
+    :param look_around: called when a node is in another epoch than the view.
     :param holds_value: reads a key at ``strong`` and says whether it holds a value.
     """
 
@@ -50,6 +51,7 @@ class Listing:
         limits: Limits,
         control: Control,
         view: Callable[[], View | None],
+        look_around: Callable[[], object],
         avoided: Callable[[], set[NodeId]],
         holds_value: Callable[[Key], Deferred[bool]],
     ) -> None:
@@ -58,11 +60,15 @@ class Listing:
         self._limits = limits
         self._control = control
         self._view = view
+        self._look_around = look_around
         self._avoided = avoided
         self._holds_value = holds_value
 
     async def page(self, prefix: bytes, after: bytes, limit: int) -> KeyPage:
         """Give a page of the keys that begin with ``prefix``, strictly after ``after``.
+
+        It may have fewer than ``limit`` keys, even none, and not be the last: where so many were deleted that going
+        through them takes as long as an operation may.
 
         :raises Unreached: if some slots have no majority of owners that answer.
         :raises ChangeUnderWay: if data was moved for longer than an operation waits.
@@ -78,7 +84,7 @@ class Listing:
                 await deferLater(self._clock, RETRY_S)
                 continue
             keys += found
-            if horizon is None or len(keys) >= limit:
+            if horizon is None or len(keys) >= limit or self._clock.seconds() >= until_s:
                 return KeyPage(keys, horizon)
             after = horizon
 
@@ -93,42 +99,51 @@ class Listing:
         # Before they are asked: what expires while their pages are under way may have been renewed since.
         now_ms = self._now_ms()
         pages = await self._ask(view, prefix, after, rows)
-        cut = [page[-1].key for page in pages.values() if len(page) == rows]
+        cut = [page.rows[-1].key for page in pages.values() if page.more]
         horizon = min(cut, default=None)
         said: dict[bytes, dict[NodeId, KeyRow]] = {}
         for node, page in pages.items():
-            for row in page:
+            for row in page.rows:
                 if horizon is None or row.key <= horizon:
                     said.setdefault(row.key, {})[node] = row
-        keys: list[Key] = []
-        for raw in sorted(said):
-            key = Key(raw)
+        there: dict[Key, bool] = {}
+        disputed: list[Key] = []
+        for key in map(Key, sorted(said)):
             owners = [node for node in view.table[slot_of(key)] if node in pages]
-            votes = {_vote(said[raw].get(node), now_ms) for node in owners}
-            if votes == {True} or (len(votes) > 1 and await self._holds_value(key)):
-                keys.append(key)
-                if len(keys) == limit:
-                    return keys, raw
-        return keys, horizon
+            votes = {_vote(said[key].get(node), now_ms) for node in owners}
+            there[key] = votes == {True}
+            if len(votes) > 1:
+                disputed.append(key)
+        answers = await DeferredList(list(map(self._holds_value, disputed)), consumeErrors=True)
+        for key, (succeeded, answer) in zip(disputed, answers, strict=True):
+            there[key] = answer if succeeded else answer.raiseException()
+        keys = [key for key, holds in there.items() if holds]
+        return (keys[:limit], keys[limit - 1]) if len(keys) >= limit else (keys, horizon)
 
-    async def _ask(self, view: View, prefix: bytes, after: bytes, rows: int) -> Mapping[NodeId, list[KeyRow]]:
+    async def _ask(self, view: View, prefix: bytes, after: bytes, rows: int) -> Mapping[NodeId, KeysPage]:
         """Ask every member that is not avoided for a page, and see that all slots have a majority that answers."""
         avoided = self._avoided()
         asked = [node for node in view.seats if node not in avoided]
         asking = [
             ensureDeferred(self._control.keys(view.seats[node], view.state, prefix, after, rows)) for node in asked
         ]
-        pages: dict[NodeId, list[KeyRow]] = {}
+        pages: dict[NodeId, KeysPage] = {}
+        moved = False
         errors = dict.fromkeys(avoided.intersection(view.seats), "avoided since it failed")
         for node, (succeeded, result) in zip(asked, await DeferredList(asking, consumeErrors=True), strict=True):
             if succeeded:
                 pages[node] = result
-            elif result.check(PeerRefused) and self._view() is not view:
-                raise ChangeUnderWay("the epoch has moved")
+            elif result.check(OtherEpoch):
+                moved = True
             elif result.check(KvError):
                 errors[node] = result.value.detail
             else:
                 result.raiseException()
+        if moved:
+            # Whoever refused knows more than this proxy, or a change has begun: never is a page put together from two
+            # epochs.
+            self._look_around()
+            raise ChangeUnderWay("the epoch has moved", "try again in a moment")
         for owners in view.owner_sets:
             acks = sum(node in pages for node in owners)
             if acks < majority(len(owners)):

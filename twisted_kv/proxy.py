@@ -14,7 +14,6 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from .conditional import leave
 from .config import ProxyConfig
 from .coordinator import Coordinator
 from .errors import BadInput, ForeignNode, KvError, NodeHasData, StateUnusable
@@ -96,11 +95,18 @@ class Rooms:
             control,
             self.metrics,
             lambda: self.roster.view,
-            lambda key: self.coordinator.change(key, leave),
+            lambda key: ensureDeferred(self.coordinator.bury(key)),
             lambda key: self.coordinator.get(key, Level.ALL),
         )
         self.listing = Listing(
-            clock, now_ms, limits, control, lambda: self.roster.view, self.queues.avoided, self._holds_value
+            clock,
+            now_ms,
+            limits,
+            control,
+            lambda: self.roster.view,
+            lambda: self.roster.look_around(),
+            self.queues.avoided,
+            self._holds_value,
         )
         self.roster = Roster(
             clock, random, now_ms, limits, store, control, self.queues, self.coordinator.adopt, self.mover.kick

@@ -293,8 +293,9 @@ class Replica:
 
         def listed() -> KeysPage:
             self._identity.admit(request.header, copying=False)
-            found = self._engine.keys(request.after, request.prefix, min(request.limit, self._limits.keys_page_max))
-            return KeysPage(FORMAT, self.epoch, [KeyRow(*row) for row in found])
+            limit = min(request.limit, self._limits.keys_page_max)
+            found = self._engine.keys(request.after, request.prefix, limit)
+            return KeysPage(FORMAT, self.epoch, [KeyRow(*row) for row in found], more=len(found) == limit)
 
         return self._when_safe(listed, lambda page: [row.key for row in page.rows])
 
@@ -304,8 +305,9 @@ class Replica:
         def found() -> DuePage:
             self._identity.admit(request.header, copying=False)
             after = Due(request.after[0], Key(request.after[1])) if request.after is not None else None
-            rows = self._engine.due(request.until_ms, after, min(request.limit, self._limits.keys_page_max))
-            return DuePage(FORMAT, self.epoch, [(row.expires_ms, row.key) for row in rows])
+            limit = min(request.limit, self._limits.keys_page_max)
+            rows = self._engine.due(request.until_ms, after, limit)
+            return DuePage(FORMAT, self.epoch, [(row.expires_ms, row.key) for row in rows], more=len(rows) == limit)
 
         return self._when_safe(found, lambda page: [key for _, key in page.rows])
 

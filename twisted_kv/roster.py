@@ -213,12 +213,16 @@ class Roster:
     def outdated(self, node: NodeId, reply: BatchReply) -> None:
         """A node knows another epoch or another life than this proxy: look at the store, or at the node, again."""
         if reply.refusal in (OTHER_INCARNATION, OTHER_CLUSTER):
-            now = self._clock.seconds()
-            if now >= self._kicked_s + self._limits.kick_pause_s:
-                self._kicked_s = now
-                self._probes.kick()
+            self.look_around()
         else:
             self._look_again(Epoch(reply.epoch))
+
+    def look_around(self) -> None:
+        """Ask the members now who and in which epoch they are, unless that was just done."""
+        now = self._clock.seconds()
+        if now >= self._kicked_s + self._limits.kick_pause_s:
+            self._kicked_s = now
+            self._probes.kick()
 
     def _look_again(self, shown: Epoch) -> None:
         """Read the store again, since a node has shown an epoch that this proxy does not know."""

@@ -8,25 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
+from typing import TypeAlias
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
 
 from .errors import KvError
 from .limits import Limits
 from .membership import View
 from .metrics import ProxyMetrics
-from .names import Key
+from .names import Key, NodeId
 from .peers.control import Control
 from .periodic import Rounds
 from .ring import slot_of
+
+Place: TypeAlias = tuple[int, bytes]
+"""Where a node's index by expiry was left off: a time in milliseconds, and a key."""
 
 
 class Sweeper:
     """Sweeps for one proxy.
 
     :param view: gives the view that the proxy acts on now.
-    :param bury: reads a key in a round that replaces what has expired by its tombstone.
+    :param bury: reads a key in a round that replaces what has expired by its tombstone; says whether it has now done
+        so, and not found it done.
     :param spread: reads a key at level ``all``, which gives every owner what a majority holds.
     """
 
@@ -39,7 +44,7 @@ class Sweeper:
         control: Control,
         metrics: ProxyMetrics,
         view: Callable[[], View | None],
-        bury: Callable[[Key], Deferred[object]],
+        bury: Callable[[Key], Deferred[bool]],
         spread: Callable[[Key], Deferred[object]],
     ) -> None:
         self._now_ms = now_ms
@@ -49,7 +54,6 @@ class Sweeper:
         self._view = view
         self._bury = bury
         self._spread = spread
-        self._buried: set[Key] = set()
         self._rounds = Rounds(clock, random, limits.sweep_interval_s, self.sweep, "the sweep for expired values")
 
     def start(self) -> None:
@@ -59,24 +63,38 @@ class Sweeper:
         return self._rounds.stop()
 
     async def sweep(self) -> None:
-        """Make one round: a page of what is due on each owner."""
-        view = self._view()
+        """Make one round: page after page of what is due now on each owner, until all of it was seen once."""
+        view, until_ms = self._view(), self._now_ms()
         if view is None or not view.open:
             return
-        found: dict[Key, None] = {}
-        for node, seat in view.seats.items():
-            try:
-                rows = await self._control.due(seat, view.state, self._now_ms(), None, self._limits.keys_page_max)
-            except KvError:
-                continue  # another owner will show the same, or the next round
-            found |= {Key(key): None for _, key in rows if node in view.table[slot_of(Key(key))]}
-        # What was buried and is shown again lies on an owner whom the tombstone has missed.
-        again = self._buried.intersection(found)
-        self._buried = set(found) - again
-        keys = list(found)
-        for at in range(0, len(keys), self._limits.sweep_at_once):
-            some = keys[at : at + self._limits.sweep_at_once]
-            await DeferredList(
-                [(self._spread if key in again else self._bury)(key) for key in some], consumeErrors=True
-            )
-        self._metrics.swept.inc(len(keys) - len(again))
+        places: dict[NodeId, Place | None] = dict.fromkeys(view.seats)
+        while places and self._view() is view:
+            found: dict[Key, None] = {}
+            for node, place in list(places.items()):
+                del places[node]
+                try:
+                    page = await self._control.due(
+                        view.seats[node], view.state, until_ms, place, self._limits.keys_page_max
+                    )
+                except KvError:
+                    continue  # another owner will show the same, or the next round
+                if page.more:
+                    places[node] = page.rows[-1]
+                found |= {Key(key): None for _, key in page.rows if node in view.table[slot_of(Key(key))]}
+            keys = list(found)
+            for at in range(0, len(keys), self._limits.sweep_at_once):
+                some = keys[at : at + self._limits.sweep_at_once]
+                ended = await DeferredList([ensureDeferred(self._put_away(key)) for key in some], consumeErrors=True)
+                for succeeded, result in ended:
+                    if not succeeded:
+                        result.raiseException()  # a bug, or the stop
+
+    async def _put_away(self, key: Key) -> None:
+        try:
+            if await self._bury(key):
+                self._metrics.swept.inc()
+            else:
+                # A majority held something newer before: whoever showed the value has missed that.
+                await self._spread(key)
+        except KvError:
+            pass  # the next round tries again

@@ -131,11 +131,12 @@ class KeyRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class KeysPage(msgspec.Struct, array_like=True):
-    """Keys in order. A page with fewer than were asked for is the last."""
+    """Keys in order, and whether more may follow: a node may give fewer than it was asked for."""
 
     format: int
     epoch: int
     rows: list[KeyRow]
+    more: bool
 
 
 class DueRequest(msgspec.Struct, array_like=True):
@@ -148,11 +149,12 @@ class DueRequest(msgspec.Struct, array_like=True):
 
 
 class DuePage(msgspec.Struct, array_like=True):
-    """When values expire, and their keys. A page with fewer than were asked for is the last."""
+    """When values expire, and their keys, and whether more may follow."""
 
     format: int
     epoch: int
     rows: list[tuple[int, bytes]]
+    more: bool
 
 
 class Announcement(msgspec.Struct, array_like=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -49,12 +50,12 @@ def page(town: Town, prefix: bytes = b"", after: bytes = b"", limit: int = 100, 
 
 
 def listed(
-    town: Town, prefix: bytes = b"", limit: int = 100, between: Callable[[], object] = lambda: None
+    town: Town, prefix: bytes = b"", limit: int = 100, between: Callable[[], object] = lambda: None, proxy: int = 0
 ) -> list[bytes]:
     keys: list[bytes] = []
     after = b""
     while True:
-        found = page(town, prefix, after, limit)
+        found = page(town, prefix, after, limit, proxy)
         assert len(found.keys) <= limit
         keys += found.keys
         if found.after is None:
@@ -202,6 +203,45 @@ def test_a_proxy_that_has_not_heard_of_the_newest_epoch_lists_all_the_same(make_
     for _ in range(2):
         town.settle(1)
         assert page(town, limit=1_000, proxy=1).keys == keys
+
+
+def test_a_listing_of_one_proxy_stands_a_change_that_another_one_drives(make_town: MakeTown) -> None:
+    town = make_town(3, proxies=2)
+    keys = random_keys(100)
+    fill(town, keys)
+    for _ in range(3):
+        (newcomer,) = town.build(1)
+        adding = ensureDeferred(town.proxies[0].roster.add(newcomer.url, 1))
+        ended: list[object] = []
+        adding.addCallback(ended.append)
+        while not ended:
+            assert listed(town, limit=30, proxy=1) == keys
+            town.run(0.003)
+
+
+def test_nodes_that_give_smaller_pages_than_they_are_asked_for_hide_nothing(make_town: MakeTown) -> None:
+    town = make_town(3)
+    keys = random_keys(100)
+    fill(town, keys)
+    for house in town.houses.values():
+        house.replica._limits = replace(town.limits, keys_page_max=7)
+    assert listed(town, limit=1_000) == keys
+
+
+def test_a_page_among_tombstones_ends_in_time_and_says_where_to_go_on(make_town: MakeTown) -> None:
+    town = make_town(3)
+    keys = [b"%03d" % number for number in range(300)]
+    fill(town, keys)
+    for key in keys[:-1]:
+        town.put(key, None)
+    town.run(1)
+    for house in town.houses.values():
+        house.replica._limits = replace(town.limits, keys_page_max=10)
+    town.delays_s = (0.3, 0.4)  # a page of a node takes 0.7 s, and there are 30
+    found = page(town, limit=5)
+    assert found.keys == []
+    assert found.after is not None
+    assert listed(town, limit=5) == keys[-1:]
 
 
 def test_a_listing_over_bad_lines_is_whole_or_an_error(make_town: MakeTown) -> None:

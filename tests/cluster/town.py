@@ -291,7 +291,8 @@ class Town:
         for rooms in self.proxies:
             self.wait(ensureDeferred(rooms.stop()))
         self.run(self.limits.operation_timeout_s + self.limits.control_timeout_s + 1)
-        assert [str(call) for call in self.clock.getDelayedCalls()] == []
+        left = [str(call) for call in self.clock.getDelayedCalls()]
+        assert left == [], left
 
     # Clients, whose story is kept.
 

@@ -9,7 +9,7 @@ from twisted_kv.limits import Limits
 from twisted_kv.listing import KeyPage, Listing
 from twisted_kv.membership import Seat, State, View
 from twisted_kv.names import Key
-from twisted_kv.wire import KeyRow
+from twisted_kv.wire import FORMAT, KeyRow, KeysPage
 
 SEATS = tuple(Seat(node, f"http://{node}:1", incarnation="i") for node in "abc")
 
@@ -22,9 +22,9 @@ class Owners:
         self._page = page
         self._arrives_s = arrives_s
 
-    async def keys(self, seat: Seat, state: State, prefix: bytes, after: bytes, limit: int) -> list[KeyRow]:
+    async def keys(self, seat: Seat, state: State, prefix: bytes, after: bytes, limit: int) -> KeysPage:
         await deferLater(self._clock, self._arrives_s[seat.id])
-        return self._page
+        return KeysPage(FORMAT, state.epoch, self._page, more=False)
 
 
 def test_a_value_that_expires_while_a_slow_page_is_under_way_is_not_missed() -> None:
@@ -41,6 +41,7 @@ def test_a_value_that_expires_while_a_slow_page_is_under_way_is_not_missed() -> 
         Limits(),
         owners,
         lambda: view,
+        lambda: None,
         set,
         holds_value,  # type: ignore[arg-type]
     )

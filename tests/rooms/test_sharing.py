@@ -218,6 +218,27 @@ def test_changes_that_wait_take_room_like_other_operations(scene_of: SceneOf) ->
     assert all(isinstance(changed.result, Changed) for changed in changes if changed not in turned_away)
 
 
+def test_the_values_of_changes_take_room_and_give_it_back_however_they_end(scene_of: SceneOf) -> None:
+    scene = scene_of(operation_bytes_max=100)
+
+    def big(size: int) -> Outcome:
+        return Outcome(scene.coordinator.change(K, sets(bytes(size)), 0.5, size), scene.clock)  # type: ignore[arg-type]
+
+    full = big(60), big(40)
+    assert isinstance(big(1).error, Overloaded)
+    scene.run(1)
+    assert all(isinstance(outcome.result, Changed) for outcome in full)
+    scene.street.manner = dict.fromkeys("abc", SILENT)
+    late = big(100)
+    scene.run(1)
+    assert isinstance(late.error, DeadlinePassed)
+    scene.street.manner = {}
+    scene.run(5)
+    again = big(100)
+    scene.run(1)
+    assert isinstance(again.result, Changed)
+
+
 # Reads.
 
 

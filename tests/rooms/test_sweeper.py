@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from random import Random
+from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred, ensureDeferred, fail, succeed
@@ -35,10 +36,12 @@ class Yard:
         self.asked: list[str] = []
         self.buried: list[bytes] = []
         self.spread: list[bytes] = []
-        self.under_way: list[Deferred[object]] = []
+        self.under_way: list[Deferred[Any]] = []
         self.holding = False
         """Whether what is asked for stays under way until the test ends it."""
         self.failing: set[bytes] = set()
+        self.missed: set[bytes] = set()
+        """What a majority has buried before."""
         self.metrics = ProxyMetrics()
         seats = tuple(Seat(node, f"http://{node}:80") for node in nodes)
         self.view: View | None = View(State(1, "c-1", 1, 3, 1, members=seats))
@@ -61,15 +64,16 @@ class Yard:
         assert request.until_ms == NOW_MS
         if node in self.silent:
             return fail(Failure(PeerSilent("no answer")))
-        rows = [(NOW_MS - 1, key) for key in self.due[node]][: request.limit]
-        return succeed(Answer(200, encode(DuePage(FORMAT, 1, rows))))
+        rows = [(NOW_MS - 1, key) for key in self.due[node] if key > (request.after or (0, b""))[1]]
+        page = DuePage(FORMAT, 1, rows[: request.limit], len(rows) >= request.limit)
+        return succeed(Answer(200, encode(page)))
 
-    def _do(self, done: list[bytes], key: Key) -> Deferred[object]:
+    def _do(self, done: list[bytes], key: Key) -> Deferred[Any]:
         done.append(key)
         if key in self.failing:
             return fail(Failure(Unreached("too few")))
         if not self.holding:
-            return succeed(None)
+            return succeed(key not in self.missed)
         self.under_way.append(Deferred())
         return self.under_way[-1]
 
@@ -107,20 +111,32 @@ def test_what_several_owners_show_is_buried_once(yard: Yard) -> None:
     assert (yard.spread, yard.swept) == ([], 3)
 
 
-def test_what_is_shown_again_after_it_was_buried_is_spread_to_every_owner(yard: Yard) -> None:
-    yard.due["c"] = [b"1", b"2"]
+def test_what_was_buried_before_is_spread_to_every_owner(yard: Yard) -> None:
+    yard.due["c"] = [b"1", b"2", b"3"]
+    yard.missed = {b"2"}
     yard.sweep()
-    yard.due["c"] = [b"2", b"3"]
-    yard.sweep()
-    assert (yard.buried, yard.spread) == ([b"1", b"2", b"3"], [b"2"])
-    assert yard.swept == 3
+    assert (yard.buried, yard.spread, yard.swept) == ([b"1", b"2", b"3"], [b"2"], 2)
 
 
-def test_what_is_shown_for_ever_is_buried_and_spread_by_turns(yard: Yard) -> None:
-    yard.due["a"] = [b"1"]
-    for _ in range(4):
-        yard.sweep()
-    assert (len(yard.buried), len(yard.spread)) == (2, 2)
+def test_a_round_goes_through_all_that_is_due_past_what_cannot_be_buried(yard_of: Callable[..., Yard]) -> None:
+    yard = yard_of(keys_page_max=3)
+    keys = [b"%02d" % number for number in range(10)]
+    yard.due = {"a": keys, "b": keys[:4], "c": []}
+    yard.failing = set(keys[:3])
+    yard.sweep()
+    assert yard.buried == keys
+    assert (yard.asked.count("a"), yard.asked.count("b"), yard.asked.count("c")) == (4, 2, 1)
+    assert yard.swept == 7
+
+
+def test_a_round_ends_where_the_view_changes(yard_of: Callable[..., Yard]) -> None:
+    yard = yard_of(keys_page_max=1)
+    yard.holding = True
+    yard.due["a"] = [b"1", b"2"]
+    yard.sweep()
+    yard.view = None
+    yard.under_way.pop().callback(True)
+    assert yard.buried == [b"1"]
 
 
 def test_a_silent_node_is_passed_over(yard: Yard) -> None:
@@ -149,11 +165,11 @@ def test_no_more_than_sweep_at_once_are_under_way(yard_of: Callable[..., Yard]) 
     ended: list[object] = []
     yard.sweep().addCallback(ended.append)
     assert yard.buried == [b"1", b"2"]
-    yard.under_way[0].callback(None)
+    yard.under_way[0].callback(True)
     assert yard.buried == [b"1", b"2"]
     yard.under_way[1].errback(Failure(Unreached("too few")))
     assert yard.buried == [b"1", b"2", b"3"]
-    yard.under_way[2].callback(None)
+    yard.under_way[2].callback(True)
     assert ended == [None]
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ..errors import Damaged, ForeignNode, KvError, NodeHasData, NotANode, PeerRefused, PeerSilent
+from ..errors import Damaged, ForeignNode, KvError, NodeHasData, NotANode, OtherEpoch, PeerRefused, PeerSilent
 from ..limits import Limits
 from ..membership import Seat, State, encode_state
 from ..register import Op, Reply
@@ -24,7 +24,6 @@ from ..wire import (
     Header,
     Info,
     Join,
-    KeyRow,
     KeysPage,
     KeysRequest,
     Page,
@@ -41,6 +40,8 @@ from .queue import MSGPACK
 JSON = "application/json"
 
 P = TypeVar("P", Page, KeysPage, DuePage)
+
+_PAGE_ERRORS: dict[str, type[KvError]] = {kind.slug: kind for kind in (Damaged, OtherEpoch)}
 
 
 class Control:
@@ -114,28 +115,28 @@ class Control:
         request = PageRequest(_header(seat, state), list(ranges), after)
         return await self._page(seat, "slots", request, page_decoder)
 
-    async def keys(self, seat: Seat, state: State, prefix: bytes, after: bytes, limit: int) -> list[KeyRow]:
+    async def keys(self, seat: Seat, state: State, prefix: bytes, after: bytes, limit: int) -> KeysPage:
         """Read one page of a node's key index.
 
-        :raises PeerRefused: as in ``announce``, and while data is being moved.
+        :raises OtherEpoch: if the node knows a newer epoch, or data is being moved in this one.
+        :raises PeerRefused: as in ``announce``.
         :raises Damaged: as in ``page``.
         """
         request = KeysRequest(_header(seat, state), prefix, after, limit)
-        return (await self._page(seat, "keys", request, keys_page_decoder)).rows
+        return await self._page(seat, "keys", request, keys_page_decoder)
 
     async def due(
         self, seat: Seat, state: State, until_ms: int, after: tuple[int, bytes] | None, limit: int
-    ) -> list[tuple[int, bytes]]:
+    ) -> DuePage:
         """Read one page of a node's values that have expired. Errors as in ``keys``."""
         request = DueRequest(_header(seat, state), until_ms, after, limit)
-        return (await self._page(seat, "due", request, due_page_decoder)).rows
+        return await self._page(seat, "due", request, due_page_decoder)
 
     async def _page(self, seat: Seat, path: str, request: Any, decoder: msgspec.msgpack.Decoder[P]) -> P:
         answer = await self._request("POST", seat.url, path, encode(request), MSGPACK)
         if answer.code != 200:
             problem = _problem(answer)
-            kind = Damaged if problem.get("type") == Damaged.slug else PeerRefused
-            raise kind(problem.get("detail", f"status {answer.code}"))
+            raise _PAGE_ERRORS.get(problem.get("type", ""), PeerRefused)(problem.get("detail", f"status {answer.code}"))
         try:
             return decoder.decode(answer.body)
         except UNDECODED:

@@ -49,6 +49,7 @@ STATUS: dict[type[KvError], int] = {
     errors.MayRemember: 409,
     errors.ForeignOrigin: 403,
     errors.PeerRefused: 409,
+    errors.OtherEpoch: 409,
     errors.PeerUnreachable: 502,
     errors.PeerSilent: 504,
 }

@@ -165,7 +165,9 @@ class Bulk:
         if line.if_match is not None or line.if_none_match is not None:
             precondition = parse_precondition(_quoted(line.if_match), _quoted(line.if_none_match))
             decide = conditionally(precondition, draft)
-            return lambda: coordinator.change(key, decide, timeout_s).addCallback(self._changed, precondition)
+            return lambda: coordinator.change(key, decide, timeout_s, draft.size).addCallback(
+                self._changed, precondition
+            )
         return lambda: coordinator.put(
             key, draft.value, draft.content_type, self._level, draft.expires_ms, timeout_s
         ).addCallback(self._written)

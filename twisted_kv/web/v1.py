@@ -88,7 +88,7 @@ def add_v1(app: Klein, coordinator: Coordinator, now_ms: Callable[[], int], limi
         precondition, timeout_s = precondition_of(request), timeout_of(request, limits)
         level = level_of(request, default)
         if precondition:
-            changed = coordinator.change(key, conditionally(precondition, draft), timeout_s)
+            changed = coordinator.change(key, conditionally(precondition, draft), timeout_s, draft.size)
             return changed.addCallback(changed_if, request, precondition)
         value, content_type, expires_ms = draft
         done = coordinator.put(key, value, content_type, level, expires_ms, timeout_s)
