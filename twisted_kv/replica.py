@@ -279,8 +279,11 @@ class Replica:
     def _carry_out(self, request: DropRequest) -> None:
         room = self._limits.drop_cells_max
         try:
-            unfinished = not all(self._engine.drop(Slot(a), Slot(b), room) for a, b in request.ranges)
-            done = _Dropped(self.epoch, request.number, unfinished)
+            for first, last in request.ranges:
+                room -= self._engine.drop(Slot(first), Slot(last), room)
+                if not room:
+                    break
+            done = _Dropped(self.epoch, request.number, unfinished=not room)
             # It outlasts a restart: an order that comes again after one would empty what was filled meanwhile.
             self._engine.write_note("dropped", msgspec.json.encode(done))
         finally:

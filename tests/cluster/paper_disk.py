@@ -39,8 +39,8 @@ class PaperDisk(MemoryEngine):
         drawn = list(changes)
         self._do(lambda engine: MemoryEngine.apply(engine, drawn))
 
-    def drop(self, first: Slot, last: Slot, limit: int) -> bool:
-        return bool(self._do(lambda engine: MemoryEngine.drop(engine, first, last, limit)))
+    def drop(self, first: Slot, last: Slot, limit: int) -> int:
+        return self._do(lambda engine: MemoryEngine.drop(engine, first, last, limit))  # type: ignore[return-value]
 
     def write_note(self, name: str, value: bytes) -> None:
         self._do(lambda engine: MemoryEngine.write_note(engine, name, value))

@@ -108,10 +108,11 @@ class Engine(Protocol):
         :raises DiskFailed: if the disk has failed. Nothing may be done with this engine afterwards but ``close``.
         """
 
-    def drop(self, first: Slot, last: Slot, limit: int) -> bool:
-        """Forget at most ``limit`` cells in slots ``first`` to ``last`` (both included); say whether it was the rest.
+    def drop(self, first: Slot, last: Slot, limit: int) -> int:
+        """Forget at most ``limit`` cells in slots ``first`` to ``last`` (both included), and say how many.
 
-        Notes stay. Errors as in ``apply``, but what cannot be read is forgotten like all the rest.
+        Fewer than ``limit`` were all that was left there. Notes stay. Errors as in ``apply``, but what cannot be read
+        is forgotten like all the rest.
         """
 
     def totals(self) -> Totals:

@@ -77,17 +77,16 @@ class MemoryEngine:
         if expires_ms := value_expiry(now.record):
             self._due.add(Due(expires_ms, key))
 
-    def drop(self, first: Slot, last: Slot, limit: int) -> bool:
+    def drop(self, first: Slot, last: Slot, limit: int) -> int:
         """See ``Engine``."""
         start, end, _ = _bounds(first, last, None)
         low: int = self._places.bisect_left(start)
-        high: int = self._places.bisect_left(end)
-        gone = min(high, low + limit)
+        gone = max(low, min(low + limit, self._places.bisect_left(end)))
         for place in self._places.islice(low, gone):
             self._account(place, self._cells.pop(place), None)
             self._slots.remove((place[1], place[0]))
         del self._places[low:gone]
-        return high - low < limit
+        return gone - low
 
     def totals(self) -> Totals:
         """See ``Engine``."""

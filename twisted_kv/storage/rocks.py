@@ -269,10 +269,10 @@ class RocksEngine:
             raise _unwritten(error) from None
         self._short = False
 
-    def drop(self, first: Slot, last: Slot, limit: int) -> bool:
+    def drop(self, first: Slot, last: Slot, limit: int) -> int:
         """See ``Engine``."""
         if first > last:
-            return True
+            return 0
         batch = WriteBatch(raw_mode=True)
         digests: dict[Slot, int] = {}
         keys, bytes_ = self._totals
@@ -299,7 +299,7 @@ class RocksEngine:
             digests |= {Slot(slot): EMPTY for slot, digest in unsettled if digests.get(Slot(slot), digest) != EMPTY}
         if rows or digests:
             self._write(batch, digests, Totals(keys, bytes_))
-        return rows < limit
+        return rows
 
     def _listed(self, key: Key) -> Listed | None:
         """Give what the key index holds, in the form of ``_indexed``, where the cell itself cannot be read."""
