@@ -109,6 +109,18 @@ class Read(Conversation):
         op = Op(ACCEPT, self.key, self._ballot_had, self._had)
         return self._ask(ACCEPT, op, lacking, confirmed=len(held))
 
+    def _prepare(self) -> Sequence[Send]:
+        sends = super()._prepare()
+        # At level all every owner has to take part, here and in what is proposed: its answer leaves none behind.
+        self.needed = self._required
+        return sends
+
+    def _thwarted(self) -> Sequence[Send]:
+        if self.confirmed + self.refused + len(self.waiting) < self._required:
+            self._end_unreached(Unreached, "too few replicas answered")
+            return NOTHING
+        return super()._thwarted()
+
     def _propose(self) -> Sequence[Send]:
         best = self.best
         assert best is not None

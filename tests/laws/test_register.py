@@ -483,6 +483,34 @@ def test_read_at_level_all_leaves_every_owner_with_what_it_answers() -> None:
     assert read.outcome == Outcome(OTHERS, 3)
 
 
+def test_read_at_level_all_proposes_to_every_owner_where_a_promise_forbids_its_write_back() -> None:
+    read = read_of(Level.ALL)
+    read.begin()
+    read.deliver(A, 1, holds(OLD, OTHERS))
+    read.deliver(B, 1, holds(OLD))
+    read.deliver(C, 1, holds(NONE))
+    higher = Ballot(((200 << 16) + 1).to_bytes(8, "big") + (7).to_bytes(8, "big"))
+    assert read.deliver(C, 2, no(NONE, NEW)) == prepares(higher)
+    read.deliver(A, 3, granted(OLD, higher, OTHERS))
+    assert read.deliver(B, 3, granted(OLD, higher, OTHERS)) == NOTHING
+    assert read.deliver(C, 3, granted(NONE, higher)) == accepts(higher, OTHERS)
+    read.deliver(A, 4, yes(higher))
+    read.deliver(B, 4, yes(higher))
+    assert read.outcome is None
+    read.deliver(C, 4, yes(higher))
+    assert read.outcome == Outcome(OTHERS, 3)
+
+
+def test_read_at_level_all_fails_where_an_owner_falls_silent_before_it_holds_the_answer() -> None:
+    read = read_of(Level.ALL)
+    read.begin()
+    read.deliver(A, 1, holds(OLD, OTHERS))
+    read.deliver(B, 1, holds(OLD))
+    read.deliver(C, 1, holds(NONE))
+    assert read.fail(C, 2, "gone", arrived=True) == NOTHING
+    assert (failure_of(read).required, failure_of(read).replicas) == (3, {C: "gone"})
+
+
 def test_deadline_of_a_read_says_so() -> None:
     read = read_of()
     read.begin()
@@ -1501,7 +1529,7 @@ MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], tuple[Mode, int]] = {
     answer_unconfirmed: (CONDITIONAL, 29),
     copy_the_newest: (BOTH, 2180),
     ignore_promises: (PLAIN, 1825),
-    forget_promises: (PLAIN, 2024),
+    forget_promises: (PLAIN, 3069),
     believe_refusing_majority: (PLAIN, 125),
     retry_blindly: (PLAIN, 107),
     count_repeated_refusals: (PLAIN, 2946),
@@ -1509,7 +1537,7 @@ MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], tuple[Mode, int]] = {
     repair_by_version: (PLAIN, 88852),
     answer_before_write_back: (PLAIN, 51),
     settle_for_less_than_a_majority: (PLAIN, 1),
-    mix_rounds: (PLAIN, 529),
+    mix_rounds: (PLAIN, 412),
     propose_over_newer: (PLAIN, 329),
     forget_what_was_promised: (PLAIN, 72),
     forget_at_restart: (CHANGING, 1670),

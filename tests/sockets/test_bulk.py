@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from base64 import b64encode
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from typing import Any
 
 import msgspec
 import pytest
 
-from tests.sockets.daemons import Daemon, Farm, Got, call, farming, wait_until
+from tests.sockets.daemons import Daemon, Farm, Got, call, farming, put, wait_until
 
 MSGPACK = "application/msgpack"
 
@@ -214,3 +216,44 @@ def test_many_operations_that_fail_on_one_key_each_say_so(tmp_path_factory: pyte
         answers = bulk(proxy, *[{"op": "put", "key": "one", "value": "v"}] * 600, query="?timeout=2")
         assert len(answers) == 600
         assert {answer["status"] for answer in answers} <= {503, 504}
+
+
+def test_a_client_that_reads_slowly_is_waited_for_and_one_that_goes_is_not(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    value, count = "v" * 65_536, 1_500
+    with farming(tmp_path_factory.mktemp("slow")) as farm:
+        proxy = farm.cluster(3)
+        put(proxy, "large", value)
+        body = b'{"op":"get","key":"large"}\n' * count
+
+        def reads() -> float:
+            text = call("GET", f"{proxy.url}/metrics").body.decode()
+            lines = re.findall(r'^kv_operations_total\{.*kind="read".*outcome="ok".*\} (\S+)$', text, re.MULTILINE)
+            return sum(map(float, lines))
+
+        def at_rest() -> bool:
+            """Whether no further value is fetched: two looks, with a thousand other calls' time between."""
+            before = reads()
+            for _ in range(100):
+                put(proxy, "other", "v")
+            return before == reads() > 0
+
+        for goes in (True, False):
+            begun = reads()
+            client = HTTPConnection("127.0.0.1", proxy.port, timeout=30)
+            client.request("POST", "/v1/bulk", body)
+            answer = client.getresponse()
+            wait_until(at_rest, "the proxy to wait for its client")
+            assert reads() - begun < count
+            if goes:
+                client.sock.close()
+                answer.close()
+                wait_until(at_rest, "the proxy to be done with a client that went")
+                assert reads() - begun < count
+            else:
+                lines = answer.read().splitlines()
+                assert len(lines) == count
+                assert {json.loads(line)["status"] for line in lines} == {200}
+                assert reads() - begun == count
+            client.close()

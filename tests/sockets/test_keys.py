@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from collections.abc import Iterator
+from http.client import HTTPConnection, IncompleteRead
 from typing import Any
 from urllib.parse import quote
 
@@ -145,3 +146,25 @@ def test_a_listing_goes_on_with_a_majority_and_says_so_without_one(tmp_path_fact
             assert (got.status, got.json()["type"]) == (503, "quorum-unreached")
             assert (got.json()["required"], got.json()["acks"]) == (2, 1)
             assert len(got.json()["replicas"]) == 2
+
+
+def test_a_stream_that_cannot_be_finished_is_visibly_cut(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with farming(tmp_path_factory.mktemp("cut")) as farm:
+        proxy = farm.cluster(3)
+        # More than the sockets' buffers hold, so that the proxy has to ask for more pages while the client reads.
+        keys = [f"{number:05d}" + "k" * 1_000 for number in range(20_000)]
+        for first in range(0, len(keys), 5_000):
+            lines = [b'{"op":"put","key":"%b","value":""}\n' % key.encode() for key in keys[first : first + 5_000]]
+            assert call("POST", f"{proxy.url}/v1/bulk", b"".join(lines)).body.count(b'"status":204') == len(lines)
+        client = HTTPConnection("127.0.0.1", proxy.port, timeout=30)
+        client.request("GET", "/v1/keys", headers={"Accept": NDJSON})
+        answer = client.getresponse()
+        assert answer.read(10).startswith(b'"00000k')
+        for node in farm.nodes[:2]:
+            node.kill()
+        with pytest.raises((IncompleteRead, ConnectionError)):
+            answer.read()
+        client.close()
+        assert "an answer was cut off" in proxy.log()
+        # The proxy goes on as before.
+        assert call("GET", f"{proxy.url}/health/live").status == 200

@@ -81,7 +81,7 @@ class MemoryEngine:
         """See ``Engine``."""
         start, end, _ = _bounds(first, last, None)
         low: int = self._places.bisect_left(start)
-        gone = max(low, min(low + limit, self._places.bisect_left(end)))
+        gone: int = max(low, min(low + limit, self._places.bisect_left(end)))
         for place in self._places.islice(low, gone):
             self._account(place, self._cells.pop(place), None)
             self._slots.remove((place[1], place[0]))

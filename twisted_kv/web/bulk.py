@@ -9,11 +9,11 @@ from base64 import b64decode, b64encode
 from binascii import Error as BinasciiError
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 from klein import Klein
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, ensureDeferred, succeed
 from twisted.python.failure import Failure
 
 from ..conditional import Draft
@@ -29,7 +29,7 @@ from ..versions import decode_record
 from ..wire import UNDECODED, checked_key, checked_value
 from .answers import MSGPACK, log_bug, problem_fields, status_of
 from .keys import NDJSON
-from .outflow import ClientGone, Outflow
+from .outflow import Outflow
 from .parameters import expiry_after, level_of, refuse_unknown, seconds, timeout_of
 from .v1 import OCTETS, conditionally, precondition_failed
 
@@ -61,7 +61,8 @@ _decode_text = msgspec.json.Decoder(Line).decode
 _decode_packed = msgspec.msgpack.Decoder(PackedLine).decode
 _split_packed = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 
-Answer = dict[str, Any]
+Answer: TypeAlias = dict[str, Any]
+Run: TypeAlias = Callable[[], Deferred[Answer]]
 
 
 def _bytes_of(name: str, plain: object, coded: str | None) -> bytes:
@@ -98,7 +99,8 @@ class Bulk:
         self._level = level
         self._timeout_s = timeout_s
         self._packed = packed
-        self._last: dict[Key, Deferred[Answer]] = {}
+        self._behind: dict[Key, deque[tuple[Run, Deferred[Answer]]]] = {}
+        """For each key with an operation under way, those that come after it."""
 
     def lines(self, body: bytes) -> Iterator[Any]:
         """Split a body into undecoded lines.
@@ -125,28 +127,38 @@ class Bulk:
             run = self._operation(line, key)
         except BadInput as error:
             return succeed(self._problem(shown, error))
-        earlier = self._last.get(key)
-        if earlier is None:
-            answer = run()
+        behind = self._behind.get(key)
+        answer: Deferred[Answer] = run() if behind is None else Deferred()
+        answer.addCallbacks(lambda fields: shown | fields, lambda failure: self._failed(shown, failure))
+        if behind is not None:
+            behind.append((run, answer))
         else:
-            answer = Deferred()
-            earlier.addCallback(self._follow, run, answer)
-        self._last[key] = answer
-        return answer.addCallbacks(
-            lambda fields: shown | fields, lambda failure: self._failed(shown, failure)
-        ).addCallback(self._forget, key, answer)
+            self._behind[key] = deque()
+            answer.addCallback(self._go_on, key)
+        return answer
 
-    @staticmethod
-    def _follow(fields: Answer, run: Callable[[], Deferred[Answer]], answer: Deferred[Answer]) -> Answer:
-        run().chainDeferred(answer)
+    def _go_on(self, fields: Answer, key: Key) -> Answer:
+        """Begin what waits behind the operation of a key that has ended."""
+        behind = self._behind[key]
+        if behind:
+            ensureDeferred(self._one_after_the_other(key, behind))
+        else:
+            del self._behind[key]
         return fields
 
-    def _forget(self, fields: Answer, key: Key, answer: Deferred[Answer]) -> Answer:
-        if self._last.get(key) is answer:
-            del self._last[key]
-        return fields
+    async def _one_after_the_other(self, key: Key, behind: deque[tuple[Run, Deferred[Answer]]]) -> None:
+        # A loop, not one calling the next: where all of them fail at once that would be too deep a recursion.
+        while behind:
+            run, answer = behind.popleft()
+            try:
+                fields = await run()
+            except Exception:
+                answer.errback(Failure())
+            else:
+                answer.callback(fields)
+        del self._behind[key]
 
-    def _operation(self, line: Line, key: Key) -> Callable[[], Deferred[Answer]]:
+    def _operation(self, line: Line, key: Key) -> Run:
         """Check everything, and give what starts the operation.
 
         :raises BadInput: saying what is wrong.
@@ -227,10 +239,10 @@ def add_bulk(app: Klein, coordinator: Coordinator, now_ms: Callable[[], int], li
         bulk = Bulk(coordinator, now_ms, limits, level, timeout_s, packed)
         lines = list(bulk.lines(request.content.read()))
         request.setHeader(b"Content-Type", MSGPACK if packed else NDJSON)
-        out = Outflow(request)
         encode = msgspec.msgpack.encode if packed else msgspec.json.encode
         end = b"" if packed else b"\n"
-        try:
+        # Where the client goes, what was begun goes on, and what was not is not begun.
+        async with Outflow(request) as out:
             if packed:
                 await out.write(_array_head(len(lines)))
             running: deque[Deferred[Answer]] = deque()
@@ -240,9 +252,6 @@ def add_bulk(app: Klein, coordinator: Coordinator, now_ms: Callable[[], int], li
                 running.append(bulk.begin(line))
             while running:
                 await out.write(await _ready(running, encode, end))
-        except ClientGone:
-            pass  # what was begun goes on; what was not is not begun
-        out.finish()
         return b""
 
 

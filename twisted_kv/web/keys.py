@@ -8,20 +8,17 @@ from typing import Any
 
 import msgspec
 from klein import Klein
-from twisted.logger import Logger
 
-from ..errors import BadParameter, KvError
+from ..errors import BadParameter
 from ..limits import Limits
 from ..listing import Listing
 from ..names import Key
 from .answers import answer_json
-from .outflow import ClientGone, Outflow
+from .outflow import Outflow
 from .parameters import bytes_of, one_of, refuse_unknown
 
 NDJSON = b"application/x-ndjson"
 PAGE_KEYS = 100
-
-log = Logger()
 
 
 def shown(key: Key) -> str | dict[str, str]:
@@ -50,20 +47,13 @@ def add_keys(app: Klein, listing: Listing, limits: Limits) -> None:
         """Write page after page. The first is fetched before the head leaves, so that its errors have a status."""
         page = await listing.page(prefix, after, min(left, limits.keys_page_max))
         request.setHeader(b"Content-Type", NDJSON)
-        out = Outflow(request)
-        try:
+        async with Outflow(request) as out:
             while True:
                 await out.write(b"".join(msgspec.json.encode(shown(key)) + b"\n" for key in page.keys))
                 left -= len(page.keys)
                 if page.after is None or not left:
                     break
                 page = await listing.page(prefix, page.after, min(left, limits.keys_page_max))
-        except ClientGone:
-            pass
-        except KvError as error:
-            log.warn("a listing was cut off: {error}", error=error.detail)
-            out.cut()
-        out.finish()
         return b""
 
 

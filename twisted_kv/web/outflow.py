@@ -6,7 +6,12 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
+
+from ..errors import KvError
+from .answers import log_bug
 
 
 class ClientGone(Exception):
@@ -15,7 +20,13 @@ class ClientGone(Exception):
 
 @implementer(IPushProducer)
 class Outflow:
-    """One request's answer. Whoever writes waits for ``room`` before the next piece."""
+    """One request's answer, as a context in which its pieces are written.
+
+    Where the context is left by an error, the connection is broken off, so that the client cannot take what it has for
+    the whole. A client that has gone ends the context, and is no error.
+    """
+
+    log = Logger()
 
     def __init__(self, request: Any) -> None:
         self._request = request
@@ -53,14 +64,20 @@ class Outflow:
             raise ClientGone
         self._request.write(data)
 
-    def finish(self) -> None:
-        """End the answer. The door finishes the request."""
-        if not self.gone:
-            self._request.unregisterProducer()
+    async def __aenter__(self) -> Outflow:
+        return self
 
-    def cut(self) -> None:
-        """Break the connection off, so that the client cannot take what it has for the whole."""
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        """End the answer. The door finishes the request."""
+        if isinstance(error, GeneratorExit):
+            return False
+        if isinstance(error, KvError):
+            self.log.warn("an answer was cut off: {error}", error=error.detail)
+        elif error is not None and not isinstance(error, ClientGone):
+            log_bug(Failure(error), "an answer that was under way")
         if not self.gone:
-            self.gone = True
             self._request.unregisterProducer()
-            self._request.transport.abortConnection()
+            if error is not None:
+                self.gone = True
+                self._request.transport.abortConnection()
+        return True

@@ -1,0 +1,158 @@
+"""A bulk request's operations, and an answer that is written piece by piece, without sockets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred, ensureDeferred
+
+from tests.rooms.test_coordinator import Scene
+from twisted_kv.errors import Unreached
+from twisted_kv.quorum import Level
+from twisted_kv.web.bulk import Bulk
+from twisted_kv.web.outflow import Outflow
+
+
+@pytest.fixture
+def scene_of() -> Iterator[Callable[..., Scene]]:
+    scenes: list[Scene] = []
+
+    def make(**limits: float) -> Scene:
+        scenes.append(Scene(1, **limits))
+        return scenes[-1]
+
+    yield make
+    for scene in scenes:
+        scene.run(scene.limits.operation_timeout_s + scene.limits.batch_timeout_s + 1)
+        assert scene.clock.getDelayedCalls() == []
+
+
+def bulk_of(scene: Scene) -> Bulk:
+    return Bulk(scene.coordinator, scene.now_ms, scene.limits, Level.STRONG, None, packed=False)
+
+
+def begin(bulk: Bulk, count: int) -> dict[int, dict[str, Any]]:
+    """Begin puts of the same key, and give their answers by number as they come."""
+    answers: dict[int, dict[str, Any]] = {}
+    for number in range(count):
+        answer = bulk.begin(json.dumps({"op": "put", "key": "one", "value": str(number)}))
+        answer.addCallback(lambda fields, number: answers.update({number: fields}), number)
+    return answers
+
+
+def test_operations_of_one_key_run_one_after_the_other(scene_of: Callable[..., Scene]) -> None:
+    scene = scene_of()
+    bulk = bulk_of(scene)
+    answers = begin(bulk, 5)
+    assert scene.coordinator.under_way == 1
+    scene.run(1)
+    assert [answers[number]["status"] for number in range(5)] == [204] * 5
+    etags = [answers[number]["etag"] for number in range(5)]
+    assert etags == sorted(etags)
+    assert scene.street.holders(b"4", b"one") == set("abc")
+    assert bulk._behind == {}
+
+
+def test_a_thousand_that_are_turned_away_behind_one_of_their_key_are_all_told(scene_of: Callable[..., Scene]) -> None:
+    scene = scene_of()
+    bulk = bulk_of(scene)
+    answers = begin(bulk, 1_000)
+    scene.coordinator.limits = replace(scene.limits, operations_max=0)
+    scene.run(1)
+    assert [answers[number]["status"] for number in range(1_000)] == [204] + [429] * 999
+    assert bulk._behind == {}
+
+
+class Asked:
+    """A request whose client reads, or does not, or goes."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.producer: Any = None
+        self.aborted = False
+        self.transport = self
+        self._finished: Deferred[None] = Deferred()
+
+    def notifyFinish(self) -> Deferred[None]:
+        return self._finished
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        assert streaming
+        self.producer = producer
+
+    def unregisterProducer(self) -> None:
+        self.producer = None
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+    def lose(self) -> None:
+        self._finished.errback(ConnectionError("gone"))
+
+
+class Piecewise:
+    """Writes three pieces into an answer, the first when the gate is opened."""
+
+    def __init__(self, trouble: Exception | None = None) -> None:
+        self.request = Asked()
+        self.gate: Deferred[None] = Deferred()
+        self.ended: list[object] = []
+        self._trouble = trouble
+        ensureDeferred(self._write()).addBoth(self.ended.append)
+
+    async def _write(self) -> None:
+        async with Outflow(self.request) as out:
+            await self.gate
+            for piece in (b"1", b"2", b"3"):
+                await out.write(piece)
+            if self._trouble is not None:
+                raise self._trouble
+
+
+def test_an_answer_is_written_while_there_is_room_and_then_ended() -> None:
+    answer = Piecewise()
+    answer.gate.callback(None)
+    assert (answer.request.written, answer.ended) == ([b"1", b"2", b"3"], [None])
+    assert (answer.request.producer, answer.request.aborted) == (None, False)
+
+
+def test_an_answer_waits_for_a_client_that_does_not_read() -> None:
+    answer = Piecewise()
+    answer.request.producer.pauseProducing()
+    answer.gate.callback(None)
+    assert (answer.request.written, answer.ended) == ([], [])
+    answer.request.producer.resumeProducing()
+    assert (answer.request.written, answer.ended) == ([b"1", b"2", b"3"], [None])
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_an_answer_whose_client_goes_ends_quietly(reads: bool) -> None:
+    answer = Piecewise()
+    if not reads:
+        answer.request.producer.pauseProducing()
+        answer.gate.callback(None)
+    answer.request.lose()
+    if reads:
+        answer.gate.callback(None)
+    assert (answer.request.written, answer.ended, answer.request.aborted) == ([], [None], False)
+
+
+def test_trouble_in_mid_answer_breaks_the_connection_off() -> None:
+    answer = Piecewise(Unreached("too few"))
+    answer.gate.callback(None)
+    assert (answer.ended, answer.request.aborted, answer.request.producer) == ([None], True, None)
+
+
+def test_a_bug_in_mid_answer_breaks_the_connection_off_and_is_logged(no_logged_failure: list[dict[str, Any]]) -> None:
+    answer = Piecewise(ZeroDivisionError())
+    answer.gate.callback(None)
+    assert (answer.ended, answer.request.aborted) == ([None], True)
+    assert [event["log_failure"].type for event in no_logged_failure] == [ZeroDivisionError]
+    no_logged_failure.clear()
