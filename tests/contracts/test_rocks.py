@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 from collections.abc import Callable, Iterator
@@ -372,6 +373,28 @@ def test_a_flipped_bit_in_the_middle_of_the_log_stops_the_start(
     crashed = copy(folder, folder.with_name("copy"))
     flip(logs(crashed), noise[1200:1240] * 30)
 
+    with pytest.raises(Damaged):
+        RocksEngine(crashed)
+
+
+@pytest.mark.parametrize("left", [None, 0, 100, -1])
+def test_an_older_log_that_has_lost_its_end_stops_the_start_though_a_newer_one_is_whole(
+    engine: RocksEngine, folder: Path, left: int | None
+) -> None:
+    tell(engine)
+    engine.apply([change(3, b"large", value(5, bytes(10_000)))])
+    engine.sync()
+    # Writing out one column family alone begins another log, and the others still need the one before it.
+    engine._meta.flush()
+    engine.apply([change(4, b"newer", value(6))])
+    engine.sync()
+    crashed = copy(folder, folder.parent / "crashed")
+    older, newer = sorted(crashed.glob("*.log"))
+    assert newer.stat().st_size
+    if left is None:
+        older.unlink()
+    else:
+        os.truncate(older, left % older.stat().st_size)
     with pytest.raises(Damaged):
         RocksEngine(crashed)
 

@@ -22,17 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from zlib import crc32
 
-from rocksdict import (
-    AccessType,
-    BlockBasedOptions,
-    Cache,
-    DBRecoveryMode,
-    Options,
-    Rdict,
-    ReadOptions,
-    WriteBatch,
-    WriteOptions,
-)
+from rocksdict import AccessType, Rdict, ReadOptions, WriteBatch, WriteOptions
 
 from twisted_kv.digest import EMPTY, moved, term
 from twisted_kv.errors import Damaged, DiskBusy, DiskFailed, DiskFull, KvError
@@ -40,13 +30,9 @@ from twisted_kv.names import Key, Slot
 from twisted_kv.register import BLANK, Cell
 from twisted_kv.ring import SLOTS
 from twisted_kv.storage.engine import UNREADABLE, Change, Due, Listed, Place, Totals, indexed_alike, value_expiry
+from twisted_kv.storage.tuning import family_options, folder_options
 from twisted_kv.versions import Ballot, is_value
 
-KIB, MIB = 1024, 1024 * 1024
-MEMTABLE_BYTES = 32 * MIB
-"""All column families' memtables together. It bounds the log that a start has to read, too: about as many bytes."""
-CACHE_BYTES = 32 * MIB
-"""Uncompressed blocks of all column families. The kernel's page cache stands behind it."""
 SEEN_MAX = 8192
 """Cells remembered between their reading and their change; one batch holds fewer."""
 
@@ -80,35 +66,6 @@ def decode_cell(key: Key, data: bytes) -> Cell:
     raise Damaged(f"the checksum of the record under {key[:100]!r} fails")
 
 
-def _options() -> Options:
-    options = Options(raw_mode=True)
-    options.create_if_missing(True)
-    options.create_missing_column_families(True)
-    # Anything but a torn end of the log stops the start: by default RocksDB would forget what follows a flipped byte
-    # and say nothing.
-    options.set_wal_recovery_mode(DBRecoveryMode.tolerate_corrupted_tail_records())
-    options.set_paranoid_checks(True)
-    options.set_atomic_flush(True)
-    options.set_db_write_buffer_size(MEMTABLE_BYTES)
-    options.set_write_buffer_size(MEMTABLE_BYTES)
-    options.set_max_total_wal_size(2 * MEMTABLE_BYTES)
-    options.set_max_background_jobs(2)
-    options.set_max_open_files(256)
-    options.set_keep_log_file_num(2)
-    options.set_max_log_file_size(1 * MIB)
-    options.set_stats_dump_period_sec(0)
-    return options
-
-
-def _table(cache: Cache) -> BlockBasedOptions:
-    table = BlockBasedOptions()
-    table.set_block_cache(cache)
-    table.set_bloom_filter(10, False)
-    table.set_cache_index_and_filter_blocks(True)
-    table.set_format_version(5)
-    return table
-
-
 class RocksEngine:
     """Keeps cells in a folder of its own. Nobody else may have it open.
 
@@ -121,13 +78,9 @@ class RocksEngine:
 
     def __init__(self, folder: Path, synced: Callable[[int], None] = lambda sequence: None) -> None:
         self._synced = synced
-        cache = Cache(CACHE_BYTES)
-        families = {}
-        for name in ("data", "keys", "expiry", "meta"):
-            families[name] = _options()
-            families[name].set_block_based_table_factory(_table(cache))
+        options, families = folder_options(folder.parent), family_options("data", "keys", "expiry", "meta")
         try:
-            self._db = Rdict(str(folder), _options(), column_families=families, access_type=AccessType.read_write())
+            self._db = Rdict(str(folder), options, column_families=families, access_type=AccessType.read_write())
         except Exception as error:
             raise _unopened(error) from None
         self._closed = False
