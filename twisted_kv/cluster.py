@@ -99,6 +99,7 @@ class Cluster(Service):
         self._rounds = Rounds(reactor, random, WATCH_INTERVAL_S, self._look, "kvcluster's watch")
         self._seen: Mapping[str, Any] | None = None
         self._silent = False
+        self._warned = False
 
     def startService(self) -> None:
         super().startService()
@@ -159,7 +160,16 @@ class Cluster(Service):
         except KvError as error:
             return f"the proxy does not answer: {error.detail}"
         up = {member["url"] for member in members if member["state"] == "up"}
-        return "; ".join([*troubles, *(f"{url} is not in" for url in self._nodes.values() if url not in up)])
+        own = self._nodes.values()
+        strangers = ", ".join(member["url"] for member in members if member["url"] not in up.union(own))
+        if strangers and not self._warned:
+            self._warned = True
+            log.warn(
+                "members of this cluster that are down and not started here: {strangers}; start them, or kvcluster with"
+                " the --nodes and --base-port it had",
+                strangers=strangers,
+            )
+        return "; ".join([*troubles, *(f"{url} is not in" for url in own if url not in up)])
 
     async def _ask(self, path: str) -> Any:
         """:raises KvError: if the proxy does not answer, or not in JSON."""

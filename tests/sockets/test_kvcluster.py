@@ -80,11 +80,11 @@ def call(method: str, url: str, body: str | None = None) -> tuple[int, bytes]:
 class RunningCluster:
     """One kvcluster in a session of its own, so that its processes can be told from all others."""
 
-    def __init__(self, folder: Path, nodes: int = 3, first: int | None = None) -> None:
+    def __init__(self, folder: Path, nodes: int = 3, first: int | None = None, port: int | None = None) -> None:
         self.folder = folder
         first = first or free_run(nodes + 1)
         self.node_ports = range(first, first + nodes)
-        self.port = first + nodes
+        self.port = port or first + nodes
         self.url = f"http://127.0.0.1:{self.port}"
         options = ["--nodes", str(nodes), "--base-port", str(first), "--port", str(self.port), "--data-dir", "data"]
         self._out = folder / f"terminal-{first}.out"
@@ -157,8 +157,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., RunningCluster]]:
     """Starts clusters in one folder, waits until they are ready, and leaves nothing behind."""
     started: list[RunningCluster] = []
 
-    def start(nodes: int = 3, first: int | None = None) -> RunningCluster:
-        started.append(RunningCluster(tmp_path, nodes, first))
+    def start(nodes: int = 3, first: int | None = None, port: int | None = None) -> RunningCluster:
+        started.append(RunningCluster(tmp_path, nodes, first, port))
         started[-1].wait_ready()
         return started[-1]
 
@@ -313,3 +313,11 @@ def test_a_taken_port_is_said_plainly_and_nothing_is_started(tmp_path: Path) -> 
     assert "Traceback" not in shown
     assert processes_of(process.pid) == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_members_that_are_not_started_here_any_more_are_named(start: Callable[..., RunningCluster]) -> None:
+    cluster = start()
+    cluster.process.send_signal(signal.SIGTERM)
+    cluster.process.wait(PATIENCE_S)
+    smaller = start(nodes=2, first=cluster.node_ports[0], port=cluster.port)
+    assert f"down and not started here: http://127.0.0.1:{cluster.node_ports[2]};" in smaller.terminal()
