@@ -30,18 +30,18 @@ class Reply(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One owner's answer: whether it agreed, and its two ballots after that.
 
     ``record`` is there where it was asked for: by a fetch, and by a prepare that was granted. Empty bytes are the
-    record of a key that was never written. An owner that cannot read what it has ``abstains``: it neither agrees nor
-    refuses, and nothing has changed.
+    record of a key that was never written. An owner that cannot read what it has, or has no room for what it is to
+    keep, abstains: it neither agrees nor refuses, and nothing has changed; ``abstains`` says why.
     """
 
     taken: bool
     accepted: bytes
     promised: bytes
     record: bytes = b""
-    abstains: bool = False
+    abstains: str = ""
 
 
-ABSTAIN = Reply(False, NONE, NONE, abstains=True)
+ABSTAIN = Reply(False, NONE, NONE, abstains="what it holds of this key cannot be read")
 
 
 class Cell(NamedTuple):

@@ -37,7 +37,7 @@ from .names import Epoch, Key, Slot
 from .register import ABSTAIN, ACCEPT, BLANK, FETCH, PREPARE, READ, Cell, Op, Reply, decide
 from .ring import SLOTS, slot_of
 from .storage.engine import UNREADABLE, Change, Due, Engine
-from .versions import NONE, HybridClock, Record, Version, drawn_by_a_clock, is_expired, is_whole
+from .versions import NONE, HybridClock, Record, Version, drawn_by_a_clock, is_expired, is_value, is_whole
 from .wire import (
     DISK_BUSY,
     DISK_FULL,
@@ -59,6 +59,10 @@ from .wire import (
 )
 
 T = TypeVar("T")
+
+HARDLY_ANY_ROOM = "there is hardly any room left on the node's disk"
+NO_ROOM = Reply(False, NONE, NONE, abstains=f"{DISK_FULL}: {HARDLY_ANY_ROOM}")
+"""The answer to a value that there is no room for."""
 
 
 class _Dropped(msgspec.Struct, frozen=True):
@@ -105,7 +109,7 @@ class Replica:
         kept = engine.read_note("dropped")
         self._dropped = msgspec.json.decode(kept, type=_Dropped) if kept else None
         self.full = False
-        """Whether clients' changes are refused for want of room; reads go on."""
+        """Whether values are refused for want of room; reads and deletes go on."""
         self._retired = False
 
     def retire(self) -> None:
@@ -180,7 +184,7 @@ class Replica:
     def _serve(self, batch: Batch, keys: list[bytes], until_s: float) -> Deferred[BatchReply]:
         def served() -> BatchReply:
             refusal = self._identity.refusal(batch.header, batch.copying)
-            return refusal if refusal is not None else self._answer(batch.ops)
+            return refusal if refusal is not None else self._answer(batch.ops, batch.copying)
 
         reply = self._when_safe(self._or_refused(served), lambda reply: keys)
 
@@ -191,7 +195,7 @@ class Replica:
 
         return reply.addCallback(again)
 
-    def _answer(self, ops: Sequence[Op]) -> BatchReply:
+    def _answer(self, ops: Sequence[Op], copying: bool) -> BatchReply:
         for op in ops:
             self._check(op)
         cells: dict[bytes, Cell] = {}
@@ -209,12 +213,17 @@ class Replica:
                 replies.append(ABSTAIN)
                 continue
             reply, kept = decide(cell, op)
-            replies.append(reply)
             if kept is not cell:
+                if self.full and kept.record is not cell.record and is_value(kept.record):
+                    # Tombstones and promises are taken: deleting makes room, and reads may need either.
+                    if copying:
+                        raise DiskFull(HARDLY_ANY_ROOM)
+                    replies.append(NO_ROOM)
+                    continue
                 cells[key] = kept
                 changes.append(Change(slot, key, kept))
+            replies.append(reply)
         if changes:
-            self._check_room()
             self._engine.apply(changes)
             self._commit.wrote(cells)
         return BatchReply(FORMAT, self.epoch, replies)
@@ -341,7 +350,8 @@ class Replica:
                 raise NotAMember("this node belongs to no cluster yet", "add it with POST /AddServer at a proxy")
             if not self._identity.open:
                 raise ChangeUnderWay("data is being moved to or from this node", "try again in a moment")
-            self._check_room()
+            if self.full:
+                raise DiskFull(HARDLY_ANY_ROOM, "make room, or add a node")
             slot = slot_of(key)
             cell = self._engine.get(slot, key) or BLANK
             self._hybrid.learn(max(cell.promised, cell.accepted))
@@ -384,10 +394,6 @@ class Replica:
 
     def _done(self) -> BatchReply:
         return BatchReply(FORMAT, self.epoch)
-
-    def _check_room(self) -> None:
-        if self.full:
-            raise DiskFull("there is hardly any room left on the node's disk", "make room, or add a node")
 
     def _check(self, op: Op) -> None:
         """Refuse what no proxy of ours sends: it would be stored, and copied from then on."""

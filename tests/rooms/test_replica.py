@@ -31,7 +31,7 @@ from twisted_kv.limits import Limits
 from twisted_kv.metrics import NodeMetrics
 from twisted_kv.names import Key, Slot
 from twisted_kv.register import ABSTAIN, ACCEPT, FETCH, PREPARE, READ, Cell, Op
-from twisted_kv.replica import Replica
+from twisted_kv.replica import NO_ROOM, Replica
 from twisted_kv.ring import SLOTS, slot_of
 from twisted_kv.storage.engine import UNREADABLE, Change, Place
 from twisted_kv.storage.memory import MemoryEngine
@@ -716,21 +716,39 @@ def test_a_failed_disk_is_told_and_nothing_is_answered(sick: SickRoom, name: str
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_without_room_clients_changes_are_refused_and_all_else_is_served(sick: SickRoom, name: str) -> None:
+def test_without_room_values_are_refused_and_all_else_is_served(sick: SickRoom, name: str) -> None:
     sick.replica.full = True
     tried = sick.engine.tried
     found: list[Any] = []
 
     calls(sick)[name]().addBoth(found.append)
 
-    if name == "write_local":
+    if name == "accept":
+        assert found[0].replies == [NO_ROOM]
+    elif name == "copy":
+        assert found[0].refusal == DISK_FULL
+    elif name == "write_local":
         assert found[0].check(DiskFull)
     else:
-        assert getattr(found[0], "refusal", "") == (DISK_FULL if name in CLIENTS_CHANGES else "")
-    if name in CLIENTS_CHANGES:
+        assert getattr(found[0], "refusal", "") == ""
+    if name in ("accept", "copy", "write_local"):
         assert sick.engine.tried == tried
+        assert sick.keys() == [b"before"]
     sick.replica.full = False
     assert sick.serve(sick.accept(b"later"), me=header(epoch=9)).refusal == ""
+
+
+def test_without_room_a_batch_is_served_but_for_its_values(sick: SickRoom) -> None:
+    sick.replica.full = True
+    again, tombstone = sick.accept(b"before", b"2"), sick.accept(b"before", None)
+
+    replies = sick.serve(again, Op(FETCH, b"before"), tombstone, sick.accept(b"other"), Op(FETCH, b"before")).replies
+
+    assert (replies[0], replies[3]) == (NO_ROOM, NO_ROOM)
+    assert [reply.taken for reply in replies] == [False, True, True, False, True]
+    assert decode_record(replies[1].record).value == b"1"
+    assert replies[4].record == tombstone.record
+    assert sick.value(b"before") is None
 
 
 @pytest.mark.parametrize("name", CALLS)

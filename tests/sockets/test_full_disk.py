@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sockets.daemons import Daemon, Farm, answers, farming, wait_until
+from tests.sockets.daemons import Daemon, Farm, answers, call, farming, get, wait_until
 from tests.sockets.direct import Direct
 from tests.sockets.tracing import traced
 from tests.sockets.writers import Writers, value_of, write, wrong
@@ -107,14 +107,19 @@ def is_first(key: str, value: bytes) -> bool:
     return value == value_of(key, 1)
 
 
-def test_below_the_room_to_be_kept_writes_are_refused_and_reads_go_on(farm: Farm, disk: SmallDisk) -> None:
+def test_below_the_room_to_be_kept_values_are_refused_and_reads_and_deletes_go_on(farm: Farm, disk: SmallDisk) -> None:
     kept_bytes = 16 * 1024 * 1024
     proxy, node = only_node(farm, disk, disk_free_bytes_min=kept_bytes)
     life = node.info()["incarnation"]
     write(proxy, KEYS)
+    assert call("PUT", f"{proxy.url}/v1/kv/brief?ttl=1", b"v").status == 204
     disk.fill(leave_bytes=kept_bytes // 2)
     wait_until(lambda: is_refused(proxy, "more", b"more"), "writes to be refused", FULL_PATIENCE_S)
     assert wrong(proxy, KEYS, is_first) == []
+    # What a read of an expired value writes, and a delete, make room.
+    wait_until(lambda: get(proxy, "brief").status == 404, "the value to expire")
+    assert call("DELETE", f"{proxy.url}/v1/kv/{KEYS[-1]}").status == 204
+    assert get(proxy, KEYS[-1]).status == 404
     disk.make_room()
     wait_until(lambda: not is_refused(proxy, "more", b"more"), "writes to be taken again", BACK_PATIENCE_S)
     write(proxy, KEYS)

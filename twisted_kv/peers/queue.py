@@ -208,7 +208,7 @@ class PeerQueue:
             node, resent = self.node, result.resent
             for (asker, round_, _), answer in zip(questions, reply.replies, strict=True):
                 if answer.abstains:
-                    asker.unanswered(node, round_, "what it holds of this key cannot be read", resent)
+                    asker.unanswered(node, round_, answer.abstains, resent)
                 else:
                     asker.answered(node, round_, answer, resent)
 
