@@ -72,11 +72,12 @@ class Sharing:
         self._start = start
         self._shared_max = shared_max
         self._waiting: dict[Key, list[_Client]] = {}
+        self._count = 0
         self._running: dict[Key, tuple[Conditional, list[_Client]]] = {}
 
     def __len__(self) -> int:
         """How many clients wait for their round to begin."""
-        return sum(map(len, self._waiting.values()))
+        return self._count
 
     def expects(self, key: Key) -> bool:
         """Whether changes of a key wait, so that a read may as well wait with them."""
@@ -88,15 +89,18 @@ class Sharing:
         done = client.done
         assert done is not None
         self._waiting.setdefault(key, []).append(client)
+        self._count += 1
         if key not in self._running:
             self._begin(key)
         return done
 
     def _begin(self, key: Key) -> None:
         now_s = self._clock.seconds()
+        everybody = self._waiting.pop(key, [])
         # Who is out of time by now is told so at the end of his grace; a round can do nothing for him any more.
-        waiting = [client for client in self._waiting.pop(key, []) if client.deadline_s > now_s]
+        waiting = [client for client in everybody if client.deadline_s > now_s]
         clients, later = waiting[: self._shared_max], waiting[self._shared_max :]
+        self._count -= len(everybody) - len(later)
         if later:
             self._waiting[key] = later
         if not clients:
@@ -122,6 +126,7 @@ class Sharing:
         waiting = self._waiting.get(key, [])
         if client in waiting:
             waiting.remove(client)
+            self._count -= 1
             if not waiting:
                 del self._waiting[key]
         elif key in self._running:

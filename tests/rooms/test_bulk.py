@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from tests.rooms.test_coordinator import Scene
 from twisted_kv.errors import Unreached
 from twisted_kv.quorum import Level
-from twisted_kv.web.bulk import Bulk
+from twisted_kv.web.bulk import READ_WEIGHT, WEIGHT_MAX, WEIGHT_MIN, Bulk
 from twisted_kv.web.outflow import Outflow
 
 
@@ -35,36 +35,68 @@ def bulk_of(scene: Scene) -> Bulk:
     return Bulk(scene.coordinator, scene.now_ms, scene.limits, Level.STRONG, None, packed=False)
 
 
-def begin(bulk: Bulk, count: int) -> dict[int, dict[str, Any]]:
-    """Begin puts of the same key, and give their answers by number as they come."""
-    answers: dict[int, dict[str, Any]] = {}
-    for number in range(count):
-        answer = bulk.begin(json.dumps({"op": "put", "key": "one", "value": str(number)}))
-        answer.addCallback(lambda fields, number: answers.update({number: fields}), number)
+def puts(count: int, key: str = "one") -> list[bytes]:
+    return [json.dumps({"op": "put", "key": key, "value": str(number)}).encode() for number in range(count)]
+
+
+def run(scene: Scene, bulk: Bulk, lines: list[bytes]) -> list[dict[str, Any]]:
+    """Begin all lines, whatever weight they have, and give their answers."""
+    for line in lines:
+        bulk.begin(line)
+    answers: list[dict[str, Any]] = []
+
+    async def take() -> None:
+        while bulk.running:
+            answers.extend(await bulk.ready())
+
+    ensureDeferred(take())
+    scene.run(10)
+    assert bulk._behind == {}
     return answers
 
 
 def test_operations_of_one_key_run_one_after_the_other(scene_of: Callable[..., Scene]) -> None:
     scene = scene_of()
-    bulk = bulk_of(scene)
-    answers = begin(bulk, 5)
-    assert scene.coordinator.under_way == 1
-    scene.run(1)
-    assert [answers[number]["status"] for number in range(5)] == [204] * 5
-    etags = [answers[number]["etag"] for number in range(5)]
+    answers = run(scene, bulk_of(scene), puts(5))
+    assert [answer["status"] for answer in answers] == [204] * 5
+    etags = [answer["etag"] for answer in answers]
     assert etags == sorted(etags)
     assert scene.street.holders(b"4", b"one") == set("abc")
-    assert bulk._behind == {}
 
 
 def test_a_thousand_that_are_turned_away_behind_one_of_their_key_are_all_told(scene_of: Callable[..., Scene]) -> None:
     scene = scene_of()
     bulk = bulk_of(scene)
-    answers = begin(bulk, 1_000)
+    bulk.begin(puts(1)[0])
     scene.coordinator.limits = replace(scene.limits, operations_max=0)
-    scene.run(1)
-    assert [answers[number]["status"] for number in range(1_000)] == [204] + [429] * 999
-    assert bulk._behind == {}
+    answers = run(scene, bulk, puts(999))
+    assert [answer["status"] for answer in answers] == [204] + [429] * 999
+
+
+def test_a_request_has_more_writes_than_reads_under_way(scene_of: Callable[..., Scene]) -> None:
+    scene = scene_of()
+    begun = []
+    for lines in (puts(5_000), [b'{"op":"get","key":"one"}'] * 5_000, [b"no json"] * 5_000):
+        bulk = bulk_of(scene)
+        while not bulk.full:
+            bulk.begin(lines[len(bulk._running)])
+        begun.append(len(bulk._running))
+        run(scene, bulk, [])
+        assert not bulk.full
+    assert begun == [WEIGHT_MAX, WEIGHT_MAX // READ_WEIGHT, WEIGHT_MAX]
+
+
+def test_no_number_of_requests_takes_all_the_room_for_operations(scene_of: Callable[..., Scene]) -> None:
+    scene = scene_of(operations_max=4_000)
+    bulks = [bulk_of(scene) for _ in range(10)]
+    for number, bulk in enumerate(bulks):
+        while not bulk.full:
+            bulk.begin(puts(1, f"{number}-{len(bulk._running)}")[0])
+    assert len(bulks[0]._running) == 800
+    assert all(len(bulk._running) >= WEIGHT_MIN for bulk in bulks)
+    assert scene.coordinator.under_way < 3_600
+    for bulk in bulks:
+        run(scene, bulk, [])
 
 
 class Asked:

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import msgspec
 from klein import Klein
 from twisted.internet.defer import Deferred, ensureDeferred, succeed
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from ..conditional import Draft
@@ -25,7 +26,7 @@ from ..operation import Done
 from ..preconditions import Precondition, parse_precondition
 from ..quorum import Level
 from ..sharing import Changed
-from ..versions import decode_record
+from ..versions import decode_record, is_tombstone, record_version
 from ..wire import UNDECODED, checked_key, checked_value
 from .answers import MSGPACK, log_bug, problem_fields, status_of
 from .keys import NDJSON
@@ -33,8 +34,12 @@ from .outflow import Outflow
 from .parameters import expiry_after, level_of, refuse_unknown, seconds, timeout_of
 from .v1 import OCTETS, conditionally, precondition_failed
 
-AT_ONCE = 256
-"""Operations of one request under way: enough for full batches, and few enough for the values that come back."""
+WEIGHT_MAX = 1_024
+"""What one request may have under way: enough for batches that are full while others wait for their sync."""
+WEIGHT_MIN = 64
+"""The same where other clients leave hardly any room."""
+WRITE_WEIGHT, READ_WEIGHT = 1, 4
+"""A write's value is in memory already, as part of the request; a read's comes on top, and may be a large one."""
 
 
 class Line(msgspec.Struct):
@@ -57,12 +62,15 @@ class PackedLine(Line):
     value: Any = None
 
 
+NO_LINE = Line("")
+
 _decode_text = msgspec.json.Decoder(Line).decode
 _decode_packed = msgspec.msgpack.Decoder(PackedLine).decode
 _split_packed = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 
 Answer: TypeAlias = dict[str, Any]
-Run: TypeAlias = Callable[[], Deferred[Answer]]
+Run: TypeAlias = Callable[[], Deferred[Any]]
+Tell: TypeAlias = Callable[[Any], Answer]
 
 
 def _bytes_of(name: str, plain: object, coded: str | None) -> bytes:
@@ -99,8 +107,10 @@ class Bulk:
         self._level = level
         self._timeout_s = timeout_s
         self._packed = packed
-        self._behind: dict[Key, deque[tuple[Run, Deferred[Answer]]]] = {}
+        self._behind: dict[Key, deque[tuple[Run, Deferred[Any]]]] = {}
         """For each key with an operation under way, those that come after it."""
+        self._running: deque[tuple[Deferred[Answer], int]] = deque()
+        self._weight = 0
 
     def lines(self, body: bytes) -> Iterator[Any]:
         """Split a body into undecoded lines.
@@ -114,22 +124,58 @@ class Bulk:
         except UNDECODED as error:
             raise MalformedBody(f"the body is no msgpack array: {error}", "send an array of maps") from None
 
-    def begin(self, raw: Any) -> Deferred[Answer]:
-        """Begin one operation, after the one before it on the same key. Its answer always comes, and is no failure."""
+    @property
+    def running(self) -> bool:
+        """Whether there are operations whose answers were not taken."""
+        return bool(self._running)
+
+    @property
+    def full(self) -> bool:
+        """Whether an answer should be taken before the next operation is begun.
+
+        What others have under way in this proxy leaves less room, so that no number of requests takes all of it.
+        """
+        others_room = (self._limits.operations_max - self._coordinator.under_way) // 4
+        return self.running and self._weight >= max(WEIGHT_MIN, min(WEIGHT_MAX, others_room))
+
+    def begin(self, raw: Any) -> None:
+        """Begin one operation, after the one before it on the same key."""
         try:
             line: Line = (_decode_packed if self._packed else _decode_text)(raw)
         except UNDECODED as error:
-            return succeed(self._problem({}, MalformedBody(f"the line cannot be read: {error}")))
+            line = NO_LINE
+            answer = succeed(self._problem({}, MalformedBody(f"the line cannot be read: {error}")))
+        else:
+            answer = self._begun(line)
+        weight = READ_WEIGHT if line.op == "get" else WRITE_WEIGHT
+        self._weight += weight
+        self._running.append((answer, weight))
+
+    async def ready(self) -> list[Answer]:
+        """Wait for the first answer, and take it with those behind it that come in the same turn."""
+        answers = [await self._take()]
+        await deferLater(self._coordinator.clock, 0)
+        while self._running and self._running[0][0].called:
+            answers.append(await self._take())
+        return answers
+
+    def _take(self) -> Deferred[Answer]:
+        answer, weight = self._running.popleft()
+        self._weight -= weight
+        return answer
+
+    def _begun(self, line: Line) -> Deferred[Answer]:
+        """Begin what a line asks for. Its answer always comes, and is no failure."""
         shown: Answer = {}
         try:
             key = checked_key(_bytes_of("key", line.key, line.key_b64), self._limits)
             shown = self._shown("key", key)
-            run = self._operation(line, key)
+            run, tell = self._operation(line, key)
         except BadInput as error:
             return succeed(self._problem(shown, error))
         behind = self._behind.get(key)
-        answer: Deferred[Answer] = run() if behind is None else Deferred()
-        answer.addCallbacks(lambda fields: shown | fields, lambda failure: self._failed(shown, failure))
+        answer = run() if behind is None else Deferred()
+        answer.addBoth(self._told, shown, tell)
         if behind is not None:
             behind.append((run, answer))
         else:
@@ -146,26 +192,26 @@ class Bulk:
             del self._behind[key]
         return fields
 
-    async def _one_after_the_other(self, key: Key, behind: deque[tuple[Run, Deferred[Answer]]]) -> None:
+    async def _one_after_the_other(self, key: Key, behind: deque[tuple[Run, Deferred[Any]]]) -> None:
         # A loop, not one calling the next: where all of them fail at once that would be too deep a recursion.
         while behind:
             run, answer = behind.popleft()
             try:
-                fields = await run()
+                result = await run()
             except Exception:
                 answer.errback(Failure())
             else:
-                answer.callback(fields)
+                answer.callback(result)
         del self._behind[key]
 
-    def _operation(self, line: Line, key: Key) -> Run:
-        """Check everything, and give what starts the operation.
+    def _operation(self, line: Line, key: Key) -> tuple[Run, Tell]:
+        """Check everything, and give what starts the operation, and what tells its result.
 
         :raises BadInput: saying what is wrong.
         """
         coordinator, timeout_s = self._coordinator, self._timeout_s
         if line.op == "get":
-            return lambda: coordinator.get(key, self._level, timeout_s).addCallback(self._got)
+            return lambda: coordinator.get(key, self._level, timeout_s), self._got
         if line.op == "put":
             value = checked_value(_bytes_of("value", line.value, line.value_b64), self._limits)
             ttl_s = seconds("ttl", line.ttl, self._limits.ttl_s_max) if line.ttl is not None else None
@@ -177,12 +223,12 @@ class Bulk:
         if line.if_match is not None or line.if_none_match is not None:
             precondition = parse_precondition(_quoted(line.if_match), _quoted(line.if_none_match))
             decide = conditionally(precondition, draft)
-            return lambda: coordinator.change(key, decide, timeout_s, draft.size).addCallback(
-                self._changed, precondition
+            return (
+                lambda: coordinator.change(key, decide, timeout_s, draft.size),
+                lambda changed: self._changed(changed, precondition),
             )
-        return lambda: coordinator.put(
-            key, draft.value, draft.content_type, self._level, draft.expires_ms, timeout_s
-        ).addCallback(self._written)
+        value, content_type, expires_ms = draft
+        return lambda: coordinator.put(key, value, content_type, self._level, expires_ms, timeout_s), self._written
 
     def _got(self, done: Done) -> Answer:
         record = decode_record(done.record) if done.record else None
@@ -197,14 +243,19 @@ class Bulk:
         return _written(changed.record.version, changed.record.value is None)
 
     def _written(self, done: Done) -> Answer:
-        record = decode_record(done.record)
-        return _written(record.version, record.value is None)
+        return _written(record_version(done.record), is_tombstone(done.record))
 
-    def _failed(self, shown: Answer, failure: Failure) -> Answer:
-        if failure.check(KvError):
-            return self._problem(shown, failure.value)
-        log_bug(failure, "a bulk operation")
-        return {**shown, "status": 500}
+    def _told(self, result: Any, shown: Answer, tell: Tell) -> Answer:
+        """Give an operation's answer, whatever came of it."""
+        try:
+            if isinstance(result, Failure):
+                result.raiseException()
+            return shown | tell(result)
+        except KvError as error:
+            return self._problem(shown, error)
+        except Exception:
+            log_bug(Failure(), "a bulk operation")
+            return {**shown, "status": 500}
 
     def _problem(self, shown: Answer, error: KvError) -> Answer:
         status = status_of(error)
@@ -245,22 +296,13 @@ def add_bulk(app: Klein, coordinator: Coordinator, now_ms: Callable[[], int], li
         async with Outflow(request) as out:
             if packed:
                 await out.write(_array_head(len(lines)))
-            running: deque[Deferred[Answer]] = deque()
             for line in lines:
-                if len(running) >= AT_ONCE:
-                    await out.write(await _ready(running, encode, end))
-                running.append(bulk.begin(line))
-            while running:
-                await out.write(await _ready(running, encode, end))
+                while bulk.full:
+                    await out.write(b"".join(encode(answer) + end for answer in await bulk.ready()))
+                bulk.begin(line)
+            while bulk.running:
+                await out.write(b"".join(encode(answer) + end for answer in await bulk.ready()))
         return b""
-
-
-async def _ready(running: deque[Deferred[Answer]], encode: Callable[[Answer], bytes], end: bytes) -> bytes:
-    """Wait for the first answer, and give it with those behind it that are there too."""
-    ready = [await running.popleft()]
-    while running and running[0].called and not running[0].paused:
-        ready.append(await running.popleft())
-    return b"".join(encode(answer) + end for answer in ready)
 
 
 def _array_head(count: int) -> bytes:
