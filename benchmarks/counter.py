@@ -1,7 +1,7 @@
 """Contention: writers in one proxy, and in two, count one counter up by If-Match until each has succeeded so often.
 
-Run from the project's folder: ``python -m benchmarks.counter``. The sum has to be exact. Every process runs on this
-machine and shares its cores.
+Run from the project's folder: ``python -m benchmarks.counter``. The sum has to be exact; a write of unknown
+outcome may be in it or not. Every process runs on this machine and shares its cores.
 """
 
 from __future__ import annotations
@@ -9,17 +9,53 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import re
+import socket
 import statistics
 import sys
 import threading
 import time
-from http.client import HTTPConnection
 from typing import Any
 
-from .servers import HOST, call, cluster, processes
+from .servers import CALL_TIMEOUT_S, HOST, call, cluster, processes
 
-KEY = "/v1/kv/counter"
+KEY = b"/v1/kv/counter"
 PROCESSES = 4
+
+_length = re.compile(rb"(?i)\r\ncontent-length: *(\d+)").search
+_etag: Any = re.compile(rb"(?i)\r\netag: *(\S+)").search
+_NO_LENGTH = (b"", b"0")
+
+
+class Line:
+    """One connection, with as little work for each request as can be: what is measured shares the cores with it."""
+
+    def __init__(self, port: int) -> None:
+        self._socket = socket.create_connection((HOST, port), timeout=CALL_TIMEOUT_S)
+        self._received = b""
+
+    def ask(self, method: bytes, body: bytes = b"", head: bytes = b"") -> tuple[int, bytes, bytes]:
+        """Give status, head and body of the answer."""
+        self._socket.sendall(
+            b"%b %b HTTP/1.1\r\nHost: x\r\n%bContent-Length: %d\r\n\r\n%b" % (method, KEY, head, len(body), body)
+        )
+        while b"\r\n\r\n" not in self._received:
+            self._receive()
+        got, _, self._received = self._received.partition(b"\r\n\r\n")
+        length = int((_length(got) or _NO_LENGTH)[1])
+        while len(self._received) < length:
+            self._receive()
+        content, self._received = self._received[:length], self._received[length:]
+        return int(got[9:12]), got, content
+
+    def _receive(self) -> None:
+        data = self._socket.recv(65_536)
+        if not data:
+            raise ConnectionError("the proxy closed the connection")
+        self._received += data
+
+    def close(self) -> None:
+        self._socket.close()
 
 
 class Writer(threading.Thread):
@@ -31,38 +67,36 @@ class Writer(threading.Thread):
         self._successes = successes
         self.waits_s: list[float] = []
         self.refused = self.unsure = 0
+        """Writes that somebody came before, and writes of which it stayed unknown whether they took effect."""
 
     def run(self) -> None:
-        connection = HTTPConnection(HOST, self._port, timeout=30)
+        line = Line(self._port)
         for _ in range(self._successes):
             began = time.monotonic()
-            while not self._once(connection):
+            while not self._once(line):
                 pass
             self.waits_s.append(time.monotonic() - began)
-        connection.close()
+        line.close()
 
-    def _once(self, connection: HTTPConnection) -> bool:
-        connection.request("GET", KEY)
-        got = connection.getresponse()
-        body = got.read()
-        if got.status != 200:
-            self.unsure += 1
+    def _once(self, line: Line) -> bool:
+        status, head, body = line.ask(b"GET")
+        if status != 200:
             return False
-        connection.request("PUT", KEY, str(int(body) + 1), {"If-Match": got.headers["ETag"]})
-        put = connection.getresponse()
-        problem = put.read()
-        if put.status not in (204, 412):
-            self.unsure += 1
-            return bool(json.loads(problem).get("maybe_applied")) and self._applied(connection, problem)
-        self.refused += put.status == 412
-        return put.status == 204
-
-    def _applied(self, connection: HTTPConnection, problem: bytes) -> bool:
-        """See whether a change of unknown outcome took effect: then the counter holds its version."""
-        connection.request("GET", KEY)
-        got = connection.getresponse()
-        got.read()
-        return got.headers["ETag"] == f'"{json.loads(problem).get("etag")}"'
+        status, _, problem = line.ask(b"PUT", b"%d" % (int(body) + 1), b"If-Match: %b\r\n" % _etag(head)[1])
+        if status == 204:
+            return True
+        if status == 412:
+            self.refused += 1
+            return False
+        fields = json.loads(problem)
+        if not fields.get("maybe_applied"):
+            return False
+        # It took effect if the counter holds its version; if it holds another, it may have been there in between.
+        status, head, _ = line.ask(b"GET")
+        if status == 200 and _etag(head)[1] == b'"%b"' % fields["etag"].encode():
+            return True
+        self.unsure += 1
+        return False
 
 
 def write(ports: list[int], successes: int, results: Any) -> None:
@@ -90,8 +124,8 @@ def count(ports: list[int], writers: int, successes: int) -> tuple[float, list[f
     _, body = call(ports[0], "GET", "/GET", {"Key": "counter"})
     held, meant = int(json.loads(body)), writers * successes
     unsure = sum(row[2] for row in rows)
-    if held != meant:
-        sys.exit(f"the counter holds {held}, {meant} were counted ({unsure} calls ended without certainty)")
+    if not meant <= held <= meant + unsure:
+        sys.exit(f"THE SUM IS WRONG: the counter holds {held}, {meant} were counted, {unsure} without certainty")
     slowest = [max(waits) for waits, _, _ in rows]
     return meant / took_s, slowest, sum(row[1] for row in rows), unsure
 
