@@ -15,10 +15,10 @@ from twisted_kv.errors import Unreached
 from twisted_kv.listing import KeyPage
 from twisted_kv.names import Key
 from twisted_kv.quorum import Level
-from twisted_kv.register import BLANK
+from twisted_kv.register import BLANK, Cell
 from twisted_kv.ring import slot_of
 from twisted_kv.storage.engine import Change
-from twisted_kv.versions import HybridClock
+from twisted_kv.versions import HybridClock, Record, Version
 
 MakeTown = Callable[..., Town]
 
@@ -179,6 +179,24 @@ def test_a_key_that_is_present_throughout_is_listed_once_while_nodes_are_added(m
 
     assert listed(town, limit=40, between=grow) == keys
     assert len(town.houses) > 5
+
+
+def test_what_a_node_still_holds_of_slots_that_it_lost_is_not_listed(make_town: MakeTown) -> None:
+    town = make_town(5)
+    keys = random_keys(60)
+    fill(town, keys)
+    left_over = [b"left/%d" % number for number in range(60)]
+    ballot = HybridClock(town.wall_ms, 9).tick()
+    record = Record(Version(ballot), b"v").encode()
+    view = town.proxies[0].roster.view
+    assert view is not None
+    for node, seat in view.seats.items():
+        strange = [Key(key) for key in left_over if node not in view.table[slot_of(Key(key))]]
+        assert strange
+        cells = [Change(slot_of(key), key, Cell(ballot, ballot, record)) for key in strange]
+        town.houses[seat.url].engine.apply(cells)
+    assert listed(town, limit=17) == keys
+    assert listed(town, b"left/") == []
 
 
 def test_a_listing_waits_while_data_moves(make_town: MakeTown) -> None:

@@ -235,6 +235,27 @@ def test_a_put_with_if_match_replaces_only_that_version(proxy: Daemon) -> None:
     assert (got.body, got.headers["Content-Type"], got.headers["ETag"]) == (b"2", "text/plain", second.headers["ETag"])
 
 
+def test_tags_in_several_header_lines_count_as_one_list(proxy: Daemon) -> None:
+    held = call("PUT", f"{proxy.url}/v1/kv/lines", b"1").headers["ETag"]
+    connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=15)
+    for name, tags, status in (
+        ("If-Match", ['"other"', held], 200),
+        ("If-Match", [held, '"other"'], 200),
+        ("If-Match", ['"other"', '"another"'], 412),
+        ("If-None-Match", ['"other"', held], 304),
+        ("If-None-Match", ['"other"', '"another"'], 200),
+        ("If-None-Match", ['"other"', "no tag"], 400),
+    ):
+        connection.putrequest("GET", "/v1/kv/lines")
+        for tag in tags:
+            connection.putheader(name, tag)
+        connection.endheaders()
+        answer = connection.getresponse()
+        answer.read()
+        assert (name, tags, answer.status) == (name, tags, status)
+    connection.close()
+
+
 def test_a_delete_with_if_match_deletes_only_that_version(proxy: Daemon) -> None:
     url, first = f"{proxy.url}/v1/kv/deleted-if", stored(proxy, "deleted-if")
     second = stored(proxy, "deleted-if")
