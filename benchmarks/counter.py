@@ -15,6 +15,7 @@ import statistics
 import sys
 import threading
 import time
+from collections import Counter
 from typing import Any
 
 from .servers import CALL_TIMEOUT_S, HOST, call, cluster, processes
@@ -66,8 +67,10 @@ class Writer(threading.Thread):
         self._port = port
         self._successes = successes
         self.waits_s: list[float] = []
-        self.refused = self.unsure = 0
-        """Writes that somebody came before, and writes of which it stayed unknown whether they took effect."""
+        self.refused = 0
+        """Writes that somebody came before."""
+        self.unsure: list[str] = []
+        """What writes were answered of which it stayed unknown whether they took effect."""
 
     def run(self) -> None:
         line = Line(self._port)
@@ -95,7 +98,7 @@ class Writer(threading.Thread):
         status, head, _ = line.ask(b"GET")
         if status == 200 and _etag(head)[1] == b'"%b"' % fields["etag"].encode():
             return True
-        self.unsure += 1
+        self.unsure.append(fields["type"])
         return False
 
 
@@ -108,8 +111,8 @@ def write(ports: list[int], successes: int, results: Any) -> None:
     results.put([(writer.waits_s, writer.refused, writer.unsure) for writer in writers])
 
 
-def count(ports: list[int], writers: int, successes: int) -> tuple[float, list[float], int, int]:
-    """Let all count, and give successes a second, the slowest success of each writer, refusals, and the unsure."""
+def count(ports: list[int], writers: int, successes: int) -> str:
+    """Let all count, and say how it went."""
     call(ports[0], "PUT", "/PUT", {"Key": "counter", "Value": "0"})
     results: Any = multiprocessing.Queue()
     shares = [[ports[n % len(ports)] for n in range(start, writers, PROCESSES)] for start in range(PROCESSES)]
@@ -123,11 +126,15 @@ def count(ports: list[int], writers: int, successes: int) -> tuple[float, list[f
         process.join()
     _, body = call(ports[0], "GET", "/GET", {"Key": "counter"})
     held, meant = int(json.loads(body)), writers * successes
-    unsure = sum(row[2] for row in rows)
-    if not meant <= held <= meant + unsure:
+    unsure = Counter(kind for row in rows for kind in row[2])
+    if not meant <= held <= meant + unsure.total():
         sys.exit(f"THE SUM IS WRONG: the counter holds {held}, {meant} were counted, {unsure} without certainty")
     slowest = [max(waits) for waits, _, _ in rows]
-    return meant / took_s, slowest, sum(row[1] for row in rows), unsure
+    return (
+        f"{len(ports)} proxies: {meant} successes, {meant / took_s:.0f} a second; the counter holds {held}; "
+        f"{sum(row[1] for row in rows)} refused, without certainty {dict(unsure)}; "
+        f"slowest success of a writer: median {statistics.median(slowest):.1f} s, longest {max(slowest):.1f} s"
+    )
 
 
 def main() -> None:
@@ -138,11 +145,7 @@ def main() -> None:
     with processes() as running:
         doors, _ = cluster(running, "counter", proxies=2)
         for ports in (doors[:1], doors):
-            rate, slowest, refused, unsure = count(ports, options.writers, options.successes)
-            print(
-                f"{len(ports)} proxies: {rate:.0f} successes/s, {refused} refused, {unsure} unsure, "
-                f"slowest success of a writer: median {statistics.median(slowest):.2f} s, max {max(slowest):.2f} s"
-            )
+            print(count(ports, options.writers, options.successes))
 
 
 if __name__ == "__main__":

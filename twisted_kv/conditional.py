@@ -14,7 +14,7 @@ from .conversation import NOTHING, Outcome, Send
 from .names import Key, NodeId
 from .proposing import Proposer
 from .quorum import Level
-from .register import ACCEPT, Op
+from .register import ACCEPT, Op, Reply
 from .versions import NONE, HybridClock, Record, Version, decode_record
 
 BEFORE_MAX = 8
@@ -60,7 +60,7 @@ class Conditional(Proposer):
     :param now_ms: wall time, which expiry is judged by.
     """
 
-    __slots__ = ("_bases", "_fates", "_now_ms", "decided", "wanted")
+    __slots__ = ("_bases", "_fates", "_now_ms", "_rivalled", "decided", "wanted")
 
     def __init__(
         self,
@@ -75,6 +75,7 @@ class Conditional(Proposer):
         self._now_ms = now_ms
         self._fates: dict[Version, list[Decided]] = {}
         self._bases: dict[Version, Version | None] = {}
+        self._rivalled = False
         super().__init__(key, owners, clock, Level.STRONG)
 
     def begin(self) -> Sequence[Send]:
@@ -85,6 +86,20 @@ class Conditional(Proposer):
         self.wanted[number] = leave
         flying = [self._flying] if self._flying is not None else []
         return not any(self._fates[version][number].changed for version in (*self.mine, *flying))
+
+    def _refused(self, reply: Reply, resent: bool) -> Sequence[Send]:
+        self._rivalled = self._rivalled or reply.promised > reply.accepted
+        return super()._refused(reply, resent)
+
+    def _gives_way(self) -> bool:
+        """Pause the first time too where somebody has prepared and not yet finished.
+
+        To prepare above him at once would thwart him in turn; both would become open, and be overtaken by so many of
+        each other's rounds that neither could say what became of its own.
+        """
+        gives_way = super()._gives_way() or self._rivalled
+        self.paused, self._rivalled = gives_way, False
+        return gives_way
 
     def _propose(self) -> Sequence[Send]:
         best = self.best

@@ -185,11 +185,13 @@ class Conversation:
         if self.confirmed + self.refused + len(self.waiting) < self.quorum:
             self._end_unreached(Unreached, "too few replicas answered")
             return NOTHING
+        return NOTHING if self._gives_way() else self._prepare()
+
+    def _gives_way(self) -> bool:
+        """Count a thwarted attempt, and say whether the next one comes after a pause; the first follows at once."""
         self.attempt += 1
-        if self.attempt > 1:
-            self.paused = True
-            return NOTHING
-        return self._prepare()
+        self.paused = self.attempt > 1
+        return self.paused
 
     # A proposal: prepare, then accept.
 

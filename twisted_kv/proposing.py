@@ -109,11 +109,7 @@ class Proposer(Conversation):
                 self._end_unreached(Unreached, "the write did not reach its level")
             return NOTHING
         self._land(certain)
-        self.attempt += 1
-        if self.attempt > 1:
-            self.paused = True
-            return NOTHING
-        return self.begin()
+        return NOTHING if self._gives_way() else self.begin()
 
     def _end_hidden(self) -> Sequence[Send]:
         self._end_unreached(Unreached, "another change came between, which hides whether this one took effect")

@@ -52,10 +52,12 @@ def proposed(sends: Sequence[Send]) -> Record:
 
 
 def refused_after_one_took_it(change: Conditional) -> Sequence[Send]:
-    """Let A take what is proposed and the others refuse it: it is open."""
+    """Let A take what is proposed and the others refuse it: it is open, and goes on after a pause."""
     change.deliver(A, change.round, yes(change))
     change.deliver(B, change.round, no(ballot(40)))
-    return change.deliver(C, change.round, no(ballot(40)))
+    change.deliver(C, change.round, no(ballot(40)))
+    assert change.paused
+    return change.resume()
 
 
 def test_change_is_prepared_decided_on_what_a_majority_holds_and_accepted() -> None:
@@ -250,14 +252,24 @@ def test_record_remembers_no_more_than_eight_versions() -> None:
     assert record.before == (Version(OLD), *before[:-1])
 
 
-def test_refused_prepare_pauses_from_the_second_time_on() -> None:
+def test_prepare_refused_by_who_has_finished_pauses_from_the_second_time_on() -> None:
     change = conditional(replaces(None, b"new"))
     change.begin()
     for round_, paused in ((1, False), (2, True)):
-        change.deliver(A, round_, no(ballot(round_ + 10)))
-        change.deliver(B, round_, no(ballot(round_ + 10)))
+        finished = ballot(round_ + 10)
+        change.deliver(A, round_, no(finished, finished))
+        change.deliver(B, round_, no(finished, finished))
         assert change.paused is paused
     assert change.resume()[0].op.ballot > ballot(12)
+
+
+def test_prepare_refused_by_who_has_not_finished_gives_way_to_him_at_once() -> None:
+    change = conditional(replaces(None, b"new"))
+    change.begin()
+    change.deliver(A, 1, no(ballot(11), ballot(10)))
+    assert change.deliver(B, 1, no(ballot(11), ballot(10))) == NOTHING
+    assert change.paused
+    assert change.resume()[0].op.ballot > ballot(11)
 
 
 def test_deadline_of_a_change_that_was_not_proposed_leaves_no_doubt() -> None:
