@@ -19,9 +19,9 @@ from pathlib import Path
 from .servers import HOST, call, cluster, processes, wait_until
 
 VALUE = b"v" * 100
-LINES = 20_000
-"""Lines in one request: about 3 MiB."""
-CLIENTS = 2
+LINES = 5_000
+"""Lines in one request: about 750 KiB."""
+CLIENTS = 4
 
 
 def body_of(first: int, count: int) -> bytes:

@@ -6,7 +6,7 @@ them exactly one answer or one failure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from .errors import DeadlinePassed, KvError, Unreached
@@ -155,14 +155,13 @@ class Conversation:
 
     # One round.
 
-    def _ask(self, phase: int, op: Op, nodes: Iterable[NodeId], confirmed: int = 0) -> Sequence[Send]:
+    def _ask(self, phase: int, op: Op, nodes: Sequence[NodeId], confirmed: int = 0) -> Sequence[Send]:
         self.round += 1
         self.phase = phase
         self.confirmed = confirmed
         self.refused = 0
-        sends = [Send(node, op) for node in nodes]
-        self.waiting = {send.node for send in sends}
-        return sends
+        self.waiting = set(nodes)
+        return [Send(node, op) for node in nodes]
 
     def _taken(self, node: NodeId, reply: Reply) -> Sequence[Send]:
         if self.confirmed >= self.needed:

@@ -36,6 +36,8 @@ from .v1 import OCTETS, conditionally, precondition_failed
 
 WEIGHT_MAX = 1_024
 """What one request may have under way: enough for batches that are full while others wait for their sync."""
+BEGUN_A_TURN = 128
+"""After so many the queues are let go: the nodes would wait meanwhile, and the other clients."""
 WEIGHT_MIN = 64
 """The same where other clients leave hardly any room."""
 WRITE_WEIGHT, READ_WEIGHT = 1, 4
@@ -296,7 +298,9 @@ def add_bulk(app: Klein, coordinator: Coordinator, now_ms: Callable[[], int], li
         async with Outflow(request) as out:
             if packed:
                 await out.write(_array_head(len(lines)))
-            for line in lines:
+            for number, line in enumerate(lines, 1):
+                if number % BEGUN_A_TURN == 0:
+                    await deferLater(coordinator.clock, 0)
                 while bulk.full:
                     await out.write(b"".join(encode(answer) + end for answer in await bulk.ready()))
                 bulk.begin(line)
