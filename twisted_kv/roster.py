@@ -24,6 +24,7 @@ from .errors import (
     MayRemember,
     NodeHasData,
     NothingLost,
+    StateUnusable,
 )
 from .limits import Limits
 from .membership import Seat, State, View, Wish, base_of, behind, found, wished, without
@@ -351,8 +352,10 @@ class Roster:
             return
         for seat in fresh:
             self.log.warn("{node} at {url} forgot what it held; it is rebuilt", node=seat.id, url=seat.url)
-
-        await self._update(lambda state: self._rebuilding(state, fresh) if state.change is None else state)
+        try:
+            await self._update(lambda state: self._rebuilding(state, fresh) if state.change is None else state)
+        except StateUnusable as error:
+            self.log.error("that cannot be recorded now: {error}; the next round tries again", error=error.detail)
 
     async def _probe(self, seat: Seat) -> None:
         node = NodeId(seat.id)

@@ -382,3 +382,20 @@ def test_a_wish_that_cannot_begin_does_not_keep_the_store_busy(make_town: MakeTo
         town.run(0.1)
         seen.add((tmp_path / "state.json").stat().st_ino)
     assert len(seen) == 1
+
+
+def test_a_node_that_forgets_while_the_state_cannot_be_read_is_rebuilt_when_it_can(
+    make_town: MakeTown, tmp_path: Path
+) -> None:
+    town = make_town()
+    first, *_ = town.settle(3)
+    town.wait(town.put(b"k", b"v"))
+    state, aside = tmp_path / "state.json", tmp_path / "aside"
+    state.rename(aside)
+    state.mkdir()
+    first.forget()
+    town.run(3)
+    assert value_of(town.wait(town.get(b"k"))) == b"v"
+    state.rmdir()
+    aside.rename(state)
+    town.until(lambda: first.engine.totals().keys == 1)
