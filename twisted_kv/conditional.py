@@ -17,8 +17,11 @@ from .quorum import Level
 from .register import ACCEPT, Op, Reply
 from .versions import NONE, HybridClock, Record, Version, decode_record
 
-BEFORE_MAX = 8
-"""How many versions a record remembers. A change that was overtaken by more than so many is ``maybe_applied``."""
+BEFORE_MAX = 16
+"""How many versions a record remembers. A change that was overtaken by more than so many is ``maybe_applied``.
+
+With eight, 24 of 365,000 calls of 64 clients who count one counter up in two proxies ended so.
+"""
 
 
 class Draft(NamedTuple):
@@ -122,7 +125,7 @@ class Conditional(Proposer):
     def _passed_by(self, found: Record | None) -> bool:
         """Whether what was found goes back to what all that is open was built on, without having gone through it.
 
-        Each conditional change lists what it replaced, back to the last plain write, or eight of them. Had one of ours
+        Each conditional change lists what it replaced, back to the last plain write, or sixteen of them. Had one of ours
         been chosen, it would stand in the list right after what it replaced.
         """
         line = _versions(found)

@@ -133,7 +133,7 @@ class Limits:
     """Longest mean pause between two attempts."""
 
     backoff_open_s_max: float = 0.04
-    """The same for a change that may have taken effect: a record remembers eight changes, and they come fast here."""
+    """The same for a change that may have taken effect: a record remembers sixteen changes, and they come fast here."""
 
     clock_ahead_s_max: float = 60.0
     """A proxy further ahead of most nodes than this says so in /health/ready. Safety does not depend on it."""

@@ -242,7 +242,7 @@ def test_record_that_expires_a_moment_later_is_left_alone() -> None:
     assert change.decided == [(alive, False)]
 
 
-def test_record_remembers_no_more_than_eight_versions() -> None:
+def test_record_remembers_no_more_than_so_many_versions() -> None:
     before = tuple(Version(ballot(number, 40)) for number in range(BEFORE_MAX))
     long = Record(Version(OLD), b"old", before=before)
     change = conditional(replaces(b"old", b"new"))
