@@ -125,8 +125,8 @@ class Conditional(Proposer):
     def _passed_by(self, found: Record | None) -> bool:
         """Whether what was found goes back to what all that is open was built on, without having gone through it.
 
-        Each conditional change lists what it replaced, back to the last plain write, or sixteen of them. Had one of ours
-        been chosen, it would stand in the list right after what it replaced.
+        Each conditional change lists what it replaced, back to the last plain write, or sixteen of them. Had one of
+        ours been chosen, it would stand in the list right after what it replaced.
         """
         line = _versions(found)
         return all(self._bases[version] in line for version in self.mine)
