@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TOOLS := wrk strace curl
 
-.PHONY: run test test-system bench clean
+.PHONY: run test test-system simulate mutants bench clean
 
 run: $(VENV)/installed
 	$(BIN)/twistd -n kvcluster
@@ -19,6 +19,14 @@ test-system: $(VENV)/installed-test
 		command -v $$tool >/dev/null || { echo "$@ needs $$tool: apt-get install $(TOOLS)" >&2; exit 1; }; \
 	done
 	$(BIN)/pytest -m system
+
+# The release campaign: ten thousand clusters, two million operations and more. Its last lines go into docs/.
+simulate: $(VENV)/installed
+	$(BIN)/kvctl simulate --seeds 0..10000 --jobs 2
+
+# Looks anew for the first seed that catches each wrong variant.
+mutants: $(VENV)/installed-test
+	$(BIN)/python -m tests.simulation.mutants 1000
 
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.ring

@@ -31,7 +31,10 @@ setup(
         "fnv-hash-fast>=2.0.0",
         "rocksdict>=0.3.29",
         "prometheus-client>=0.23.0",
+        "click>=8.2",
+        "rich>=14",
     ],
+    entry_points={"console_scripts": ["kvctl = twisted_kv.ctl.main:main"]},
     extras_require={
         "test": [
             "pytest>=8.4",

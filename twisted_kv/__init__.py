@@ -22,6 +22,9 @@ floor 4, the doors
     ``web``
 floor 5, assembly
     ``config`` ``options`` ``node`` ``proxy`` ``cluster``
+beside them, over all the rooms
+    ``simulation``                      whole clusters on a simulated clock, network and disk; judges of histories
+    ``ctl``                             the command ``kvctl``
 """
 
 __version__ = "0.1.0"

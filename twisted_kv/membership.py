@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import groupby
 from typing import Annotated, NamedTuple
 
 import msgspec
@@ -236,10 +237,16 @@ def ring_of(seats: Iterable[Seat], state: State) -> Ring:
     return _ring(frozenset((seat.id, seat.weight, seat.zone) for seat in seats), state.replicas, state.vnodes)
 
 
+@lru_cache(maxsize=8)
+def owner_sets(ring: Ring) -> frozenset[tuple[NodeId, ...]]:
+    """Give a ring's groups of owners."""
+    return frozenset(ring.table)
+
+
 class View:
     """What one proxy acts on: an epoch, whether it is open, and who owns what. Never changed, only replaced."""
 
-    __slots__ = ("cluster_id", "epoch", "open", "owner_sets", "ring", "seats", "state", "table")
+    __slots__ = ("cluster_id", "epoch", "open", "ring", "seats", "state", "table")
 
     def __init__(self, state: State) -> None:
         self.state = state
@@ -249,7 +256,11 @@ class View:
         self.seats: Mapping[NodeId, Seat] = {NodeId(seat.id): seat for seat in state.members}
         self.ring = ring_of(state.members, state)
         self.table = self.ring.table
-        self.owner_sets = frozenset(self.table)
+
+    @property
+    def owner_sets(self) -> Collection[tuple[NodeId, ...]]:
+        """The groups of owners that there are."""
+        return owner_sets(self.ring)
 
 
 class Fill(msgspec.Struct, frozen=True):
@@ -308,8 +319,12 @@ def planned(state: State) -> Plan:
     accepted = away | set(state.change.accepted)
     empties = {seat.id for seat in state.change.seats if seat.forgetful}
     pairs: dict[tuple[tuple[NodeId, ...], tuple[NodeId, ...]], list[Slot]] = {}
-    for number, pair in enumerate(zip(old.table, new.table, strict=True)):
-        pairs.setdefault(pair, []).append(Slot(number))
+    first = 0
+    # Neighbouring slots mostly have the same owners: it is their runs that are walked, not all slots one by one.
+    for pair, run in groupby(zip(old.table, new.table, strict=True)):
+        last = first + len(list(run))
+        pairs.setdefault(pair, []).extend(map(Slot, range(first, last)))
+        first = last
     groups: dict[_Wants, list[Slot]] = {}
     losers: dict[NodeId, list[Slot]] = {}
     emptied = lost = 0

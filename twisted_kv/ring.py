@@ -6,6 +6,7 @@ key's position or a slot's owners are is part of the format of the data on disk.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -171,11 +172,14 @@ def diff(old: Ring, new: Ring) -> tuple[SlotChange, ...]:
 def runs(slots: Iterable[Slot]) -> list[tuple[Slot, Slot]]:
     """Write slots, in any order, as sorted ranges that include both ends."""
     ranges: list[tuple[Slot, Slot]] = []
-    for slot in sorted(set(slots)):
-        if ranges and ranges[-1][1] == slot - 1:
-            ranges[-1] = (ranges[-1][0], slot)
-        else:
-            ranges.append((slot, slot))
+    ordered = sorted(set(slots))
+    first = 0
+    while first < len(ordered):
+        # Up to the end of its run a slot is as far from the first one as its place is: that end is searched, not
+        # walked to, since there are up to 65,536 slots and few runs.
+        end = bisect_right(range(len(ordered)), ordered[first] - first, first, key=lambda at: ordered[at] - at)
+        ranges.append((ordered[first], ordered[end - 1]))
+        first = end
     return ranges
 
 

@@ -17,13 +17,13 @@ from twisted.python.failure import Failure
 
 from tests.cluster.town import Town
 from tests.laws.test_register import assert_once
-from tests.linearizability import Event, Fate, Kind, violation
 from twisted_kv.conditional import Draft
 from twisted_kv.errors import KvError, Unreached
 from twisted_kv.names import Key
 from twisted_kv.operation import Done
 from twisted_kv.quorum import Level
 from twisted_kv.sharing import Changed
+from twisted_kv.simulation.linearizability import Event, Fate, Kind, violation
 from twisted_kv.versions import Record
 
 SEEDS = range(60)

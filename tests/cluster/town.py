@@ -17,7 +17,6 @@ from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
 from twisted.python.failure import Failure
 
 from tests.cluster.paper_disk import PaperDisk
-from tests.linearizability import Event, Fate, Kind
 from tests.strict_clock import StrictClock
 from twisted_kv.commit import AtOnce, Commit, GroupCommit
 from twisted_kv.config import ProxyConfig
@@ -30,6 +29,7 @@ from twisted_kv.peers.peer import Answer
 from twisted_kv.proxy import Rooms, founding
 from twisted_kv.quorum import Level
 from twisted_kv.replica import Replica
+from twisted_kv.simulation.linearizability import Event, Fate, Kind
 from twisted_kv.state.file import FileStore
 from twisted_kv.storage.memory import MemoryEngine
 from twisted_kv.versions import decode_record

@@ -6,10 +6,11 @@ import itertools
 import random
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 
-from tests.linearizability import Event, Fate, Kind, violation
+from twisted_kv.simulation.linearizability import Event, Fate, Kind, violation
 
 KEY = b"k"
 
@@ -24,6 +25,12 @@ def delete(called: float, returned: float | None, fate: Fate = Fate.DONE) -> Eve
 
 def read(value: bytes | None, called: float, returned: float | None, fate: Fate = Fate.DONE) -> Event:
     return Event("r", Kind.READ, KEY, value, called, returned, fate)
+
+
+def swap(
+    base: bytes | None, value: bytes | None, called: float, returned: float | None, fate: Fate = Fate.DONE
+) -> Event:
+    return Event("s", Kind.SWAP, KEY, value, called, returned, fate, base)
 
 
 def orders(history: Sequence[Event]) -> Iterator[Sequence[Event]]:
@@ -71,11 +78,14 @@ def guessed_history(rng: random.Random, size: int) -> list[Event]:
     return history
 
 
-def true_history(rng: random.Random, size: int, overlap: float, uncertain: float = 0.1) -> list[Event]:
+def true_history(
+    rng: random.Random, size: int, overlap: float, uncertain: float = 0.1, plain: bool = False
+) -> list[Event]:
     """A linearizable history: operations take effect one after another, calls and returns lie around that.
 
     :param overlap: how far calls and returns reach, in operations.
     :param uncertain: the share of writes whose client never learns how they ended.
+    :param plain: whether there are only reads and puts.
     """
     held: bytes | None = None
     history = []
@@ -86,10 +96,10 @@ def true_history(rng: random.Random, size: int, overlap: float, uncertain: float
         if rng.random() < 0.5:
             history.append(Event(client, Kind.READ, KEY, held, called, returned))
             continue
-        kind = Kind.DELETE if rng.random() < 0.2 else Kind.PUT
+        kind = Kind.DELETE if not plain and rng.random() < 0.2 else Kind.PUT
         value = None if kind is Kind.DELETE else b"%d" % moment
         base = None
-        if kind is Kind.PUT and rng.random() < 0.4:
+        if not plain and kind is Kind.PUT and rng.random() < 0.4:
             kind, base = Kind.SWAP, held
         if rng.random() >= uncertain:
             held = value
@@ -135,6 +145,65 @@ def test_checker_agrees_with_brute_force_on_true_histories_with_one_mutation() -
         wrong += not expected
         assert (violation(history) is None) == expected, f"seed {seed}: {history}"
     assert wrong > 200
+
+
+def ends(times: int) -> Iterator[tuple[int, int | None, Fate]]:
+    """Every call and return among so many times, and every call that is never answered."""
+    for called in range(times):
+        yield called, None, Fate.UNKNOWN
+        yield from ((called, returned, Fate.DONE) for returned in range(called, times))
+
+
+@pytest.mark.parametrize(("times", "writes"), [(3, []), (2, [b"1"]), (2, [None])])
+def test_checker_agrees_with_brute_force_on_all_small_histories_of_two_swaps(
+    times: int, writes: list[bytes | None]
+) -> None:
+    """Two conditional changes, on any value, to two other values or back to the one that was put; a put or delete
+    or none; and a read."""
+    held = [None, b"1", b"2", b"3"]
+    firsts = [swap(base, value, *end) for base in held for value in (b"1", b"2") for end in ends(times)]
+    seconds = [swap(base, b"3", *end) for base in held for end in ends(times)]
+    reads = [read(value, *end) for value in held for end in ends(times) if end[2] is Fate.DONE]
+    puts = [Event("p", Kind.PUT, KEY, value, *end) for value in writes for end in ends(times)]
+    verdicts = set()
+    for history in itertools.product(firsts, seconds, reads, *([puts] if puts else [])):
+        expected = linearizable_by_brute_force(history)
+        verdicts.add(expected)
+        assert (violation(history) is None) == expected, history
+    assert verdicts == {True, False}
+
+
+def test_checker_agrees_with_brute_force_on_guessed_histories_of_mostly_swaps() -> None:
+    verdicts = []
+    for seed in range(2500):
+        rng = random.Random(seed)
+        history = []
+        for _ in range(3 + seed % 4):
+            called = rng.randrange(6)
+            fate = rng.choice((Fate.DONE, Fate.DONE, Fate.UNKNOWN))
+            returned = called + rng.randrange(6) if fate is Fate.DONE or rng.random() < 0.3 else None
+            kind = rng.choice((Kind.SWAP, Kind.SWAP, Kind.SWAP, Kind.READ, Kind.PUT))
+            base, value = rng.choice((None, b"1", b"2", b"3")), rng.choice((None, b"1", b"2", b"3"))
+            history.append(Event("c", kind, KEY, value, called, returned, fate, base if kind is Kind.SWAP else None))
+        expected = linearizable_by_brute_force(history)
+        verdicts.append(expected)
+        assert (violation(history) is None) == expected, f"seed {seed}: {history}"
+    assert min(verdicts.count(True), verdicts.count(False)) > 300
+
+
+def test_checker_agrees_with_brute_force_where_one_swap_found_something_else() -> None:
+    wrong = 0
+    for seed in range(1500):
+        rng = random.Random(seed)
+        history = true_history(rng, 3 + seed % 4, overlap=2.0, uncertain=0.2)
+        swaps = [i for i, event in enumerate(history) if event.kind is Kind.SWAP]
+        if swaps:
+            i = rng.choice(swaps)
+            history[i] = replace(history[i], base=rng.choice([None, *(event.value for event in history)]))
+            expected = linearizable_by_brute_force(history)
+            wrong += not expected
+            assert (violation(history) is None) == expected, f"seed {seed}: {history}"
+    assert wrong > 100
 
 
 def test_long_crowded_histories_are_judged_quickly() -> None:
@@ -207,6 +276,44 @@ def test_deletes_of_unknown_outcome_each_count_once() -> None:
     again = [put(b"1", 0, 1), read(None, 4, 5), put(b"2", 6, 7), read(None, 8, 9)]
     assert violation([*again, delete(2, None, Fate.UNKNOWN)]) is not None
     assert violation([*again, delete(2, None, Fate.UNKNOWN), delete(3, None, Fate.UNKNOWN)]) is None
+
+
+def test_only_one_of_two_changes_can_find_the_same_value() -> None:
+    assert violation([put(b"1", 0, 1), swap(b"1", b"2", 2, 9), swap(b"1", b"3", 2, 9)]) is not None
+    assert violation([put(b"1", 0, 1), swap(b"1", b"2", 2, 9), swap(b"2", b"3", 2, 9)]) is None
+    twice = [put(b"1", 0, 1), put(b"1", 2, 9), swap(b"1", b"2", 2, 9), swap(b"1", b"3", 2, 9)]
+    assert violation(twice) is None
+
+
+def test_change_that_found_a_stale_value_is_a_violation() -> None:
+    assert violation([put(b"1", 0, 1), put(b"2", 2, 3), swap(b"1", b"3", 4, 5)]) is not None
+    assert violation([put(b"1", 0, 1), put(b"2", 2, 5), swap(b"1", b"3", 4, 5), read(b"2", 6, 7)]) is None
+
+
+def test_change_may_find_nothing_or_the_initial_value() -> None:
+    assert violation([swap(None, b"1", 0, 1), read(b"1", 2, 3)]) is None
+    assert violation([swap(b"old", b"1", 0, 1)]) is not None
+    assert violation([swap(b"old", b"1", 0, 1)], initial=b"old") is None
+
+
+def test_change_of_unknown_outcome_takes_effect_only_where_the_key_holds_its_base() -> None:
+    lost = swap(b"1", b"2", 2, None, Fate.UNKNOWN)
+    assert violation([put(b"1", 0, 1), lost, read(b"1", 4, 5), read(b"2", 6, 7)]) is None
+    assert violation([put(b"1", 0, 1), lost, put(b"3", 4, 5), read(b"3", 6, 7), read(b"2", 8, 9)]) is not None
+    assert violation([put(b"1", 0, 1), lost, put(b"3", 4, 5), read(b"2", 6, 7)]) is not None
+
+
+def test_changes_of_unknown_outcome_may_follow_one_another_unseen() -> None:
+    chain = [swap(b"%d" % i, b"%d" % (i + 1), 2, None, Fate.UNKNOWN) for i in range(1, 5)]
+    assert violation([put(b"1", 0, 1), *chain, read(b"5", 4, 5)]) is None
+    assert violation([put(b"1", 0, 1), *chain[1:], read(b"5", 4, 5)]) is not None
+    assert violation([put(b"1", 0, 1), *chain, swap(b"5", b"6", 4, 5)]) is None
+
+
+def test_dropped_change_must_never_be_read_and_needs_no_base() -> None:
+    refused = swap(b"never", b"2", 2, 3, Fate.DROPPED)
+    assert violation([put(b"1", 0, 1), refused, read(b"1", 4, 5)]) is None
+    assert violation([put(b"1", 0, 1), refused, read(b"2", 4, 5)]) is not None
 
 
 def test_dropped_write_must_never_be_read() -> None:

@@ -19,7 +19,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.linearizability import Event, Fate, Kind, violation
 from twisted_kv import conditional as conditional_changes
 from twisted_kv import conversation, quorum, register
 from twisted_kv.conditional import Conditional, Decided, Draft
@@ -30,6 +29,7 @@ from twisted_kv.proposing import Proposer
 from twisted_kv.quorum import Level, blocking, majority
 from twisted_kv.reading import Read
 from twisted_kv.register import ACCEPT, BLANK, FETCH, PREPARE, READ, Cell, Op, Reply, decide
+from twisted_kv.simulation.linearizability import Event, Fate, Kind, violation
 from twisted_kv.versions import NONE, Ballot, HybridClock, Record, Version, decode_record, record_expiry, record_version
 from twisted_kv.writing import Write
 

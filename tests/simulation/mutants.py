@@ -1,0 +1,275 @@
+"""Wrong variants of the real rooms: what the simulation has to find, or it is worth nothing.
+
+Each is a function that patches the code as somebody could have written it. Names in brackets are the pitfalls that
+other stores fell into.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from multiprocessing import get_context
+
+import pytest
+from twisted.internet.defer import Deferred, succeed
+
+from twisted_kv import conversation, coordinator, quorum, register, replica
+from twisted_kv.commit import GroupCommit
+from twisted_kv.conversation import NOTHING, Conversation, Outcome, Send
+from twisted_kv.identity import Identity
+from twisted_kv.names import NodeId
+from twisted_kv.proposing import Proposer
+from twisted_kv.reading import Read
+from twisted_kv.register import ACCEPT, FETCH, READ, Cell, Op, Reply
+from twisted_kv.simulation import cluster
+from twisted_kv.simulation.campaign import quiet
+from twisted_kv.simulation.cluster import Node
+from twisted_kv.simulation.disk import Disk
+from twisted_kv.simulation.story import Story, Verdict
+from twisted_kv.storage.memory import MemoryEngine
+from twisted_kv.versions import Ballot, HybridClock, record_version
+from twisted_kv.wire import BatchReply, Header
+from twisted_kv.writing import Write
+
+Patch = pytest.MonkeyPatch
+Mutant = Callable[[Patch], None]
+
+
+def last_writer_wins(patch: Patch) -> None:
+    """(P1) Whoever has something of a later clock counts as agreeing with a write."""
+
+    def wrong(self: Write, reply: Reply, resent: bool) -> Sequence[Send]:
+        if self.phase == ACCEPT and reply.accepted > self.ballot:
+            self.confirmed += 1
+            return self._taken(NodeId(""), reply)
+        return self._weigh()
+
+    patch.setattr(Write, "_refused", wrong)
+
+
+def failure_is_certain(patch: Patch) -> None:
+    """(P3) A write that did not reach its level is said to have had no effect."""
+    patch.setattr(Proposer, "in_doubt", False)
+
+
+def retry_under_a_new_version(patch: Patch) -> None:
+    """(P4) A write whose accept was refused by anybody forgets it and writes again."""
+    patch.setattr(Proposer, "_land", lambda self, certain: setattr(self, "_flying", None))
+
+
+def same_writer_again(patch: Patch) -> None:
+    """(P8) Every proxy has the same writer id, and so has each one after a restart."""
+    init = HybridClock.__init__
+    patch.setattr(HybridClock, "__init__", lambda self, now_ms, writer: init(self, now_ms, 7))
+
+
+def repair_under_a_new_ballot(patch: Patch) -> None:
+    """(P9) A read writes back what it found under a ballot of its own, without asking for promises."""
+
+    def wrong(self: Read, holders: Sequence[NodeId]) -> Sequence[Send]:
+        self.proposed = self._had
+        self.needed = self._required
+        ballot = self.clock.tick()
+        return self._ask(ACCEPT, Op(ACCEPT, self.key, ballot, self._had), self.owners)
+
+    patch.setattr(Read, "_write_back", wrong)
+
+
+def answer_before_write_back(patch: Patch) -> None:
+    """(P10) A read answers the newest that it saw and does not wait until a majority holds it."""
+
+    def wrong(self: Read, holders: Sequence[NodeId]) -> Sequence[Send]:
+        self.outcome = Outcome(self._had, len(holders))
+        return NOTHING
+
+    patch.setattr(Read, "_write_back", wrong)
+
+
+def serve_old_epochs(patch: Patch) -> None:
+    """(P14) A node serves whoever acts on an epoch that has passed."""
+    refusal = Identity.refusal
+
+    def wrong(self: Identity, header: Header, copying: bool) -> BatchReply | None:
+        if header.epoch < self.epoch:
+            header = Header(
+                *(getattr(header, name) for name in ("format", "cluster", "member", "incarnation")), self.epoch
+            )
+            copying = True
+        return refusal(self, header, copying)
+
+    patch.setattr(Identity, "refusal", wrong)
+
+
+def answer_at_once(patch: Patch) -> None:
+    """(P15) An answer leaves before anything is synced."""
+    patch.setattr(GroupCommit, "release", lambda self, answer, keys: succeed(answer))
+
+
+def complete_under_a_new_version(patch: Patch) -> None:
+    """A write that finds its own version proposes its value as another one."""
+
+    def wrong(self: Write) -> Sequence[Send]:
+        best = self.best
+        assert best is not None
+        if self.mine and not (best.record and record_version(best.record) in self.mine) and self.hides(best):
+            return self._end_hidden()
+        return self._accept_fresh(self.ballot, max(self.quorum, self.level.needed(len(self.owners))))
+
+    patch.setattr(Write, "_propose", wrong)
+
+
+def read_by_version(patch: Patch) -> None:
+    """A fast read is content where a majority shows the same version, under whatever ballots."""
+
+    class Wrong(Read):
+        __slots__ = ("records",)
+
+        def begin(self) -> Sequence[Send]:
+            self.records: dict[NodeId, bytes] = {}
+            nodes = [node for node, _ in super().begin()]
+            self._fetching = set(nodes)
+            return [Send(node, Op(FETCH, self.key)) for node in nodes]
+
+        def _taken(self, node: NodeId, reply: Reply) -> Sequence[Send]:
+            if self.phase == READ:
+                self.records[node] = reply.record
+                alike = [record for record in self.records.values() if record[2:18] == reply.record[2:18]]
+                if len(self.records) >= self._required and len(alike) >= self.quorum:
+                    self.outcome = Outcome(reply.record, len(self.records))
+                    return NOTHING
+            return super()._taken(node, reply)
+
+    patch.setattr(coordinator, "Read", Wrong)
+
+
+def ignore_promises(patch: Patch) -> None:
+    """An owner takes plain writes below its promise."""
+    decide = register.decide
+
+    def wrong(cell: Cell, op: Op) -> tuple[Reply, Cell]:
+        plain = op.verb == ACCEPT and record_version(op.record) == op.ballot
+        if plain and op.ballot > cell.accepted:
+            kept = Cell(max(Ballot(op.ballot), cell.promised), Ballot(op.ballot), op.record)
+            return Reply(True, kept.accepted, kept.promised), kept
+        return decide(cell, op)
+
+    patch.setattr(replica, "decide", wrong)
+
+
+def count_repeated_refusals(patch: Patch) -> None:
+    """A write takes the refusal of a repeated message for the answer to the first one."""
+    patch.setattr(Proposer, "_refused", lambda self, reply, resent: self._weigh())
+
+
+def mix_rounds(patch: Patch) -> None:
+    """An answer counts for whatever round, of whatever epoch, is under way."""
+    deliver = Conversation.deliver
+
+    def wrong(self: Conversation, node: NodeId, round_: int, reply: Reply, resent: bool = False) -> Sequence[Send]:
+        return deliver(self, node, self.round, reply, resent)
+
+    patch.setattr(Conversation, "deliver", wrong)
+
+
+def answer_with_the_running_sync(patch: Patch) -> None:
+    """An answer leaves when the sync is done that ran while its change was written, which does not cover it."""
+    waiting_for = GroupCommit._waiting_for
+
+    def wrong(self: GroupCommit, keys: list[bytes]) -> list[Deferred[None]] | None:
+        waiting = waiting_for(self, keys)
+        return self._current if waiting is self._next and self._syncing else waiting
+
+    patch.setattr(GroupCommit, "_waiting_for", wrong)
+
+
+def promise_forgotten_on_restart(patch: Patch) -> None:
+    """What a node promised is not on its disk."""
+    after_crash = Disk.after_crash
+
+    def wrong(self: Disk, random: object, power: bool) -> Disk:
+        disk = after_crash(self, random, power)  # type: ignore[arg-type]
+        for place, cell in disk._cells.items():
+            disk._cells[place] = cell._replace(promised=cell.accepted)
+        return disk
+
+    patch.setattr(Disk, "after_crash", wrong)
+
+
+def empty_node_votes(patch: Patch) -> None:
+    """A node that lost its disk, or an end of it, comes back as if nothing had happened."""
+
+    def wrong(self: Node, engine: MemoryEngine, start: bool) -> None:
+        if self.up:
+            self.up = False
+            self.host.end()
+        self.incarnation = self.incarnation or "i-always"
+        identity, state = self.engine.read_note("identity"), self.engine.read_note("state")
+        self.engine = engine
+        if identity is not None:
+            engine.write_note("identity", identity)
+            engine.write_note("state", state or b"")
+        if start:
+            self.start()
+
+    patch.setattr(cluster.Node, "_lose", wrong)
+
+
+def majority_off_by_one(patch: Patch) -> None:
+    """A majority is one too few."""
+    patch.setattr(quorum, "majority", lambda owners: max(1, owners // 2))
+    patch.setattr(conversation, "majority", lambda owners: max(1, owners // 2))
+
+
+MUTANTS: list[Mutant] = [
+    last_writer_wins,
+    failure_is_certain,
+    retry_under_a_new_version,
+    same_writer_again,
+    repair_under_a_new_ballot,
+    answer_before_write_back,
+    serve_old_epochs,
+    answer_at_once,
+    complete_under_a_new_version,
+    read_by_version,
+    ignore_promises,
+    count_repeated_refusals,
+    mix_rounds,
+    answer_with_the_running_sync,
+    promise_forgotten_on_restart,
+    empty_node_votes,
+    majority_off_by_one,
+]
+
+
+def caught(mutant: Mutant, seeds: range) -> Verdict | None:
+    """Run seeds with a wrong variant until one finds something, and give what it found."""
+    with pytest.MonkeyPatch.context() as patch:
+        mutant(patch)
+        for seed in seeds:
+            verdict = Story(seed).play()
+            if verdict.trouble:
+                return verdict
+    return None
+
+
+def search(work: tuple[str, int]) -> tuple[str, Verdict | None]:
+    quiet()
+    name, most = work
+    mutant = next(mutant for mutant in MUTANTS if mutant.__name__ == name)
+    return name, caught(mutant, range(most))
+
+
+def main(most: int) -> int:
+    """Look for the first seed that catches each."""
+    missed = 0
+    with get_context("spawn").Pool(2) as pool:
+        for name, verdict in pool.imap_unordered(search, [(mutant.__name__, most) for mutant in MUTANTS]):
+            missed += verdict is None
+            what = f"seed {verdict.seed}, by {verdict.check}" if verdict is not None else f"NOT CAUGHT in {most} seeds"
+            sys.stdout.write(f"{name}: {what}\n")
+            sys.stdout.flush()
+    return missed
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

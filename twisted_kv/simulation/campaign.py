@@ -1,0 +1,61 @@
+"""Many runs of the simulation, on several cores, and what they come to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
+
+from twisted.logger import globalLogBeginner
+
+from .story import Settings, Story, Verdict
+
+
+@dataclass
+class Totals:
+    """What many runs come to."""
+
+    seeds: int = 0
+    operations: int = 0
+    unknown: int = 0
+    events: int = 0
+    simulated_s: float = 0.0
+    faults: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    failed: list[Verdict] = field(default_factory=list)
+
+    def add(self, verdict: Verdict) -> None:
+        self.seeds += 1
+        self.operations += verdict.operations
+        self.unknown += verdict.unknown
+        self.events += verdict.events
+        self.simulated_s += verdict.simulated_s
+        self.faults += verdict.faults
+        self.errors += verdict.errors
+        if verdict.trouble:
+            self.failed.append(verdict)
+
+
+def run(seed: int, settings: Settings) -> Verdict:
+    """Make one run. Its history comes along only where something is wrong: it has to travel between processes."""
+    verdict = Story(seed, settings).play()
+    if not verdict.trouble:
+        verdict.history.clear()
+    return verdict
+
+
+def runs(seeds: range, settings: Settings, jobs: int) -> Iterator[Verdict]:
+    """Make a run for each seed, in any order."""
+    if jobs == 1:
+        quiet()
+        yield from map(partial(run, settings=settings), seeds)
+        return
+    with get_context("spawn").Pool(jobs, quiet) as pool:
+        yield from pool.imap_unordered(partial(run, settings=settings), seeds, chunksize=4)
+
+
+def quiet() -> None:
+    """Keep the daemons' logs off the terminal; each run looks for failures in them."""
+    globalLogBeginner.beginLoggingTo([lambda event: None], redirectStandardIO=False)

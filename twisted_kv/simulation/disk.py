@@ -1,0 +1,105 @@
+"""A simulated disk: what is pending apart from what is durable, and all that disks do wrong.
+
+Like RocksDB's log it keeps the order of what was written: a power cut takes an end of what was pending, never a part
+from its middle, and never what was synced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from random import Random
+from typing import TypeVar
+
+from ..errors import Damaged, DiskBusy, DiskFailed, DiskFull
+from ..names import Key, Slot
+from ..register import Cell
+from ..storage.engine import UNREADABLE, Change, Place
+from ..storage.memory import MemoryEngine
+
+R = TypeVar("R")
+Step = Callable[[MemoryEngine], object]
+
+
+class Disk(MemoryEngine):
+    """The newest state of a log of steps, of which the first ``durable`` outlast a power cut."""
+
+    __slots__ = ("_log", "bad", "broken", "busy", "durable", "full")
+
+    name = "simulated"
+
+    def __init__(self, log: Iterable[Step] = (), bad: Iterable[bytes] = ()) -> None:
+        super().__init__()
+        self.bad: set[bytes] = set()
+        self.broken = self.busy = self.full = False
+        """Whether each write and sync fails for good, has to be tried again, has no room."""
+        self._log: list[Step] = []
+        for step in log:
+            step(self)
+            self._log.append(step)
+        self.bad = set(bad)
+        self.durable = len(self._log)
+
+    @property
+    def written(self) -> int:
+        return len(self._log)
+
+    def spoil(self, random: Random) -> None:
+        """Flip a bit in one record, if there is any."""
+        if self._cells:
+            self.bad.add(random.choice(list(self._cells))[1])
+
+    def after_crash(self, random: Random, power: bool) -> Disk:
+        """The disk as its process's end leaves it, or with ``power`` the end of the whole machine."""
+        kept = random.randint(self.durable, self.written) if power else self.written
+        return Disk(self._log[:kept], self.bad)
+
+    def without_tail(self, steps: int) -> Disk:
+        """The disk without the last steps, synced or not."""
+        return Disk(self._log[: max(0, self.written - steps)], self.bad)
+
+    def _do(self, step: Callable[[MemoryEngine], R]) -> R:
+        if self.broken:
+            raise DiskFailed("the simulated disk has failed")
+        if self.full:
+            raise DiskFull("there is no room left on the simulated disk")
+        if self.busy:
+            raise DiskBusy("the simulated disk is behind")
+        result = step(self)
+        self._log.append(step)
+        return result
+
+    def get(self, slot: Slot, key: Key) -> Cell | None:
+        """See ``Engine``."""
+        if key in self.bad:
+            raise Damaged(f"the checksum of the record under {key!r} fails")
+        return super().get(slot, key)
+
+    def scan(
+        self, first: Slot, last: Slot, after: Place | None, limit: int, bytes_max: int | None = None
+    ) -> list[Change]:
+        """See ``Engine``."""
+        page = super().scan(first, last, after, limit, bytes_max)
+        if not self.bad:
+            return page
+        return [Change(slot, key, UNREADABLE if key in self.bad else cell) for slot, key, cell in page]
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        """See ``Engine``."""
+        drawn = list(changes)
+        self._do(lambda engine: MemoryEngine.apply(engine, drawn))
+
+    def drop(self, first: Slot, last: Slot, limit: int) -> int:
+        """See ``Engine``."""
+        before = set(self._cells) if self.bad else set()
+        gone = self._do(lambda engine: MemoryEngine.drop(engine, first, last, limit))
+        if self.bad:
+            self.bad -= {key for _, key in before - self._cells.keys()}
+        return gone
+
+    def write_note(self, name: str, value: bytes) -> None:
+        """See ``Engine``."""
+        self._do(lambda engine: MemoryEngine.write_note(engine, name, value))
+
+    def sync(self) -> None:
+        """See ``Engine``. Here it takes no time; who simulates the wait calls ``synced`` at its end."""
+        self.durable = self.written

@@ -1,0 +1,279 @@
+"""What goes wrong in a simulation: a swarm of faults, of which each seed draws some.
+
+Runs with all faults on find less than runs with some (Groce et al., "Swarm Testing", ISSTA 2012).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from twisted.internet.defer import ensureDeferred
+from twisted.python.failure import Failure
+
+from ..errors import KvError
+from ..membership import State, decode_state
+from .cluster import Cluster, Node
+from .disk import Disk
+from .network import Weather
+
+NODES_MAX = 7
+
+
+class Swarm:
+    """Draws which faults a run has, and lets them happen while it is told to."""
+
+    def __init__(self, cluster: Cluster, profile: str) -> None:
+        self._cluster = cluster
+        self._random = random = cluster.world.random
+        allowed = [name for name in PROFILES[profile] if cluster.durable or name not in DISK_FAULTS]
+        self.on = [name for name in allowed if random.random() < (0.35 if profile == EVERYTHING else 0.7)]
+        self.pace_s = random.choice([0.1, 0.3, 1.0, 3.0])
+        self.happened: Counter[str] = Counter()
+        self.bands: list[tuple[str, float, float]] = []
+        """What lasted for a while: name, begin and end in seconds."""
+        self._lasts_s = 0.0
+        self._raging = False
+
+    def rage(self) -> None:
+        """Begin."""
+        self._raging = True
+        self._again()
+
+    def _again(self) -> None:
+        if self._raging and self.on:
+            self._cluster.world_host.callLater(self._random.expovariate(1 / self.pace_s), self._strike)
+
+    def _strike(self) -> None:
+        if self._raging:
+            name = self._random.choice(self.on)
+            fault: Callable[[], bool] = getattr(self, name)
+            self._lasts_s = 0.0
+            if fault():
+                now_s = self._cluster.world.now_s
+                self.happened[name] += 1
+                self.bands.append((name, now_s, now_s + self._lasts_s))
+            self._again()
+
+    def _later(self, seconds: float, work: Callable[[], object]) -> None:
+        self._lasts_s = max(self._lasts_s, seconds)
+        self._cluster.world_host.callLater(seconds, work)
+
+    def calm(self) -> None:
+        """End all faults, and start again whatever does not run."""
+        cluster = self._cluster
+        self._raging = False
+        cluster.network.deaf.clear()
+        cluster.network.weather = Weather()
+        cluster.shelf.unusable = False
+        for node in cluster.nodes:
+            node.host.paused_until_s = 0.0
+            node.sync_s = (0.0005, 0.004)
+            if isinstance(node.engine, Disk):
+                node.engine.busy = node.engine.full = False
+            node.restart()
+        for proxy in cluster.proxies:
+            proxy.host.paused_until_s = 0.0
+            proxy.restart()
+
+    # The network.
+
+    def weather(self) -> bool:
+        """All lines become worse, or better."""
+        random = self._random
+        self._cluster.network.weather = Weather(
+            delays_s=random.choice([(0.0005, 0.003), (0.0005, 0.05), (0.001, 0.4)]),
+            loss=random.choice([0.0, 0.01, 0.1]),
+            doubling=random.choice([0.0, 0.02, 0.2]),
+            slow=random.choice([0.0, 0.02]),
+            slow_s=random.choice([0.5, 10.0]),
+        )
+        return True
+
+    def partition(self) -> bool:
+        """Proxies and nodes fall into two groups that do not hear each other, some only in one direction."""
+        cluster, random = self._cluster, self._random
+        names = [*(node.host.name for node in cluster.nodes), *(proxy.host.name for proxy in cluster.proxies)]
+        here = {name for name in names if random.random() < 0.4}
+        one_way = random.random() < 0.3
+        cut = {(a, b) for a in names for b in names if a in here and b not in here}
+        if not one_way:
+            cut |= {(b, a) for a, b in cut}
+        cluster.network.deaf |= cut
+        self._later(random.choice([0.2, 2.0, 10.0]), lambda: cluster.network.deaf.difference_update(cut))
+        return bool(cut)
+
+    def cut_line(self) -> bool:
+        """One proxy and one node do not hear each other, or one does not hear the other."""
+        cluster, random = self._cluster, self._random
+        ends = (random.choice(cluster.proxies).host.name, random.choice(cluster.nodes).host.name)
+        cut = random.choice([{ends}, {ends[::-1]}, {ends, ends[::-1]}])
+        cluster.network.deaf |= cut
+        self._later(random.choice([0.2, 2.0, 10.0]), lambda: cluster.network.deaf.difference_update(cut))
+        return True
+
+    # Processes.
+
+    def crash_node(self) -> bool:
+        """A node is killed and started again; with a memory engine it has then forgotten everything."""
+        node = self._random.choice(self._cluster.nodes)
+        if not node.up or not (self._cluster.durable or self._whole()):
+            return False
+        node.crash()
+        self._later(self._random.choice([0.01, 0.5, 5.0]), node.restart)
+        return True
+
+    def crash_proxy(self) -> bool:
+        proxy = self._random.choice(self._cluster.proxies)
+        if not proxy.ready:
+            return False
+        proxy.crash()
+        self._later(self._random.choice([0.01, 0.5, 5.0]), proxy.restart)
+        return True
+
+    def pause(self) -> bool:
+        """A process stops, and goes on acting on what it believed."""
+        process = self._random.choice([*self._cluster.nodes, *self._cluster.proxies])
+        self._lasts_s = self._random.choice([0.1, 1.0, 10.0, 60.0])
+        process.host.pause(self._lasts_s)
+        return True
+
+    def clocks(self) -> bool:
+        """A wall clock jumps, or goes too fast or too slowly from now on."""
+        random = self._random
+        host = random.choice([*self._cluster.nodes, *self._cluster.proxies]).host
+        host.skew_ms = random.choice([0, -500, 500, -60_000, 60_000, -3_600_000, 3_600_000])
+        host.drift = random.choice([0.0, 0.0, -0.1, 0.1])
+        return True
+
+    # Disks.
+
+    def power_cut(self) -> bool:
+        """Some machines, or all of them, lose what was not synced."""
+        cluster, random = self._cluster, self._random
+        some = cluster.nodes if random.random() < 0.3 else [random.choice(cluster.nodes)]
+        for node in some:
+            node.crash(power=True)
+            self._later(random.choice([0.05, 0.5, 2.0]), node.restart)
+        return True
+
+    def lose_disk(self) -> bool:
+        if not self._whole():
+            return False
+        self._random.choice(self._members()).forget()
+        return True
+
+    def lose_tail(self) -> bool:
+        if not self._whole():
+            return False
+        self._random.choice(self._members()).forget_tail(self._random.choice([1, 5, 100]))
+        return True
+
+    def slow_disk(self) -> bool:
+        node = self._random.choice(self._cluster.nodes)
+        node.sync_s = self._random.choice([(0.0005, 0.004), (0.02, 0.2), (1.0, 5.0)])
+        return True
+
+    def disk_trouble(self) -> bool:
+        """A disk is behind, or full, for a while."""
+        node, name = self._random.choice(self._cluster.nodes), self._random.choice(["busy", "full"])
+        disk = node.engine
+        assert isinstance(disk, Disk)
+        setattr(disk, name, True)
+        self._later(self._random.choice([0.1, 2.0]), lambda: setattr(disk, name, False))
+        return True
+
+    def disk_fails(self) -> bool:
+        """A sync fails: the node ends, and has lost what was not synced."""
+        disk = self._random.choice(self._cluster.nodes).engine
+        assert isinstance(disk, Disk)
+        disk.broken = True
+        return True
+
+    def flip_bit(self) -> bool:
+        """One record of one member cannot be read any more. No other member has one that cannot be read."""
+        if not self._whole() or any(isinstance(node.engine, Disk) and node.engine.bad for node in self._cluster.nodes):
+            return False
+        disk = self._random.choice(self._members()).engine
+        assert isinstance(disk, Disk)
+        disk.spoil(self._random)
+        return True
+
+    # The ring, and the store of its state.
+
+    def grow(self) -> bool:
+        """A node joins."""
+        cluster = self._cluster
+        up = [proxy for proxy in cluster.proxies if proxy.ready]
+        if len(cluster.nodes) >= NODES_MAX or not up:
+            return False
+        adding = self._random.choice(up).rooms.roster.add(cluster.build().url, self._random.choice([1, 1, 2]))
+        ensureDeferred(adding).addErrback(expected).addErrback(cluster.bug)
+        return True
+
+    def weigh(self) -> bool:
+        """A member's weight changes, and data moves."""
+        cluster = self._cluster
+        up = [proxy for proxy in cluster.proxies if proxy.ready]
+        if not up:
+            return False
+        url = self._random.choice(cluster.nodes).url
+        weighing = self._random.choice(up).rooms.roster.add(url, self._random.choice([1, 2, 3]))
+        ensureDeferred(weighing).addErrback(expected).addErrback(cluster.bug)
+        return True
+
+    def late_watch(self) -> bool:
+        """A proxy hears late of what the others have put into the store."""
+        self._random.choice(self._cluster.proxies).store.watch_s = self._random.choice([0.25, 5.0, 60.0])
+        return True
+
+    def store_gone(self) -> bool:
+        """The state store cannot be used for a while."""
+        shelf = self._cluster.shelf
+        shelf.unusable = True
+        self._later(self._random.choice([0.5, 5.0]), lambda: setattr(shelf, "unusable", False))
+        return True
+
+    # What may be done without losing what nobody could keep.
+
+    def _members(self) -> list[Node]:
+        state = self._state()
+        urls = {seat.url for seat in state.members} if state is not None else set()
+        return [node for node in self._cluster.nodes if node.url in urls]
+
+    def _state(self) -> State | None:
+        document = self._cluster.shelf.document
+        return decode_state(document) if document is not None else None
+
+    def _whole(self) -> bool:
+        """Whether every member counts: one more may forget only then, or a majority's memory could be gone."""
+        if self._cluster.replicas < 3:
+            return False
+        state = self._state()
+        if state is None or not state.open or state.pending or state.change is not None:
+            return False
+        lives = {seat.url: seat.incarnation for seat in state.members}
+        members = self._members()
+        bad = any(isinstance(node.engine, Disk) and node.engine.bad for node in members)
+        return len(members) >= 3 and not bad and all(node.incarnation == lives[node.url] for node in members)
+
+
+def expected(failure: Failure) -> None:
+    failure.trap(KvError)
+
+
+DISK_FAULTS = {"power_cut", "lose_disk", "lose_tail", "slow_disk", "disk_trouble", "disk_fails", "flip_bit"}
+NETWORK_FAULTS = ["weather", "partition", "cut_line"]
+PROCESS_FAULTS = ["crash_node", "crash_proxy", "pause"]
+RING_FAULTS = ["grow", "weigh", "late_watch", "store_gone"]
+EVERYTHING = "everything"
+PROFILES: dict[str, list[str]] = {
+    EVERYTHING: [*NETWORK_FAULTS, *PROCESS_FAULTS, "clocks", *sorted(DISK_FAULTS), *RING_FAULTS],
+    "calm": [],
+    "partitions": NETWORK_FAULTS,
+    "crashes": [*PROCESS_FAULTS, "weather", "power_cut"],
+    "disks": [*sorted(DISK_FAULTS), "crash_node"],
+    "clocks": ["clocks", "pause", "weather"],
+    "changes": [*RING_FAULTS, *PROCESS_FAULTS, "weather", "lose_disk"],
+}
+"""Which faults may be on; which of them are, each seed draws."""
