@@ -77,6 +77,7 @@ class Roster:
         self._stop_watching: Callable[[], None] | None = None
         self._probes = Rounds(clock, random, limits.probe_interval_s, self._probe_all, "probes")
         self._refreshing = False
+        self._stopping = False
         self._kicked_s = float("-inf")
         self._waiters: list[tuple[Callable[[State], bool], Deferred[State]]] = []
         self.sightings: dict[NodeId, Sighting] = {}
@@ -100,7 +101,8 @@ class Roster:
     def stop(self) -> Deferred[None]:
         if self._stop_watching is not None:
             self._stop_watching()
-        self.change_waits(ChangeFailed("the proxy is stopping", "ask another one, or this one when it is back"))
+        self._stopping = True
+        self.change_waits(_stopping())
         return self._probes.stop()
 
     @property
@@ -318,6 +320,10 @@ class Roster:
         if holds(self.state):
             waiter.callback(self.state)
             return waiter
+        if self._stopping:
+            # A call that came before the stop and got here after it.
+            waiter.errback(Failure(_stopping()))
+            return waiter
         entry = (holds, waiter)
         self._waiters.append(entry)
 
@@ -396,3 +402,7 @@ class Roster:
         """How far this proxy's clock is ahead of most nodes' (of the median one's)."""
         clocks = sorted(s.info.now_ms for s in self.sightings.values() if s.info is not None)
         return (self._now_ms() - clocks[len(clocks) // 2]) / 1000 if clocks else 0.0
+
+
+def _stopping() -> ChangeFailed:
+    return ChangeFailed("the proxy is stopping", "ask another one, or this one when it is back")

@@ -399,3 +399,14 @@ def test_a_node_that_forgets_while_the_state_cannot_be_read_is_rebuilt_when_it_c
     state.rmdir()
     aside.rename(state)
     town.until(lambda: first.engine.totals().keys == 1)
+
+
+def test_a_call_that_gets_to_waiting_after_the_stop_is_told_so_too(make_town: MakeTown) -> None:
+    town = make_town()
+    town.settle(3)
+    (newcomer,) = town.build(1)
+    adding = add(town, newcomer)
+    stopped = ensureDeferred(town.proxies[0].stop())
+    with pytest.raises(ChangeFailed, match="stopping"):
+        town.wait(adding, 10.0)
+    town.wait(stopped)
