@@ -147,8 +147,10 @@ class Farm:
             self.add(self.node(*options))
         return proxy
 
-    def add(self, node: Daemon) -> None:
-        got = call("POST", f"{self.proxies[0].url}/AddServer", json.dumps({"url": node.url, "weight": 1}).encode())
+    def add(self, node: Daemon, url: str = "") -> None:
+        """Add a node by its own URL, or by another one at which it can be reached."""
+        member = {"url": url or node.url, "weight": 1}
+        got = call("POST", f"{self.proxies[0].url}/AddServer", json.dumps(member).encode())
         assert (got.status, got.body) == (200, b"")
 
     def owners(self, key: str) -> list[Daemon]:
