@@ -87,7 +87,7 @@ class Terminal:
             )
             output.seek(0)
             said = output.read().decode()
-        assert done.returncode == 0, f"{command}\n{done.stderr.decode()}"
+        assert done.returncode == 0, f"{command}\n{said}{done.stderr.decode()}"
         pattern = re.escape(shown.strip()).replace(r"\.\.\.", ".*")
         assert re.fullmatch(pattern, said.strip(), re.DOTALL), f"{command}\nsaid: {said}\nshown: {shown}"
 
