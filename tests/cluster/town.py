@@ -12,15 +12,14 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import msgspec
-from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.python.failure import Failure
 
 from tests.cluster.paper_disk import PaperDisk
 from tests.strict_clock import StrictClock
 from twisted_kv.commit import AtOnce, Commit, GroupCommit
 from twisted_kv.config import ProxyConfig
-from twisted_kv.errors import KvError, PeerSilent, PeerUnreachable, Unreached
+from twisted_kv.errors import PeerSilent, PeerUnreachable, Unreached
 from twisted_kv.limits import Limits
 from twisted_kv.metrics import NodeMetrics
 from twisted_kv.names import Key
@@ -29,20 +28,11 @@ from twisted_kv.peers.peer import Answer
 from twisted_kv.proxy import Rooms, founding
 from twisted_kv.quorum import Level
 from twisted_kv.replica import Replica
+from twisted_kv.simulation.door import answered
 from twisted_kv.simulation.linearizability import Event, Fate, Kind
 from twisted_kv.state.file import FileStore
 from twisted_kv.storage.memory import MemoryEngine
 from twisted_kv.versions import decode_record
-from twisted_kv.wire import (
-    Join,
-    announcement_decoder,
-    batch_decoder,
-    drop_request_decoder,
-    due_request_decoder,
-    encode,
-    keys_request_decoder,
-    page_request_decoder,
-)
 
 DAY_S = 86_400.0
 
@@ -120,33 +110,8 @@ class House:
 
     def handle(self, path: str, body: bytes) -> Deferred[Answer]:
         """Answer as the node's routes do. A node that has crashed meanwhile answers nothing."""
-        replica, life = self.replica, self.lives
-        work: dict[str, Callable[[], Any]] = {
-            "info": replica.info,
-            "join": lambda: replica.join(msgspec.json.decode(body, type=Join)),
-            "slots": lambda: replica.page(page_request_decoder.decode(body)),
-            "keys": lambda: replica.keys(keys_request_decoder.decode(body)),
-            "due": lambda: replica.due(due_request_decoder.decode(body)),
-            "batch": lambda: replica.serve(batch_decoder.decode(body)),
-            "epoch": lambda: replica.announce(announcement_decoder.decode(body)),
-            "drop": lambda: replica.drop(drop_request_decoder.decode(body)),
-        }
-        answered: Deferred[Answer] = Deferred()
-
-        def answer(result: Any) -> None:
-            if self.lives != life or not self.up:
-                return
-            if isinstance(result, Failure):
-                error = result.trap(KvError) and result.value
-                problem = {"type": error.slug, "detail": error.detail, "hint": error.hint}
-                answered.callback(Answer(409, msgspec.json.encode(problem)))
-            elif path in ("info", "join"):
-                answered.callback(Answer(200, msgspec.json.encode(result)))
-            else:
-                answered.callback(Answer(409 if getattr(result, "refusal", "") else 200, encode(result)))
-
-        maybeDeferred(work[path]).addBoth(answer).addErrback(raising)
-        return answered
+        life = self.lives
+        return answered(self.replica, path, body, lambda: self.lives == life and self.up, raising)
 
 
 def raising(failure: Failure) -> None:

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 from click.testing import CliRunner, Result
 
-from tests.simulation.mutants import majority_off_by_one
+from tests.laws.test_register import settle_for_less_than_a_majority
 from twisted_kv.ctl.main import main
 from twisted_kv.simulation import campaign
 
@@ -37,7 +37,7 @@ def test_seeds_are_run_counted_and_found_well() -> None:
 def test_what_is_found_wrong_is_shown_drawn_and_can_be_repeated(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    majority_off_by_one(monkeypatch)
+    settle_for_less_than_a_majority(monkeypatch)
     options = ("--seeds", "0..40", "--profile", "partitions", "--pictures", tmp_path / "pictures")
     found = kvctl("simulate", *options)
     assert found.exit_code == 1

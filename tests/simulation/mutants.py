@@ -13,9 +13,10 @@ from multiprocessing import get_context
 import pytest
 from twisted.internet.defer import Deferred, succeed
 
-from twisted_kv import conversation, coordinator, quorum, register, replica
+from tests.laws.test_register import answer_before_write_back, mix_rounds, settle_for_less_than_a_majority
+from twisted_kv import coordinator, register, replica
 from twisted_kv.commit import GroupCommit
-from twisted_kv.conversation import NOTHING, Conversation, Outcome, Send
+from twisted_kv.conversation import NOTHING, Outcome, Send
 from twisted_kv.identity import Identity
 from twisted_kv.names import NodeId
 from twisted_kv.proposing import Proposer
@@ -71,16 +72,6 @@ def repair_under_a_new_ballot(patch: Patch) -> None:
         self.needed = self._required
         ballot = self.clock.tick()
         return self._ask(ACCEPT, Op(ACCEPT, self.key, ballot, self._had), self.owners)
-
-    patch.setattr(Read, "_write_back", wrong)
-
-
-def answer_before_write_back(patch: Patch) -> None:
-    """(P10) A read answers the newest that it saw and does not wait until a majority holds it."""
-
-    def wrong(self: Read, holders: Sequence[NodeId]) -> Sequence[Send]:
-        self.outcome = Outcome(self._had, len(holders))
-        return NOTHING
 
     patch.setattr(Read, "_write_back", wrong)
 
@@ -161,16 +152,6 @@ def count_repeated_refusals(patch: Patch) -> None:
     patch.setattr(Proposer, "_refused", lambda self, reply, resent: self._weigh())
 
 
-def mix_rounds(patch: Patch) -> None:
-    """An answer counts for whatever round, of whatever epoch, is under way."""
-    deliver = Conversation.deliver
-
-    def wrong(self: Conversation, node: NodeId, round_: int, reply: Reply, resent: bool = False) -> Sequence[Send]:
-        return deliver(self, node, self.round, reply, resent)
-
-    patch.setattr(Conversation, "deliver", wrong)
-
-
 def answer_with_the_running_sync(patch: Patch) -> None:
     """An answer leaves when the sync is done that ran while its change was written, which does not cover it."""
     waiting_for = GroupCommit._waiting_for
@@ -214,12 +195,6 @@ def empty_node_votes(patch: Patch) -> None:
     patch.setattr(cluster.Node, "_lose", wrong)
 
 
-def majority_off_by_one(patch: Patch) -> None:
-    """A majority is one too few."""
-    patch.setattr(quorum, "majority", lambda owners: max(1, owners // 2))
-    patch.setattr(conversation, "majority", lambda owners: max(1, owners // 2))
-
-
 MUTANTS: list[Mutant] = [
     last_writer_wins,
     failure_is_certain,
@@ -237,7 +212,7 @@ MUTANTS: list[Mutant] = [
     answer_with_the_running_sync,
     promise_forgotten_on_restart,
     empty_node_votes,
-    majority_off_by_one,
+    settle_for_less_than_a_majority,
 ]
 
 

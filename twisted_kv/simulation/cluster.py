@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
-from typing import Any
 
 import msgspec
-from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.python.failure import Failure
 
 from ..commit import AtOnce, Commit, GroupCommit
 from ..config import ProxyConfig
-from ..errors import DiskBusy, DiskFailed, DiskFull, KvError, StateUnusable
+from ..errors import DiskBusy, DiskFailed, DiskFull, StateUnusable
 from ..limits import Limits
 from ..membership import Seat, State, encode_state, founded
 from ..metrics import NodeMetrics
@@ -21,17 +20,8 @@ from ..peers.peer import Answer
 from ..proxy import Rooms, founding
 from ..replica import Replica
 from ..storage.memory import MemoryEngine
-from ..wire import (
-    Join,
-    announcement_decoder,
-    batch_decoder,
-    drop_request_decoder,
-    due_request_decoder,
-    encode,
-    keys_request_decoder,
-    page_request_decoder,
-)
 from .disk import Disk
+from .door import answered
 from .network import Line, Network
 from .store import Shelf, ShelfStore
 from .world import Host, World
@@ -144,33 +134,8 @@ class Node:
 
     def handle(self, path: str, body: bytes) -> Deferred[Answer]:
         """Answer as the node's routes do; not at all if the process ends meanwhile."""
-        replica, life = self.replica, self.host.life
-        work: dict[str, Callable[[], Any]] = {
-            "info": replica.info,
-            "join": lambda: replica.join(msgspec.json.decode(body, type=Join)),
-            "slots": lambda: replica.page(page_request_decoder.decode(body)),
-            "keys": lambda: replica.keys(keys_request_decoder.decode(body)),
-            "due": lambda: replica.due(due_request_decoder.decode(body)),
-            "batch": lambda: replica.serve(batch_decoder.decode(body)),
-            "epoch": lambda: replica.announce(announcement_decoder.decode(body)),
-            "drop": lambda: replica.drop(drop_request_decoder.decode(body)),
-        }
-        answered: Deferred[Answer] = Deferred()
-
-        def answer(result: Any) -> None:
-            if self.host.life != life:
-                return
-            if isinstance(result, Failure):
-                error = result.trap(KvError) and result.value
-                problem = {"type": error.slug, "detail": error.detail, "hint": error.hint}
-                answered.callback(Answer(409, msgspec.json.encode(problem)))
-            elif path in ("info", "join"):
-                answered.callback(Answer(200, msgspec.json.encode(result)))
-            else:
-                answered.callback(Answer(409 if getattr(result, "refusal", "") else 200, encode(result)))
-
-        maybeDeferred(work[path]).addBoth(answer).addErrback(self._cluster.bug)
-        return answered
+        life = self.host.life
+        return answered(self.replica, path, body, lambda: self.host.life == life, self._cluster.bug)
 
 
 class Proxy:

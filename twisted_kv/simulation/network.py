@@ -56,7 +56,6 @@ class Network:
     weather: Weather = field(default_factory=Weather)
     servers: dict[str, Server] = field(default_factory=dict)
     deaf: set[tuple[str, str]] = field(default_factory=set)
-    lost: int = 0
 
     def delay_s(self) -> float:
         random, weather = self.world.random, self.weather
@@ -66,9 +65,7 @@ class Network:
         return delay_s
 
     def loses(self) -> bool:
-        lost = self.weather.loss > 0 and self.world.random.random() < self.weather.loss
-        self.lost += lost
-        return lost
+        return self.weather.loss > 0 and self.world.random.random() < self.weather.loss
 
 
 class Line:

@@ -162,7 +162,7 @@ class Story:
             self._must(lambda: bool(ended), until_s, f"a read of {key!r} does not end")  # noqa: B023
             result = ended[0]
             if isinstance(result, Failure):
-                self._must(lambda: False, min(until_s, self.world.now_s + 0.5), "", quiet=True)
+                self.world.run(min(0.5, max(0.0, until_s - self.world.now_s)))
                 if self.world.now_s >= until_s:
                     raise Broken("liveness", f"a read of {key!r} still fails: {result.value.detail}")
                 continue
@@ -170,8 +170,8 @@ class Story:
             self.history.events.append(Event("last", Kind.READ, key, value, called, self.world.now_s))
             return
 
-    def _must(self, holds: Callable[[], bool], until_s: float, what: str, quiet: bool = False) -> None:
-        if not self.world.until(holds, max(0.0, until_s - self.world.now_s)) and not quiet:
+    def _must(self, holds: Callable[[], bool], until_s: float, what: str) -> None:
+        if not self.world.until(holds, max(0.0, until_s - self.world.now_s)):
             raise Broken("liveness", f"{what}, {LIVENESS_S:g} s after all faults have ended")
 
     def _end(self) -> None:

@@ -36,12 +36,12 @@ from .v1 import OCTETS, conditionally, precondition_failed
 
 WEIGHT_MAX = 1_024
 """What one request may have under way: enough for batches that are full while others wait for their sync."""
-BEGUN_A_TURN = 128
-"""After so many the queues are let go: the nodes would wait meanwhile, and the other clients."""
 WEIGHT_MIN = 64
 """The same where other clients leave hardly any room."""
 WRITE_WEIGHT, READ_WEIGHT = 1, 4
 """A write's value is in memory already, as part of the request; a read's comes on top, and may be a large one."""
+BEGUN_A_TURN = 128
+"""After so many the queues are let go: the nodes would wait meanwhile, and the other clients."""
 
 
 class Line(msgspec.Struct):
@@ -63,8 +63,6 @@ class PackedLine(Line):
     key: Any = None
     value: Any = None
 
-
-NO_LINE = Line("")
 
 _decode_text = msgspec.json.Decoder(Line).decode
 _decode_packed = msgspec.msgpack.Decoder(PackedLine).decode
@@ -142,14 +140,15 @@ class Bulk:
 
     def begin(self, raw: Any) -> None:
         """Begin one operation, after the one before it on the same key."""
+        weight = WRITE_WEIGHT
         try:
             line: Line = (_decode_packed if self._packed else _decode_text)(raw)
         except UNDECODED as error:
-            line = NO_LINE
             answer = succeed(self._problem({}, MalformedBody(f"the line cannot be read: {error}")))
         else:
             answer = self._begun(line)
-        weight = READ_WEIGHT if line.op == "get" else WRITE_WEIGHT
+            if line.op == "get":
+                weight = READ_WEIGHT
         self._weight += weight
         self._running.append((answer, weight))
 

@@ -1,0 +1,60 @@
+"""A node's door without HTTP: what its routes do with a request's path and body."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.python.failure import Failure
+
+from ..errors import KvError
+from ..peers.peer import Answer
+from ..replica import Replica
+from ..wire import (
+    Join,
+    announcement_decoder,
+    batch_decoder,
+    drop_request_decoder,
+    due_request_decoder,
+    encode,
+    keys_request_decoder,
+    page_request_decoder,
+)
+
+
+def answered(
+    replica: Replica, path: str, body: bytes, lives: Callable[[], bool], bug: Callable[[Failure], None]
+) -> Deferred[Answer]:
+    """Answer a request below ``/node/v1/``.
+
+    :param lives: says whether the process that was asked still runs; if not, nothing is answered any more.
+    :param bug: told of a failure that is no expected trouble.
+    """
+    work: dict[str, Callable[[], Any]] = {
+        "info": replica.info,
+        "join": lambda: replica.join(msgspec.json.decode(body, type=Join)),
+        "slots": lambda: replica.page(page_request_decoder.decode(body)),
+        "keys": lambda: replica.keys(keys_request_decoder.decode(body)),
+        "due": lambda: replica.due(due_request_decoder.decode(body)),
+        "batch": lambda: replica.serve(batch_decoder.decode(body)),
+        "epoch": lambda: replica.announce(announcement_decoder.decode(body)),
+        "drop": lambda: replica.drop(drop_request_decoder.decode(body)),
+    }
+    done: Deferred[Answer] = Deferred()
+
+    def answer(result: Any) -> None:
+        if not lives():
+            return
+        if isinstance(result, Failure):
+            error = result.trap(KvError) and result.value
+            problem = {"type": error.slug, "detail": error.detail, "hint": error.hint}
+            done.callback(Answer(409, msgspec.json.encode(problem)))
+        elif path in ("info", "join"):
+            done.callback(Answer(200, msgspec.json.encode(result)))
+        else:
+            done.callback(Answer(409 if getattr(result, "refusal", "") else 200, encode(result)))
+
+    maybeDeferred(work[path]).addBoth(answer).addErrback(bug)
+    return done
