@@ -30,7 +30,7 @@ FLOORS: list[set[str]] = [
         "liveness",
         "wire",
     },
-    {"storage", "metrics"},
+    {"storage", "metrics", "buggify"},
     {"replica", "identity", "commit", "peers", "state", "periodic"},
     {"operation", "chain", "sharing", "coordinator", "sweeper", "listing", "roster", "mover", "filling"},
     {"web"},

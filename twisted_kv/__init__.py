@@ -10,8 +10,8 @@ floor 0, the laws: no Twisted, no clock, no randomness, no files
                                         state machines
     ``ring`` ``quorum`` ``membership`` ``seating``   who owns what; how many are enough; the state and its changes
     ``liveness`` ``wire`` ``preconditions``   who is avoided; bytes to messages and back; If-Match
-floor 1, the disk, and what is counted
-    ``storage`` ``metrics``
+floor 1, the disk, what is counted, and what the simulation lets happen
+    ``storage`` ``metrics`` ``buggify``
 floor 2, one replica, and the way to the others
     ``replica`` ``identity`` ``commit`` ``peers`` ``state`` ``periodic``
 floor 3, conversations, one purpose each

@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
+from .buggify import Buggify, inert
 from .errors import DiskBusy, DiskFull
 from .metrics import NodeMetrics
 
@@ -21,6 +22,9 @@ NOTES = b""
 
 FULL_RETRY_S = 0.5
 """How soon a sync is tried again that could not be tried for want of room."""
+
+SLOW_S = 5.0
+"""How slow a sync is that the simulation makes slow."""
 
 T = TypeVar("T")
 
@@ -62,12 +66,14 @@ class GroupCommit:
         in_thread: Callable[[Callable[[], None]], Deferred[None]],
         failed: Callable[[Failure], None],
         metrics: NodeMetrics,
+        buggify: Buggify = inert,
     ) -> None:
         self._clock = clock
         self._sync = sync
         self._in_thread = in_thread
         self._failed = failed
         self._metrics = metrics
+        self._buggify = buggify
         self._written: set[bytes] = set()
         self._syncing: set[bytes] = set()
         self._next: list[Deferred[None]] = []
@@ -104,6 +110,9 @@ class GroupCommit:
         self._run()
 
     def _run(self) -> None:
+        if self._buggify("commit: a slow sync"):
+            self._clock.callLater(SLOW_S, self._run)
+            return
         self._in_thread(self._sync).addCallbacks(self._done, self._not_done)
 
     def _not_done(self, failure: Failure) -> None:

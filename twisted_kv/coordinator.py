@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred, ensureDeferred, fail
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
+from .buggify import Buggify, inert
 from .chain import Chains
 from .conditional import Conditional, Decide, leave
 from .conversation import Conversation
@@ -46,10 +47,12 @@ class Coordinator:
         limits: Limits,
         queues: Queues,
         metrics: ProxyMetrics,
+        buggify: Buggify = inert,
     ) -> None:
         self.clock = clock
         self.limits = limits
         self.queues = queues
+        self.buggify = buggify
         self._random = random
         self._now_ms = now_ms
         self._hybrid = hybrid
@@ -66,6 +69,7 @@ class Coordinator:
             lambda key, wanted: Conditional(key, self.order(key, "change"), hybrid, now_ms, wanted),
             lambda conversation, timeout_s: self._start("change", conversation, 0, timeout_s),
             limits.batch_ops_max,
+            buggify,
         )
 
     @property
@@ -119,7 +123,8 @@ class Coordinator:
         if level is Level.ONE:
             return ensureDeferred(self._get_one(key, timeout_s or self.limits.operation_timeout_s))
         until_s = self.clock.seconds() + (timeout_s or self.limits.operation_timeout_s)
-        if level is Level.STRONG and self._sharing.expects(key):
+        shares = self._sharing.expects(key) or self.buggify("coordinator: a read shares a round of changes")
+        if level is Level.STRONG and shares:
             return self._get_shared(key, until_s)
         read = Read(key, self.order(key, "read"), self._hybrid, level)
         return self._start("read", read, 0, timeout_s).addCallback(self._unexpired, key, until_s)
@@ -161,6 +166,8 @@ class Coordinator:
         # Reads that follow one another ask the same nodes, then the next ones: fewer and larger batches.
         self._turn += 1
         turn = self._turn // READS_OF_A_TURN % len(owners)
+        if self.buggify("coordinator: another owner is read first"):
+            turn = -1
         nearby = self._sorted.get(owners)
         if nearby is None:
             nearby = self._sorted[owners] = tuple(sorted(owners))
@@ -173,6 +180,8 @@ class Coordinator:
         limits, conversation = self.limits, operation.conversation
         longest_s = limits.backoff_open_s_max if conversation.in_doubt else limits.backoff_s_max
         mean = min(longest_s, limits.backoff_s * 2 ** min(conversation.attempt, 16))
+        if self.buggify("coordinator: a long pause"):
+            mean *= 50
         pause_s = self._random.uniform(0, 2 * mean)
         self.clock.callLater(pause_s, operation.resume, conversation.round)
 

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from twisted.internet.defer import DeferredList, ensureDeferred
 
+from .buggify import Buggify, inert
 from .errors import ChangeFailed, Damaged, KvError
 from .membership import Fill, Plan, Seat, State
 from .names import Key, NodeId, Slot
@@ -89,12 +90,14 @@ class Filling:
         state: State,
         seats: Mapping[NodeId, Seat],
         adopted: Collection[NodeId],
+        buggify: Buggify = inert,
     ) -> None:
         self._control = control
         self._hybrid = hybrid
         self._state = state
         self._seats = seats
         self._adopted = adopted
+        self._buggify = buggify
         self.done = 0
         self.total = 0
         self.copied = 0
@@ -155,7 +158,8 @@ class Filling:
             agreed: list[Row] = []
             disputed: list[Key] = []
             for key, rows in found.items():
-                if not fill.rescue and _agree(rows, len(streams)):
+                settled_all_the_same = self._buggify("filling: what agrees is settled all the same")
+                if not fill.rescue and _agree(rows, len(streams)) and not settled_all_the_same:
                     agreed.append(rows[0])
                 else:
                     disputed.append(Key(key))

@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from .buggify import Buggify, inert
 from .errors import ChangeFailed, KvError, SlotsLost, StateBehind, StateUnusable
 from .filling import Filling, refuse_missing, sources
 from .limits import Limits
@@ -66,6 +67,7 @@ class Mover:
         hybrid: HybridClock,
         took: Callable[[State], None],
         troubled: Callable[[KvError], None],
+        buggify: Buggify = inert,
     ) -> None:
         self._clock = clock
         self._random = random
@@ -75,6 +77,7 @@ class Mover:
         self._hybrid = hybrid
         self._took = took
         self._troubled = troubled
+        self._buggify = buggify
         self._not_before = 0.0
         self._failures = 0
         self._rounds = Rounds(clock, random, limits.drive_interval_s, self._drive, "changes of the ring")
@@ -116,6 +119,8 @@ class Mover:
                 closed = await self._begin(await self._put_right(state, present), present)
                 if closed is None:
                     break
+                if self._buggify("mover: gives the lead away"):
+                    self._store.resign()
                 state = await self._carry_out(closed, set(present))
         except (StateBehind, SlotsLost, StateUnusable) as error:
             self._waits(error)
@@ -255,13 +260,18 @@ class Mover:
         assert state.change is not None
         seats = {NodeId(seat.id): seat for seat in (*state.members, *state.change.seats)}
         adopted = await self._announce(state, [seat for node, seat in seats.items() if node in present])
-        self.filling = filling = Filling(self._control, self._hybrid, state, seats, adopted)
+        self.filling = filling = Filling(self._control, self._hybrid, state, seats, adopted, self._buggify)
         await filling.run(plan)
+        if self._buggify("mover: fails when all is filled"):
+            raise ChangeFailed("it failed when all was filled")
         return filling
 
     async def _announce(self, state: State, seats: Iterable[Seat]) -> set[NodeId]:
         """Show nodes an epoch, and give those who adopted it."""
-        return set(await self._each(seats, lambda seat: self._control.announce(seat, state)))
+        adopted = set(await self._each(seats, lambda seat: self._control.announce(seat, state)))
+        if adopted and self._buggify("mover: an acknowledgement of an epoch is lost"):
+            adopted.remove(max(adopted))
+        return adopted
 
     async def _each(self, seats: Iterable[Seat], ask: Callable[[Seat], Coroutine[Any, Any, T]]) -> dict[NodeId, T]:
         """Ask several nodes at once; who fails is left out."""

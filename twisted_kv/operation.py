@@ -14,6 +14,7 @@ from twisted.internet.error import AlreadyCalled, AlreadyCancelled
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
+from .buggify import Buggify
 from .conversation import Conversation, Send
 from .errors import ChangeUnderWay, KvError
 from .limits import Limits
@@ -36,6 +37,7 @@ class Home(Protocol):
     clock: IReactorTime
     limits: Limits
     queues: Queues
+    buggify: Buggify
 
     def order(self, key: Key, kind: str) -> tuple[NodeId, ...]: ...
     def pause(self, operation: Operation) -> None: ...
@@ -52,6 +54,8 @@ class Operation:
         self.kind = kind
         self.conversation = conversation
         self.size = size
+        if home.buggify("operation: a deadline of 1 ms"):
+            timeout_s = 0.001
         # A client that hangs up cancels this Deferred and nothing else: its write must not stop half-way.
         self.done: Deferred[Done] = Deferred()
         self._deadline = home.clock.seconds() + timeout_s
@@ -83,6 +87,10 @@ class Operation:
         if sends:
             queues = self._home.queues.by_node
             round_ = conversation.round
+            if self._home.buggify("operation: a bare majority is asked"):
+                sends, left_out = sends[: conversation.quorum], sends[conversation.quorum :]
+                for node, _ in left_out:
+                    self._home.clock.callLater(0, self.unanswered, node, round_, "left out", False)
             for node, op in sends:
                 queues[node].ask(self, round_, op)
         elif conversation.outcome is not None:

@@ -14,6 +14,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from .buggify import Buggify, inert
 from .config import ProxyConfig
 from .coordinator import Coordinator
 from .errors import BadInput, ForeignNode, KvError, NodeHasData, StateUnusable
@@ -43,7 +44,7 @@ from .roster import Roster
 from .state.file import FileStore
 from .state.store import StateStore
 from .sweeper import Sweeper
-from .versions import HybridClock, is_value
+from .versions import COUNTER_BITS, Ballot, HybridClock, is_value
 from .web.bulk import add_bulk
 from .web.cluster import ClusterDoor, add_cluster
 from .web.keys import add_keys
@@ -68,15 +69,19 @@ class Rooms:
         limits: Limits,
         store: StateStore,
         transport: Transport,
+        buggify: Buggify = inert,
     ) -> None:
         self._now_ms = now_ms
         self.metrics = ProxyMetrics()
         hybrid = HybridClock(now_ms, random.getrandbits(64))
+        if buggify("clock: the counter is near its end"):
+            next_ms = (now_ms() + 1) << COUNTER_BITS
+            hybrid.learn(Ballot((next_ms - 3).to_bytes(8, "big") + bytes(8)))
         control = Control(transport, limits)
         self.queues = Queues(
-            clock, limits, transport, self.metrics, lambda node, reply: self.roster.outdated(node, reply)
+            clock, limits, transport, self.metrics, lambda node, reply: self.roster.outdated(node, reply), buggify
         )
-        self.coordinator = Coordinator(clock, random, now_ms, hybrid, limits, self.queues, self.metrics)
+        self.coordinator = Coordinator(clock, random, now_ms, hybrid, limits, self.queues, self.metrics, buggify)
         self.mover = Mover(
             clock,
             random,
@@ -86,6 +91,7 @@ class Rooms:
             hybrid,
             lambda state: self.roster.take_up(state),
             lambda error: self.roster.change_waits(error),
+            buggify,
         )
         self.sweeper = Sweeper(
             clock,
@@ -109,7 +115,16 @@ class Rooms:
             self._holds_value,
         )
         self.roster = Roster(
-            clock, random, now_ms, limits, store, control, self.queues, self.coordinator.adopt, self.mover.kick
+            clock,
+            random,
+            now_ms,
+            limits,
+            store,
+            control,
+            self.queues,
+            self.coordinator.adopt,
+            self.mover.kick,
+            buggify,
         )
         watch = self.metrics.watch
         watch("kv_epoch", "The epoch of this proxy's view", lambda: self._view_of(lambda view: view.epoch))

@@ -16,6 +16,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from .buggify import Buggify, inert
 from .commit import NOTES, Commit
 from .errors import (
     ChangeUnderWay,
@@ -95,6 +96,7 @@ class Replica:
         metrics: NodeMetrics,
         broken: Callable[[Failure], None],
         version: str = "",
+        buggify: Buggify = inert,
     ) -> None:
         self._clock = clock
         self._now_ms = now_ms
@@ -105,6 +107,7 @@ class Replica:
         self._metrics = metrics
         self._broken = broken
         self._version = version
+        self._buggify = buggify
         self._identity = Identity(engine, commit, incarnation)
         kept = engine.read_note("dropped")
         self._dropped = msgspec.json.decode(kept, type=_Dropped) if kept else None
@@ -183,6 +186,8 @@ class Replica:
 
     def _serve(self, batch: Batch, keys: list[bytes], until_s: float) -> Deferred[BatchReply]:
         def served() -> BatchReply:
+            if self._buggify("replica: the disk is behind"):
+                raise DiskBusy("the disk is behind")
             refusal = self._identity.refusal(batch.header, batch.copying)
             return refusal if refusal is not None else self._answer(batch.ops, batch.copying)
 
@@ -202,6 +207,7 @@ class Replica:
         changes: list[Change] = []
         replies: list[Reply] = []
         get = self._engine.get
+        full = self.full or self._buggify("replica: there is hardly any room")
         for op in ops:
             key = Key(op.key)
             slot = slot_of(key)
@@ -214,7 +220,7 @@ class Replica:
                 continue
             reply, kept = decide(cell, op)
             if kept is not cell:
-                if self.full and kept.record is not cell.record and is_value(kept.record):
+                if full and kept.record is not cell.record and is_value(kept.record):
                     # Tombstones and promises are taken: deleting makes room, and reads may need either.
                     if copying:
                         raise DiskFull(HARDLY_ANY_ROOM)

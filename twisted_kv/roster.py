@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from .buggify import LATE_S, Buggify, inert
 from .errors import (
     ChangeFailed,
     ForeignNode,
@@ -64,6 +65,7 @@ class Roster:
         queues: Queues,
         adopted: Callable[[View], None],
         drive: Callable[[], None],
+        buggify: Buggify = inert,
     ) -> None:
         self._clock = clock
         self._random = random
@@ -74,6 +76,7 @@ class Roster:
         self._queues = queues
         self._adopted = adopted
         self._drive = drive
+        self._buggify = buggify
         self._stop_watching: Callable[[], None] | None = None
         self._probes = Rounds(clock, random, limits.probe_interval_s, self._probe_all, "probes")
         self._refreshing = False
@@ -94,7 +97,7 @@ class Roster:
         """
         state = await self._store.update(founding)
         self.take_up(state)
-        self._stop_watching = self._store.watch(self.take_up)
+        self._stop_watching = self._store.watch(self._heard)
         self._probes.start()
         return state
 
@@ -104,6 +107,11 @@ class Roster:
         self._stopping = True
         self.change_waits(_stopping())
         return self._probes.stop()
+
+    def _heard(self, state: State) -> None:
+        if self._buggify("roster: a state is heard again, late"):
+            self._clock.callLater(LATE_S, self.take_up, state)
+        self.take_up(state)
 
     @property
     def state(self) -> State:

@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
+from .buggify import Buggify
 from .conditional import Conditional, Decide
 from .errors import DeadlinePassed
 from .names import Key
@@ -66,11 +67,13 @@ class Sharing:
         conversation: Callable[[Key, list[Decide]], Conditional],
         start: Callable[[Conditional, float], Deferred[Done]],
         shared_max: int,
+        buggify: Buggify,
     ) -> None:
         self._clock = clock
         self._conversation = conversation
         self._start = start
         self._shared_max = shared_max
+        self._buggify = buggify
         self._waiting: dict[Key, list[_Client]] = {}
         self._count = 0
         self._running: dict[Key, tuple[Conditional, list[_Client]]] = {}
@@ -99,7 +102,8 @@ class Sharing:
         everybody = self._waiting.pop(key, [])
         # Who is out of time by now is told so at the end of his grace; a round can do nothing for him any more.
         waiting = [client for client in everybody if client.deadline_s > now_s]
-        clients, later = waiting[: self._shared_max], waiting[self._shared_max :]
+        shared_max = 1 if self._buggify("sharing: a round of one") else self._shared_max
+        clients, later = waiting[:shared_max], waiting[shared_max:]
         self._count -= len(everybody) - len(later)
         if later:
             self._waiting[key] = later

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from ..simulation.campaign import Totals, runs
 from ..simulation.faults import EVERYTHING, PROFILES
+from ..simulation.judging import SEARCH, ZONES
 from ..simulation.picture import Band, timeline
 from ..simulation.shortest import shortest
 from ..simulation.story import Settings, Verdict
@@ -82,7 +83,7 @@ def report(verdict: Verdict, settings: Settings, pictures: Path) -> str:
     options = [f"--{name} {value}" for name in ("nodes", "proxies", "operations") if (value := getattr(settings, name))]
     again = " ".join(["kvctl simulate --seeds", str(verdict.seed), *options, f"--profile {settings.profile}"])
     lines = [f"seed {verdict.seed}: {verdict.trouble.splitlines()[0]}"]
-    if verdict.check == "linearizability":
+    if verdict.check in (ZONES, SEARCH):
         few = shortest(verdict.history)
         picture = pictures / f"seed-{verdict.seed}.svg"
         pictures.mkdir(parents=True, exist_ok=True)
@@ -103,9 +104,17 @@ def table(totals: Totals, took_s: float) -> Table:
     shown.add_row("operations a second", f"{totals.operations / max(took_s, 1e-9):,.0f}")
     shown.add_row("simulated hours", f"{totals.simulated_s / 3600:,.1f}")
     shown.add_row("real seconds", f"{took_s:,.1f}")
+    shown.add_row("events", f"{totals.events:,}")
+    for test, count in sorted(totals.judged.items()):
+        shown.add_row(f"keys judged: {test}", f"{count:,}")
+    shown.add_row("sites that fired", f"{len(totals.sites):,}")
+    shown.add_row("pairs of site and fault in one run", f"{len(totals.pairs):,}")
     shown.add_section()
     for name, count in sorted(totals.faults.items()):
         shown.add_row(f"fault: {name.replace('_', ' ')}", f"{count:,}")
+    shown.add_section()
+    for name, count in sorted(totals.sites.items()):
+        shown.add_row(f"site: {name}", f"{count:,}")
     shown.add_section()
     for name, count in sorted(totals.errors.items()):
         shown.add_row(f"answer: {name}", f"{count:,}")

@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ..buggify import LATE_S, Buggify, inert
 from ..errors import KvError, PeerUnreachable
 from ..limits import Limits
 from ..liveness import Suspicion
@@ -73,7 +74,8 @@ class Lane:
         self._bytes += len(question.op.record)
         if not self._flush_due and self._in_flight < limits.batches_in_flight_max:
             self._flush_due = True
-            self._queue.clock.callLater(0, self._flush)
+            late_s = LATE_S if self._queue.buggify("queue: a batch leaves late") else 0
+            self._queue.clock.callLater(late_s, self._flush)
         return True
 
     def __len__(self) -> int:
@@ -92,12 +94,13 @@ class Lane:
     def _gather(self) -> list[Question]:
         limits = self._queue.limits
         waiting = self._waiting
-        if len(waiting) <= limits.batch_ops_max and self._bytes <= limits.batch_bytes_max:
+        ops_max = 1 if self._queue.buggify("queue: a batch of one") else limits.batch_ops_max
+        if len(waiting) <= ops_max and self._bytes <= limits.batch_bytes_max:
             questions = list(waiting)
             self.clear()
             return questions
         questions, size = [], 0
-        while waiting and len(questions) < limits.batch_ops_max:
+        while waiting and len(questions) < ops_max:
             record_bytes = len(waiting[0].op.record)
             if questions and size + record_bytes > limits.batch_bytes_max:
                 break
@@ -142,9 +145,11 @@ class PeerQueue:
         seat: Seat,
         view: View,
         on_outdated: Callable[[NodeId, BatchReply], None],
+        buggify: Buggify,
     ) -> None:
         self.clock = clock
         self.limits = limits
+        self.buggify = buggify
         self.node = NodeId(seat.id)
         self.suspicion = Suspicion(limits)
         self._transport = transport
@@ -169,7 +174,7 @@ class PeerQueue:
 
     def ask(self, asker: Asker, round_: int, op: Op) -> None:
         """Put a question to the node. A node that is avoided, or whose queue is full, counts as unreachable at once."""
-        if self.suspicion.avoided:
+        if self.suspicion.avoided or self.buggify("queue: a node is avoided for nothing"):
             error = f"avoided since it failed: {self.suspicion.last_error}"
         elif (self._writes if op.verb >= PREPARE else self._reads).put(Question(asker, round_, op)):
             return
@@ -206,7 +211,10 @@ class PeerQueue:
             self._fail(questions, f"{len(reply.replies)} answers to {len(questions)} questions", arrived=True)
         else:
             node, resent = self.node, result.resent
-            for (asker, round_, _), answer in zip(questions, reply.replies, strict=True):
+            answered = list(zip(questions, reply.replies, strict=True))
+            if self.buggify("queue: answers in another order"):
+                answered.reverse()
+            for (asker, round_, _), answer in answered:
                 if answer.abstains:
                     asker.unanswered(node, round_, answer.abstains, resent)
                 else:
@@ -241,9 +249,11 @@ class Queues:
         transport: Transport,
         metrics: ProxyMetrics,
         on_outdated: Callable[[NodeId, BatchReply], None],
+        buggify: Buggify = inert,
     ) -> None:
         self._clock = clock
         self._limits = limits
+        self._buggify = buggify
         self._transport = transport
         self._metrics = metrics
         self._on_outdated = on_outdated
@@ -256,7 +266,14 @@ class Queues:
             queue = self.by_node.get(node)
             if queue is None:
                 queue = PeerQueue(
-                    self._clock, self._limits, self._transport, self._metrics, seat, view, self._on_outdated
+                    self._clock,
+                    self._limits,
+                    self._transport,
+                    self._metrics,
+                    seat,
+                    view,
+                    self._on_outdated,
+                    self._buggify,
                 )
             queue.clear()
             queue.adopt(seat, view)

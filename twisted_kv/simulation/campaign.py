@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 from multiprocessing import get_context
 
 from twisted.logger import globalLogBeginner
@@ -23,6 +24,11 @@ class Totals:
     events: int = 0
     simulated_s: float = 0.0
     faults: Counter[str] = field(default_factory=Counter)
+    sites: Counter[str] = field(default_factory=Counter)
+    pairs: set[tuple[str, str]] = field(default_factory=set)
+    """Which sites and faults came together in a run."""
+    judged: Counter[str] = field(default_factory=Counter)
+    """Keys by the test that judged them."""
     errors: Counter[str] = field(default_factory=Counter)
     failed: list[Verdict] = field(default_factory=list)
 
@@ -33,6 +39,9 @@ class Totals:
         self.events += verdict.events
         self.simulated_s += verdict.simulated_s
         self.faults += verdict.faults
+        self.sites += verdict.sites
+        self.pairs |= set(product(verdict.sites, verdict.faults))
+        self.judged += verdict.judged
         self.errors += verdict.errors
         if verdict.trouble:
             self.failed.append(verdict)

@@ -18,11 +18,14 @@ from ..metrics import NodeMetrics
 from ..names import ClusterId
 from ..peers.peer import Answer
 from ..proxy import Rooms, founding
+from ..register import PREPARE
 from ..replica import Replica
 from ..storage.memory import MemoryEngine
+from ..wire import batch_decoder
 from .disk import Disk
 from .door import answered
 from .network import Line, Network
+from .sites import Sites
 from .store import Shelf, ShelfStore
 from .world import Host, World
 
@@ -41,6 +44,9 @@ class Node:
         self.up = False
         self.sync_s: tuple[float, float] = (0.0005, 0.004)
         """How long a sync takes."""
+        self.doom: Callable[[], object] | None = None
+        """What happens to it as soon as it has answered a batch, or where ``doomed_by_promise`` one with a prepare."""
+        self.doomed_by_promise = False
         self.engine: MemoryEngine = MemoryEngine()
         self.incarnation = ""
         self.replica: Replica
@@ -55,7 +61,7 @@ class Node:
         metrics = NodeMetrics()
         commit: Commit = AtOnce()
         if self.durable:
-            commit = GroupCommit(host, self.engine.sync, self._in_thread, self._broken, metrics)
+            commit = GroupCommit(host, self.engine.sync, self._in_thread, self._broken, metrics, cluster.sites)
         self.replica = Replica(
             host,
             host.wall_ms,
@@ -66,6 +72,7 @@ class Node:
             cluster.limits,
             metrics,
             self._broken,
+            buggify=cluster.sites,
         )
 
     def _in_thread(self, work: Callable[[], None]) -> Deferred[None]:
@@ -135,7 +142,15 @@ class Node:
     def handle(self, path: str, body: bytes) -> Deferred[Answer]:
         """Answer as the node's routes do; not at all if the process ends meanwhile."""
         life = self.host.life
-        return answered(self.replica, path, body, lambda: self.host.life == life, self._cluster.bug)
+        answering = answered(self.replica, path, body, lambda: self.host.life == life, self._cluster.bug)
+        return answering.addCallback(self._answered, body) if path == "batch" and self.doom else answering
+
+    def _answered(self, answer: Answer, body: bytes) -> Answer:
+        meant = not self.doomed_by_promise or any(op.verb == PREPARE for op in batch_decoder.decode(body).ops)
+        if self.doom is not None and meant:
+            self._cluster.world_host.callLater(0, self.doom)
+            self.doom = None
+        return answer
 
 
 class Proxy:
@@ -153,9 +168,9 @@ class Proxy:
         cluster, host = self._cluster, self.host
         self.up, self.ready = True, False
         random = Random(cluster.world.random.getrandbits(64))
-        self.store = ShelfStore(host, cluster.shelf)
+        self.store = ShelfStore(host, cluster.shelf, cluster.sites, self._fall)
         line = Line(cluster.network, host)
-        self.rooms = Rooms(host, random, host.wall_ms, cluster.limits, self.store, line)
+        self.rooms = Rooms(host, random, host.wall_ms, cluster.limits, self.store, line, cluster.sites)
         config = ProxyConfig(replicas=cluster.replicas, vnodes=VNODES)
         life = host.life
 
@@ -168,13 +183,17 @@ class Proxy:
     def _cannot_start(self, failure: Failure) -> None:
         """End, as the real proxy does; whoever supervises it starts it again."""
         failure.trap(StateUnusable)
-        self.crash()
-        self._cluster.world_host.callLater(RESTART_S, self.restart)
+        self._fall()
 
     def crash(self) -> None:
         if self.up:
             self.up = self.ready = False
             self.host.end()
+
+    def _fall(self) -> None:
+        """Crash, and be started again."""
+        self.crash()
+        self._cluster.world_host.callLater(RESTART_S, self.restart)
 
     def restart(self) -> None:
         if not self.up:
@@ -186,7 +205,8 @@ class Cluster:
 
     def __init__(self, world: World, limits: Limits, replicas: int, durable: bool) -> None:
         self.world = world
-        self.limits = limits
+        self.sites = Sites(world.random)
+        self.limits = self.sites.tighten(limits)
         self.replicas = replicas
         self.durable = durable
         self.network = Network(world)
@@ -196,10 +216,18 @@ class Cluster:
         self.bugs: list[str] = []
         self.world_host = Host(world, "world")
         """What happens from outside happens in a process that never ends."""
+        self.doom: Callable[[], object] | None = None
+        """What happens to it as soon as a write was acknowledged."""
 
     def bug(self, failure: Failure) -> None:
         """Take note of what is no expected trouble."""
         self.bugs.append(failure.getTraceback())
+
+    def acknowledged(self) -> None:
+        """Hear that a client was just told that its write is safe."""
+        if self.doom is not None:
+            self.world_host.callLater(0, self.doom)
+            self.doom = None
 
     def build(self) -> Node:
         """Start a node that belongs to no cluster yet."""

@@ -6,7 +6,8 @@ Runs with all faults on find less than runs with some (Groce et al., "Swarm Test
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from twisted.internet.defer import ensureDeferred
 from twisted.python.failure import Failure
@@ -27,8 +28,8 @@ class Swarm:
         self._cluster = cluster
         self._random = random = cluster.world.random
         allowed = [name for name in PROFILES[profile] if cluster.durable or name not in DISK_FAULTS]
-        self.on = [name for name in allowed if random.random() < (0.35 if profile == EVERYTHING else 0.7)]
-        self.pace_s = random.choice([0.1, 0.3, 1.0, 3.0])
+        self.on = [name for name in allowed if random.random() < (0.25 if profile == EVERYTHING else 0.7)]
+        self.pace_s = random.choice([0.3, 1.0, 3.0, 10.0])
         self.happened: Counter[str] = Counter()
         self.bands: list[tuple[str, float, float]] = []
         """What lasted for a while: name, begin and end in seconds."""
@@ -66,9 +67,11 @@ class Swarm:
         cluster.network.deaf.clear()
         cluster.network.weather = Weather()
         cluster.shelf.unusable = False
+        cluster.doom = None
         for node in cluster.nodes:
             node.host.paused_until_s = 0.0
             node.sync_s = (0.0005, 0.004)
+            node.doom = None
             if isinstance(node.engine, Disk):
                 node.engine.busy = node.engine.full = False
             node.restart()
@@ -83,7 +86,7 @@ class Swarm:
         random = self._random
         self._cluster.network.weather = Weather(
             delays_s=random.choice([(0.0005, 0.003), (0.0005, 0.05), (0.001, 0.4)]),
-            loss=random.choice([0.0, 0.01, 0.1]),
+            loss=random.choice([0.0, 0.01, 0.05]),
             doubling=random.choice([0.0, 0.02, 0.2]),
             slow=random.choice([0.0, 0.02]),
             slow_s=random.choice([0.5, 10.0]),
@@ -100,7 +103,7 @@ class Swarm:
         if not one_way:
             cut |= {(b, a) for a, b in cut}
         cluster.network.deaf |= cut
-        self._later(random.choice([0.2, 2.0, 10.0]), lambda: cluster.network.deaf.difference_update(cut))
+        self._later(self.pace_s * random.choice([0.1, 0.5, 2.0]), lambda: cluster.network.deaf.difference_update(cut))
         return bool(cut)
 
     def cut_line(self) -> bool:
@@ -109,7 +112,7 @@ class Swarm:
         ends = (random.choice(cluster.proxies).host.name, random.choice(cluster.nodes).host.name)
         cut = random.choice([{ends}, {ends[::-1]}, {ends, ends[::-1]}])
         cluster.network.deaf |= cut
-        self._later(random.choice([0.2, 2.0, 10.0]), lambda: cluster.network.deaf.difference_update(cut))
+        self._later(self.pace_s * random.choice([0.1, 0.5, 2.0]), lambda: cluster.network.deaf.difference_update(cut))
         return True
 
     # Processes.
@@ -117,10 +120,35 @@ class Swarm:
     def crash_node(self) -> bool:
         """A node is killed and started again; with a memory engine it has then forgotten everything."""
         node = self._random.choice(self._cluster.nodes)
+        return self._crash(node, False, self._random.choice([0.01, 0.5, 5.0]))
+
+    def crash_after_answer(self) -> bool:
+        """Nodes end right after they have answered, so that others act on what only their disks know now."""
+        power = self._cluster.durable and self._random.random() < 0.3
+        down_s = self._random.choice([0.01, 0.5])
+        for node in self._cluster.nodes:
+            if self._random.random() < 0.5:
+                node.doom = partial(self._crash, node, power, down_s)
+                node.doomed_by_promise = False
+        return True
+
+    def crash_after_promise(self) -> bool:
+        """A node ends right after each of its next promises, and is back before the proposal comes."""
+        node, left = self._random.choice(self._cluster.nodes), [self._random.choice([1, 5, 20])]
+
+        def crash() -> None:
+            left[0] -= 1
+            node.doom = crash if left[0] else None
+            self._crash(node, False, 0.0005)
+
+        node.doom, node.doomed_by_promise = crash, True
+        return True
+
+    def _crash(self, node: Node, power: bool, down_s: float) -> bool:
         if not node.up or not (self._cluster.durable or self._whole()):
             return False
-        node.crash()
-        self._later(self._random.choice([0.01, 0.5, 5.0]), node.restart)
+        node.crash(power)
+        self._later(down_s, node.restart)
         return True
 
     def crash_proxy(self) -> bool:
@@ -134,7 +162,7 @@ class Swarm:
     def pause(self) -> bool:
         """A process stops, and goes on acting on what it believed."""
         process = self._random.choice([*self._cluster.nodes, *self._cluster.proxies])
-        self._lasts_s = self._random.choice([0.1, 1.0, 10.0, 60.0])
+        self._lasts_s = min(60.0, self.pace_s * self._random.choice([0.1, 0.5, 3.0, 20.0]))
         process.host.pause(self._lasts_s)
         return True
 
@@ -142,7 +170,7 @@ class Swarm:
         """A wall clock jumps, or goes too fast or too slowly from now on."""
         random = self._random
         host = random.choice([*self._cluster.nodes, *self._cluster.proxies]).host
-        host.skew_ms = random.choice([0, -500, 500, -60_000, 60_000, -3_600_000, 3_600_000])
+        host.skew_ms = random.choice([0, -5, 5, -50, 50, -500, 500, -60_000, 60_000, -3_600_000, 3_600_000])
         host.drift = random.choice([0.0, 0.0, -0.1, 0.1])
         return True
 
@@ -151,11 +179,18 @@ class Swarm:
     def power_cut(self) -> bool:
         """Some machines, or all of them, lose what was not synced."""
         cluster, random = self._cluster, self._random
-        some = cluster.nodes if random.random() < 0.3 else [random.choice(cluster.nodes)]
-        for node in some:
-            node.crash(power=True)
-            self._later(random.choice([0.05, 0.5, 2.0]), node.restart)
+        self._cut(cluster.nodes if random.random() < 0.3 else [random.choice(cluster.nodes)])
         return True
+
+    def power_cut_after_write(self) -> bool:
+        """All machines lose what was not synced, right after a client was told that its write is safe."""
+        self._cluster.doom = lambda: self._cut(self._cluster.nodes)
+        return True
+
+    def _cut(self, nodes: Sequence[Node]) -> None:
+        for node in nodes:
+            node.crash(power=True)
+            self._later(self._random.choice([0.05, 0.5, 2.0]), node.restart)
 
     def lose_disk(self) -> bool:
         if not self._whole():
@@ -170,8 +205,11 @@ class Swarm:
         return True
 
     def slow_disk(self) -> bool:
-        node = self._random.choice(self._cluster.nodes)
-        node.sync_s = self._random.choice([(0.0005, 0.004), (0.02, 0.2), (1.0, 5.0)])
+        """The syncs of a node, or of all of them, become slow, or fast again."""
+        random, nodes = self._random, self._cluster.nodes
+        sync_s = random.choice([(0.0005, 0.004), (0.02, 0.2), (1.0, 5.0)])
+        for node in nodes if random.random() < 0.4 else [random.choice(nodes)]:
+            node.sync_s = sync_s
         return True
 
     def disk_trouble(self) -> bool:
@@ -262,17 +300,18 @@ def expected(failure: Failure) -> None:
     failure.trap(KvError)
 
 
-DISK_FAULTS = {"power_cut", "lose_disk", "lose_tail", "slow_disk", "disk_trouble", "disk_fails", "flip_bit"}
+POWER_FAULTS = ["power_cut", "power_cut_after_write"]
+DISK_FAULTS = [*POWER_FAULTS, "lose_disk", "lose_tail", "slow_disk", "disk_trouble", "disk_fails", "flip_bit"]
 NETWORK_FAULTS = ["weather", "partition", "cut_line"]
-PROCESS_FAULTS = ["crash_node", "crash_proxy", "pause"]
+PROCESS_FAULTS = ["crash_node", "crash_after_answer", "crash_after_promise", "crash_proxy", "pause"]
 RING_FAULTS = ["grow", "weigh", "late_watch", "store_gone"]
 EVERYTHING = "everything"
 PROFILES: dict[str, list[str]] = {
-    EVERYTHING: [*NETWORK_FAULTS, *PROCESS_FAULTS, "clocks", *sorted(DISK_FAULTS), *RING_FAULTS],
+    EVERYTHING: [*NETWORK_FAULTS, *PROCESS_FAULTS, "clocks", *DISK_FAULTS, *RING_FAULTS],
     "calm": [],
     "partitions": NETWORK_FAULTS,
-    "crashes": [*PROCESS_FAULTS, "weather", "power_cut"],
-    "disks": [*sorted(DISK_FAULTS), "crash_node"],
+    "crashes": [*PROCESS_FAULTS, "weather", *POWER_FAULTS],
+    "disks": [*DISK_FAULTS, "crash_node"],
     "clocks": ["clocks", "pause", "weather"],
     "changes": [*RING_FAULTS, *PROCESS_FAULTS, "weather", "lose_disk"],
 }

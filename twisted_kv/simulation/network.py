@@ -95,10 +95,14 @@ class _Request:
 
     def _send(self) -> None:
         network = self._network
-        self._later(self._arrive)
         if network.weather.doubling and network.world.random.random() < network.weather.doubling:
-            # The first connection was closed before it answered, and the node may have read it all the same.
+            # The connection was closed before it answered, and the node may have read the request all the same.
             self._resent = True
+            if network.world.random.random() < 0.7:
+                self._later(self._arrive, False)
+            gap_s = network.world.random.choice([0.0, 0.02, 0.3])
+            self._later(self._host.callLater, gap_s, self._arrive)
+        else:
             self._later(self._arrive)
 
     def _later(self, work: Callable[..., object], *args: object) -> None:
@@ -106,15 +110,19 @@ class _Request:
             return  # whoever asked has ended, and what he was must not wake in the process that took his place
         self._host.callLater(self._network.delay_s(), work, *args)
 
-    def _arrive(self) -> None:
+    def _arrive(self, heard: bool = True) -> None:
         network = self._network
         server = network.servers.get(self._base)
         if server is None or not server.up:
             # A process that has just ended resets what it has not answered; who comes later is refused.
             kind = PeerSilent if self._resent else PeerUnreachable
-            self._later(self._end, Failure(kind("connection refused")))
+            if heard:
+                self._later(self._end, Failure(kind("connection refused")))
             return
         if (self._host.name, server.host.name) in network.deaf:
+            return
+        if not heard:
+            server.host.callLater(0, self._unheard, server)
             return
         if network.loses():
             self._later(self._end, Failure(PeerSilent("the connection broke")))
@@ -124,6 +132,11 @@ class _Request:
             server.host.callLater(0, self._handed, server)
         else:
             self._handed(server)
+
+    def _unheard(self, server: Server) -> None:
+        """The first of two copies: whatever comes of it, its answer reaches nobody."""
+        self._network.world.note(f"{self._host.name}>{server.host.name}/{self._path}")
+        server.handle(self._path, self._body)
 
     def _handed(self, server: Server) -> None:
         network = self._network

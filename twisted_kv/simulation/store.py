@@ -8,6 +8,7 @@ from typing import TypeVar
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from ..buggify import Buggify
 from ..errors import StateUnusable
 from ..membership import State, decode_state, encode_state
 from .world import Host
@@ -29,13 +30,17 @@ class Shelf:
 
 
 class ShelfStore:
-    """One process's way to the shelf. See ``state.store.StateStore``."""
+    """One process's way to the shelf. See ``state.store.StateStore``.
 
-    def __init__(self, host: Host, shelf: Shelf, delay_s: Callable[[], float] = lambda: ANSWER_S) -> None:
+    :param crash: ends the process: a site does so before and after a transaction.
+    """
+
+    def __init__(self, host: Host, shelf: Shelf, buggify: Buggify, crash: Callable[[], object]) -> None:
         self._host = host
+        self._buggify = buggify
+        self._crash = crash
         self._life = host.life
         self._shelf = shelf
-        self._delay_s = delay_s
         self.watch_s = WATCH_S
         """How often a watcher looks."""
 
@@ -47,7 +52,12 @@ class ShelfStore:
             old = self._load()
             new = step(old)
             if new is not old:
+                if self._buggify("store: a crash before a transaction"):
+                    self._crash()
+                    return new
                 self._shelf.document = encode_state(new)
+                if self._buggify("store: a crash after a transaction"):
+                    self._crash()
             return new
 
         return self._later(stepped)
@@ -101,7 +111,8 @@ class ShelfStore:
                 result: T | Failure = work()
             except Exception:
                 result = Failure()
-            self._host.callLater(self._delay_s(), answer, result)
+            if self.lives:
+                self._host.callLater(ANSWER_S, answer, result)
 
-        self._host.callLater(self._delay_s(), act)
+        self._host.callLater(ANSWER_S, act)
         return done

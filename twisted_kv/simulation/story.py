@@ -20,8 +20,10 @@ from ..versions import decode_record
 from .cluster import Cluster
 from .disk import Disk
 from .faults import EVERYTHING, Swarm
-from .linearizability import Event, Fate, Kind, violation
-from .workload import EXPIRY_CLIENT, Client, History, Mix
+from .invariants import Invariants
+from .judging import Broken, judge
+from .linearizability import Event, Fate, Kind
+from .workload import Client, History, Mix, shown
 from .world import World
 
 LIVENESS_S = 120.0
@@ -54,6 +56,10 @@ class Verdict:
     events: int = 0
     simulated_s: float = 0.0
     faults: Counter[str] = field(default_factory=Counter)
+    sites: Counter[str] = field(default_factory=Counter)
+    """What the sites in the real rooms let happen."""
+    judged: Counter[str] = field(default_factory=Counter)
+    """Keys by the test that judged them."""
     errors: Counter[str] = field(default_factory=Counter)
     trouble: str = ""
     """What was found wrong; empty if nothing."""
@@ -62,14 +68,6 @@ class Verdict:
     bands: list[tuple[str, float, float]] = field(default_factory=list)
     """Faults that lasted: name, begin and end in seconds."""
     history: list[Event] = field(default_factory=list)
-
-
-class Broken(AssertionError):
-    """A check that failed: which one, and what it found."""
-
-    def __init__(self, check: str, what: str) -> None:
-        super().__init__(what)
-        self.check = check
 
 
 class Story:
@@ -87,6 +85,8 @@ class Story:
         self.mix = draw_mix(random)
         self.history = History(self.cluster)
         self.swarm = Swarm(self.cluster, settings.profile)
+        self.history.clocks_agree = "clocks" not in self.swarm.on
+        world.inspect = Invariants(self.cluster, self.history).check
 
     def play(self) -> Verdict:
         """Let it happen, and judge."""
@@ -102,7 +102,7 @@ class Story:
             self._rage()
             self._live()
             self._end()
-            self._judge()
+            verdict.judged = judge(self.history)
         except Broken as error:
             verdict.check, verdict.trouble = error.check, f"{error.check}: {error}"
         except Exception:
@@ -118,6 +118,7 @@ class Story:
         verdict.events = self.world.events
         verdict.simulated_s = self.world.now_s
         verdict.faults = self.swarm.happened
+        verdict.sites = self.cluster.sites.fired
         verdict.errors = Counter(self.history.errors)
         verdict.history = self.history.events
         return verdict
@@ -130,11 +131,13 @@ class Story:
             Client(self.cluster, self.history, self.mix, f"c{number}", left) for number in range(self.mix.clients)
         ]
         self.swarm.rage()
+        self.cluster.sites.raging = True
         for client in clients:
             client.go()
         self.world.until(lambda: all(client.idle for client in clients), RAGE_S_MAX)
         left[0] = 0
         self.swarm.calm()
+        self.cluster.sites.raging = False
         self.world.until(lambda: all(client.idle for client in clients), 30.0)
 
     def _live(self) -> None:
@@ -166,7 +169,7 @@ class Story:
                 if self.world.now_s >= until_s:
                     raise Broken("liveness", f"a read of {key!r} still fails: {result.value.detail}")
                 continue
-            value = decode_record(result.record).value if result.record else None
+            value = shown(key, decode_record(result.record) if result.record else None)
             self.history.events.append(Event("last", Kind.READ, key, value, called, self.world.now_s))
             return
 
@@ -188,46 +191,14 @@ class Story:
         if cluster.bugs:
             raise Broken("a bug", f"{cluster.bugs[0]}")
 
-    def _judge(self) -> None:
-        history = self.history
-        history.events += [event for attempt in history.attempts for event in attempt.events()]
-        never = {shown for attempt in history.attempts for shown in attempt.never()}
-        found = violation(history.events)
-        if found:
-            raise Broken("linearizability", f"{found}")
-        self._judge_once(never)
-        written = {(e.key, e.value): e.called for e in history.events if e.kind is not Kind.READ}
-        for key, value, at_s in history.loose:
-            if not written.get((key, value), float("inf")) <= at_s:
-                raise Broken("level one", f"a read of {key!r} answered {value!r}, which nobody had written")
-        last = {event.key: event.value for event in history.events if event.client == "last"}
-        for key, count in history.counted.items():
-            value = last.get(key)
-            if int((value or b"0").split(b" ")[0]) < count:
-                raise Broken("counter", f"{key!r} holds {value!r}, and was counted up {count} times")
-
-    def _judge_once(self, never: set[tuple[bytes, bytes]]) -> None:
-        """See that no conditional change took effect twice, in two of the forms that it tried."""
-        done = [event for event in self.history.events if event.fate is Fate.DONE]
-        seen = {(event.key, event.value) for event in done}
-        seen |= {(event.key, event.base) for event in done if event.kind is Kind.SWAP}
-        for key, value in sorted(never):
-            if (key, value) in seen:
-                raise Broken("once", f"{value!r} of {key!r} was seen, and its client was told of another form")
-        effects: dict[tuple[str, bytes], bytes | None] = {}
-        for event in self.history.events:
-            if event.kind is Kind.SWAP and event.client != EXPIRY_CLIENT and (event.key, event.value) in seen:
-                first = effects.setdefault((event.client, event.key), event.value)
-                if first != event.value:
-                    raise Broken("once", f"it took effect as {first!r} and again: {event}")
-
 
 def draw_mix(random: Any) -> Mix:
     """Draw what clients do."""
     return Mix(
         keys=random.choice([1, 1, 2, 5, 20]),
-        clients=random.choice([2, 4, 8]),
-        delete=random.choice([0, 0, 1]),
+        clients=random.choice([2, 4, 8, 24]),
+        get=random.choice([2, 4, 8]),
+        delete=random.choice([0, 0, 1, 3]),
         swap=random.choice([0, 0, 2, 8]),
         count=random.choice([0, 0, 2]),
         expiring=random.choice([0, 0, 1]),

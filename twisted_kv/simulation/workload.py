@@ -15,11 +15,36 @@ from ..names import Key
 from ..operation import Done
 from ..quorum import Level
 from ..sharing import Changed
-from ..versions import Record, decode_record
+from ..versions import Record, Version, decode_record
 from .cluster import Cluster, Proxy
 from .linearizability import Event, Fate, Kind
 
 EXPIRY_CLIENT = "expiry"
+
+GONE = b"\0gone "
+"""What begins the name of a tombstone in a history; its version follows. No client writes such a value."""
+
+EXPIRING = b"e"
+"""What begins the keys whose values expire. Who finds one expired puts a tombstone that nobody can foretell, so there
+all tombstones count as one: absent."""
+
+
+CLOCK_S = 0.001
+"""How exact wall clocks are: they count in milliseconds."""
+
+
+def shown(key: bytes, record: Record | None) -> bytes | None:
+    """Name what a key holds: a value, a tombstone, or None if it was never written."""
+    if record is None:
+        return None
+    if record.value is None and not key.startswith(EXPIRING):
+        return GONE + record.version.hex().encode()
+    return record.value
+
+
+def number_in(value: bytes | None) -> int:
+    """Read how far a counter has come."""
+    return 0 if value is None or value.startswith(GONE) else int(value.split(b" ")[0])
 
 
 @dataclass(frozen=True)
@@ -57,20 +82,20 @@ class Attempt:
     ) -> None:
         self._history = history
         self._name = name
-        self._key = key
+        self.key = key
         self._accepts = accepts
         self._counts = counts
-        self._called = history.now_s
+        self.called = history.now_s
         self._returned: float | None = None
         self._tried: dict[bytes, bytes | None] = {}
         self.result: Changed | Failure | None = None
         """What its client was told; None if it went before that."""
 
     def decide(self, held: Record | None) -> Draft | None:
-        base = held.value if held is not None else None
+        base = shown(self.key, held)
         if not self._accepts(base):
             return None
-        number = int((base or b"0").split(b" ")[0]) + 1 if self._counts else 0
+        number = number_in(base) + 1 if self._counts else 0
         value = b"%d %b/%d" % (number, self._name.encode(), len(self._tried))
         self._tried[value] = base
         return Draft(value)
@@ -83,13 +108,13 @@ class Attempt:
 
         To be asked at the end: a change whose client has gone may go on trying.
         """
-        name, key, called, returned, result = self._name, self._key, self._called, self._returned, self.result
+        name, key, called, returned, result = self._name, self.key, self.called, self._returned, self.result
         if not isinstance(result, Changed):
             fate = Fate.UNKNOWN if result is None or _in_doubt(result) else Fate.DROPPED
             return [
                 Event(name, Kind.SWAP, key, value, called, returned, fate, base) for value, base in self._tried.items()
             ]
-        value = result.record.value if result.record is not None else None
+        value = shown(key, result.record)
         if not result.changed:
             return [Event(name, Kind.READ, key, value, called, returned)]
         assert value is not None
@@ -100,7 +125,7 @@ class Attempt:
         if not isinstance(self.result, Changed):
             return set()
         kept = self.result.record.value if self.result.changed and self.result.record is not None else None
-        return {(self._key, value) for value in self._tried if value != kept}
+        return {(self.key, value) for value in self._tried if value != kept}
 
 
 class History:
@@ -117,15 +142,36 @@ class History:
         self.errors: dict[str, int] = {}
         self.counted: dict[bytes, int] = {}
         """How often a counter was counted up for certain."""
+        self.versions: dict[tuple[bytes, bytes], dict[Version, None]] = {}
+        """Under which versions each value was shown; the keys of a dict, since they keep their order."""
+        self.expires: dict[tuple[bytes, bytes | None], float] = {}
+        """When each value that lives for a while expires by right clocks: key and value, time."""
+        self.clocks_agree = True
+        """Whether no wall clock goes wrong in this run."""
+        self.changed: set[bytes] = set()
+        """Keys of conditional changes. Of what a round of several changes shows, only the last was ever stored."""
+        self.settled: dict[bytes, Version] = {}
+        """The newest version of each key that was acknowledged by, or read from, a majority."""
 
     @property
     def now_s(self) -> float:
         return self._cluster.world.now_s
 
-    def saw(self, key: bytes, value: bytes | None) -> None:
+    def saw(self, key: bytes, record: Record | None, settled: bool) -> bytes | None:
+        """Take note of what a client was shown, and give the name that it has in the history.
+
+        :param settled: whether a majority holds it, or something newer.
+        """
+        value = shown(key, record)
         known = self.seen.setdefault(key, [])
         known.append(value)
         del known[:-4]
+        if record is not None:
+            if record.value is not None:
+                self.versions.setdefault((key, record.value), {})[record.version] = None
+            if settled and record.version > self.settled.get(key, b""):
+                self.settled[key] = record.version
+        return value
 
     def failed(self, failure: Failure) -> None:
         failure.trap(KvError)
@@ -149,6 +195,10 @@ class Client:
         self._left = left
         self._number = 0
         self._random = cluster.world.random
+        self._doing = ("", b"")
+        self._wish: tuple[str, bytes] | None = None
+        """Which kind of operation it does next, and on which key; None to draw them."""
+        self._wait_s: float | None = None
         self.idle = False
 
     def go(self) -> None:
@@ -166,20 +216,15 @@ class Client:
 
     def _next(self, _: object) -> None:
         pause_s = self._random.choice([0.0, 0.0, self._random.uniform(0, self._mix.think_s)])
+        if self._wait_s is not None:
+            pause_s, self._wait_s = max(0.0, self._wait_s), None
         self._cluster.world_host.callLater(pause_s, self.go)
 
     def operate(self, proxy: Proxy) -> Deferred[object]:
         """Do one operation, and fire when this client has its answer or has gone."""
         random, mix = self._random, self._mix
-        key = b"k%d" % min(int(random.expovariate(1.5)), mix.keys - 1) if mix.keys > 1 else b"k0"
-        kinds = {name: getattr(mix, name) for name in ("get", "put", "delete", "swap", "count", "expiring")}
-        kind = random.choices(list(kinds), list(kinds.values()))[0]
-        if kind == "count":
-            key = b"c" + key
-        elif kind == "expiring":
-            key = b"e" + key
-        elif kind == "get":
-            key = random.choice([b""] + [b"c"] * (mix.count > 0) + [b"e"] * (mix.expiring > 0)) + key
+        kind, key = self._doing = self._wish or self._draw()
+        self._wish = None
         self._history.keys.add(key)
         if kind in ("swap", "count"):
             return self._change(proxy, key, kind == "count")
@@ -189,8 +234,21 @@ class Client:
             return self._get(proxy, key, level)
         return self._put(proxy, key, level, kind)
 
+    def _draw(self) -> tuple[str, bytes]:
+        random, mix = self._random, self._mix
+        key = b"k%d" % min(int(random.expovariate(1.5)), mix.keys - 1) if mix.keys > 1 else b"k0"
+        kinds = {name: getattr(mix, name) for name in ("get", "put", "delete", "swap", "count", "expiring")}
+        kind = random.choices(list(kinds), list(kinds.values()))[0]
+        if kind == "count":
+            key = b"c" + key
+        elif kind == "expiring":
+            key = EXPIRING + key
+        elif kind == "get":
+            key = random.choice([b""] + [b"c"] * (mix.count > 0) + [EXPIRING] * (mix.expiring > 0)) + key
+        return kind, key
+
     def _watch(
-        self, proxy: Proxy, asked: Deferred[Any], ended: Callable[[Any], object], patience_s: float = 20.0
+        self, asked: Deferred[Any], ended: Callable[[Any], object], patience_s: float = 20.0
     ) -> Deferred[object]:
         """Take an answer; or none, where the proxy ends or the client does not wait for it."""
         done: Deferred[object] = Deferred()
@@ -206,6 +264,8 @@ class Client:
             done.callback(None)
             if hangs_up:
                 asked.cancel()
+                if self._random.random() < 0.5:
+                    self._wish = self._doing
 
         hangs_up = self._random.random() < self._mix.hang_up
         timer = self._cluster.world_host.callLater(
@@ -221,55 +281,69 @@ class Client:
             if isinstance(result, Failure):
                 history.failed(result)
             elif result is not None:
-                value = decode_record(result.record).value if result.record else None
-                history.saw(key, value)
-                if level is Level.ONE:
-                    if value is not None:
-                        history.loose.append((key, value, history.now_s))
-                else:
+                record = decode_record(result.record) if result.record else None
+                value = history.saw(key, record, level is not Level.ONE and key not in history.changed)
+                if level is not Level.ONE:
                     history.events.append(Event(self._name, Kind.READ, key, value, called, history.now_s))
+                elif value is not None:
+                    history.loose.append((key, value, history.now_s))
 
-        return self._watch(proxy, proxy.rooms.coordinator.get(Key(key), level), ended)
+        return self._watch(proxy.rooms.coordinator.get(Key(key), level), ended)
 
     def _put(self, proxy: Proxy, key: bytes, level: Level, kind: str) -> Deferred[object]:
         history, called = self._history, self._history.now_s
         value = None if kind == "delete" else f"{self._name}.{self._number}".encode()
         expires_ms = 0
         if kind == "expiring":
-            expires_ms = proxy.host.wall_ms() + self._random.randint(1, 2_000)
+            lives_ms = self._random.randint(1, 2_000)
+            expires_ms = proxy.host.wall_ms() + lives_ms
+            history.expires[key, value] = called + lives_ms / 1000
+            if self._random.random() < 0.5:
+                # Look at it at the edge.
+                self._wish = ("get", key)
+                self._wait_s = lives_ms / 1000 - self._random.choice([0.0, 0.001, 0.01])
 
         def ended(result: Done | Failure | None) -> None:
-            fate, returned = Fate.DONE, history.now_s
+            fate, returned, name = Fate.UNKNOWN, history.now_s, value
+            if value is None:
+                # The tombstone of a delete of unknown outcome has no name here; ``judging`` gives it one if it shows.
+                name = GONE + f"of {self._name}.{self._number}".encode()
             if isinstance(result, Failure):
                 history.failed(result)
                 fate = Fate.UNKNOWN if _in_doubt(result) else Fate.DROPPED
-            elif result is None or level is Level.ONE:
+            elif result is not None:
+                name = history.saw(key, decode_record(result.record), level is not Level.ONE)
                 # What one owner took may be overtaken, or be seen by everybody later.
-                fate = Fate.UNKNOWN
+                fate = Fate.DONE if level is not Level.ONE else Fate.UNKNOWN
+                self._cluster.acknowledged()
             kind_ = Kind.DELETE if value is None else Kind.PUT
-            history.events.append(Event(self._name, kind_, key, value, called, returned, fate))
+            history.events.append(Event(self._name, kind_, key, name, called, returned, fate))
             if expires_ms:
                 # Whoever judges it expired makes it absent, from the moment on at which the first clock does.
-                history.events.append(Event(EXPIRY_CLIENT, Kind.SWAP, key, None, called, None, Fate.UNKNOWN, value))
+                first_s = history.expires[key, value] - CLOCK_S if history.clocks_agree else called
+                history.events.append(Event(EXPIRY_CLIENT, Kind.SWAP, key, None, first_s, None, Fate.UNKNOWN, value))
 
         put = proxy.rooms.coordinator.put(Key(key), value, b"", level, expires_ms)
-        return self._watch(proxy, put, ended)
+        return self._watch(put, ended)
 
     def _change(self, proxy: Proxy, key: bytes, counts: bool) -> Deferred[object]:
         history, random = self._history, self._random
         known = random.choice([None, *history.seen.get(key, [])])
-        anything = counts or random.random() < 0.4
+        anything = counts or random.random() < 0.7
         attempt = Attempt(history, f"{self._name}.{self._number}", key, lambda base: anything or base == known, counts)
 
         def ended(result: Changed | Failure | None) -> None:
             if isinstance(result, Failure):
                 history.failed(result)
             elif result is not None:
-                history.saw(key, result.record.value if result.record is not None else None)
+                history.saw(key, result.record, settled=False)
+                if result.changed:
+                    self._cluster.acknowledged()
                 if counts and result.changed:
                     history.counted[key] = history.counted.get(key, 0) + 1
             attempt.told(result)
 
         history.attempts.append(attempt)
+        history.changed.add(key)
         timeout_s = random.choice([None, None, None, 0.2])
-        return self._watch(proxy, proxy.rooms.coordinator.change(Key(key), attempt.decide, timeout_s), ended)
+        return self._watch(proxy.rooms.coordinator.change(Key(key), attempt.decide, timeout_s), ended)

@@ -21,6 +21,10 @@ BEGIN_MS = 20_000 * 86_400 * 1000
 """The wall time at which every simulation begins."""
 
 
+INSPECTED_EVERY = 32
+"""How many events pass between two looks at what has to hold always."""
+
+
 @implementer(IDelayedCall)
 class Call:
     """Something that a process is going to do."""
@@ -92,6 +96,8 @@ class World:
         self._heap: list[tuple[float, float, int, Call]] = []
         self._count = 0
         self._digest = blake2b(digest_size=16)
+        self.inspect: Callable[[], object] | None = None
+        """Called after every few events: whatever holds always has to hold then."""
 
     def put(self, call: Call) -> None:
         self._count += 1
@@ -114,6 +120,8 @@ class World:
             if call.lives and call.getTime() == at_s:
                 self.now_s = at_s
                 call.run()
+                if self.inspect is not None and not self.events % INSPECTED_EVERY:
+                    self.inspect()
                 return True
         return False
 

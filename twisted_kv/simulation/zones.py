@@ -27,15 +27,17 @@ from .linearizability import Event, Fate, Kind
 
 
 def fits(events: Iterable[Event], initial: bytes | None = None) -> bool:
-    """Say whether the zone test can judge the events of one key: reads and puts, no two of which write the same.
+    """Say whether the zone test can judge the events of one key: reads and writes, no two of which write the same.
 
-    What was dropped may be anything. The initial value is written too, before everything.
+    A delete is such a write where it names its tombstone. What was dropped may be anything. The initial value is
+    written too, before everything.
     """
     written = {initial}
     for event in events:
         if event.kind is Kind.READ or event.fate is Fate.DROPPED:
             continue
-        if event.kind is not Kind.PUT or event.value in written:
+        names_its_own = event.kind is Kind.PUT or (event.kind is Kind.DELETE and event.value is not None)
+        if not names_its_own or event.value in written:
             return False
         written.add(event.value)
     return True
@@ -52,7 +54,7 @@ def zone_violation(history: Iterable[Event], initial: bytes | None = None) -> st
         keys.setdefault(event.key, []).append(event)
     for key, events in sorted(keys.items()):
         if not fits(events, initial):
-            raise ValueError(f"the zone test judges reads and puts of unique values, and {key!r} saw others")
+            raise ValueError(f"the zone test judges reads and writes of unique values, and {key!r} saw others")
         wrong = _judge(events, initial)
         if wrong is not None:
             reason, concerned = wrong
@@ -82,7 +84,7 @@ Wrong: TypeAlias = tuple[str, list[Event]]
 
 
 def _judge(events: Sequence[Event], initial: bytes | None) -> Wrong | None:
-    writes = {e.value: e for e in events if e.kind is Kind.PUT and e.fate is not Fate.DROPPED}
+    writes = {e.value: e for e in events if e.kind is not Kind.READ and e.fate is not Fate.DROPPED}
     zones = {initial: _Zone(initial, -math.inf, -math.inf, None, None)}
     for value, write in writes.items():
         # One of unknown outcome that nobody read may as well not have been: without an end it lies inside of nothing.
