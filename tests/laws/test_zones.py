@@ -158,14 +158,23 @@ def test_keys_are_judged_apart() -> None:
     assert "b'other'" in story
 
 
-def test_only_reads_and_puts_of_unique_values_fit() -> None:
+def test_only_reads_and_writes_of_unique_values_fit() -> None:
     assert fits([])
     assert fits([put(b"1", 0, 1), put(b"2", 0, None, Fate.UNKNOWN), read(b"1", 0, 1), read(b"1", 0, 1)])
     assert not fits([put(b"1", 0, 1), put(b"1", 2, 3)])
     assert not fits([put(b"1", 0, 1), put(b"1", 2, None, Fate.UNKNOWN)])
     assert not fits([delete(0, 1)])
+    assert fits([put(b"1", 0, 1), Event("d", Kind.DELETE, KEY, b"its own", 2, 3)])
+    assert not fits([put(b"1", 0, 1), Event("d", Kind.DELETE, KEY, b"1", 2, 3)])
     assert not fits([Event("s", Kind.SWAP, KEY, b"1", 0, 1)])
     assert not fits([put(b"old", 0, 1)], initial=b"old")
+
+
+def test_delete_that_names_its_tombstone_is_judged_like_a_put() -> None:
+    history = [put(b"1", 0, 1), Event("d", Kind.DELETE, KEY, b"gone", 2, 3), read(b"gone", 4, 5)]
+    assert zone_violation(history) is None
+    assert zone_violation([*history, read(b"1", 6, 7)]) is not None
+    assert zone_violation([*history, put(b"2", 6, 7), read(b"gone", 8, 9)]) is not None
 
 
 def test_dropped_operations_of_any_kind_fit() -> None:

@@ -203,10 +203,10 @@ class Proxy:
 class Cluster:
     """Nodes, proxies, and what lies between them."""
 
-    def __init__(self, world: World, limits: Limits, replicas: int, durable: bool) -> None:
+    def __init__(self, world: World, sites: Sites, limits: Limits, replicas: int, durable: bool) -> None:
         self.world = world
-        self.sites = Sites(world.random)
-        self.limits = self.sites.tighten(limits)
+        self.sites = sites
+        self.limits = limits
         self.replicas = replicas
         self.durable = durable
         self.network = Network(world)

@@ -305,10 +305,10 @@ DISK_FAULTS = [*POWER_FAULTS, "lose_disk", "lose_tail", "slow_disk", "disk_troub
 NETWORK_FAULTS = ["weather", "partition", "cut_line"]
 PROCESS_FAULTS = ["crash_node", "crash_after_answer", "crash_after_promise", "crash_proxy", "pause"]
 RING_FAULTS = ["grow", "weigh", "late_watch", "store_gone"]
-EVERYTHING = "everything"
+EVERYTHING, CALM = "everything", "calm"
 PROFILES: dict[str, list[str]] = {
     EVERYTHING: [*NETWORK_FAULTS, *PROCESS_FAULTS, "clocks", *DISK_FAULTS, *RING_FAULTS],
-    "calm": [],
+    CALM: [],
     "partitions": NETWORK_FAULTS,
     "crashes": [*PROCESS_FAULTS, "weather", *POWER_FAULTS],
     "disks": [*DISK_FAULTS, "crash_node"],

@@ -36,16 +36,20 @@ TIGHT: dict[str, Any] = {
 
 
 class Sites:
-    """The dice of one run. See ``buggify.Buggify``."""
+    """The dice of one run. See ``buggify.Buggify``.
 
-    def __init__(self, random: Random) -> None:
+    :param quiet: let nothing happen at all.
+    """
+
+    def __init__(self, random: Random, quiet: bool = False) -> None:
         self._random = random
+        self._quiet = quiet
         self._rates: dict[str, float] = {}
         self.fired: Counter[str] = Counter()
         self.raging = False
 
     def __call__(self, site: str) -> bool:
-        if not self.raging:
+        if not self.raging or self._quiet:
             return False
         rate = self._rates.get(site)
         if rate is None:
@@ -57,7 +61,7 @@ class Sites:
 
     def tighten(self, limits: Limits) -> Limits:
         """Draw some limits tight, in a quarter of the seeds; each counts as a site."""
-        if self._random.random() >= ACTIVE:
+        if self._quiet or self._random.random() >= ACTIVE:
             return limits
         tight = {name: value for name, value in TIGHT.items() if self._random.random() < ACTIVE}
         self.fired.update(f"limits: {name}" for name in tight)

@@ -19,10 +19,11 @@ from ..ring import slot_of
 from ..versions import decode_record
 from .cluster import Cluster
 from .disk import Disk
-from .faults import EVERYTHING, Swarm
+from .faults import CALM, EVERYTHING, Swarm
 from .invariants import Invariants
 from .judging import Broken, judge
 from .linearizability import Event, Fate, Kind
+from .sites import Sites
 from .workload import Client, History, Mix, shown
 from .world import World
 
@@ -77,7 +78,9 @@ class Story:
         self.verdict = Verdict(seed)
         self.world = world = World(seed)
         random = world.random
-        self.cluster = Cluster(world, Limits(), random.choice([1, 3, 3, 3, 3, 5]), durable=random.random() < 0.7)
+        sites = Sites(random, quiet=settings.profile == CALM)
+        replicas, durable = random.choice([1, 3, 3, 3, 3, 5]), random.random() < 0.7
+        self.cluster = Cluster(world, sites, sites.tighten(Limits()), replicas, durable)
         nodes = random.choice([3, 3, 4, 5]) if self.cluster.replicas < 5 else random.choice([5, 6])
         proxies, operations = random.choice([1, 2, 2, 3, 5]), random.choice([200, 400, 800])
         self.nodes, self.proxies = settings.nodes or nodes, settings.proxies or proxies
