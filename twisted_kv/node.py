@@ -20,6 +20,7 @@ from . import __version__
 from .commit import AtOnce, Commit, GroupCommit
 from .config import NodeConfig
 from .errors import DiskBusy, DiskFull, KvError
+from .limits import Limits
 from .metrics import NodeMetrics
 from .options import (
     Leash,
@@ -45,11 +46,11 @@ from .web.site import App, KvSite
 Options = NodeOptions
 
 
-def node_app(replica: Replica, metrics: NodeMetrics, config: NodeConfig) -> Klein:
+def node_app(replica: Replica, metrics: NodeMetrics, limits: Limits) -> Klein:
     """A node's whole door."""
     app = App()
     add_node(app, replica, metrics)
-    add_original_node(app, replica, config.limits)
+    add_original_node(app, replica, limits)
     return app
 
 
@@ -97,7 +98,7 @@ class Node(Service):
         metrics.watch("kv_node_epoch", "The highest epoch this node was shown", lambda: replica.epoch)
         for rounds in self._rounds:
             rounds.start()
-        site = KvSite(reactor, node_app(replica, metrics, config), limits, limits.node_body_bytes_max)
+        site = KvSite(reactor, node_app(replica, metrics, limits), limits, limits.node_body_bytes_max)
         try:
             self._door = listening(reactor, config.interface, config.port, site)
         except SystemExit:

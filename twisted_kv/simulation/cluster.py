@@ -24,7 +24,8 @@ from ..storage.memory import MemoryEngine
 from ..wire import batch_decoder
 from .disk import Disk
 from .door import answered
-from .network import Line, Network
+from .level import Carriage, Messages, Wire
+from .network import Network
 from .sites import Sites
 from .store import Shelf, ShelfStore
 from .world import Host, World
@@ -74,6 +75,7 @@ class Node:
             self._broken,
             buggify=cluster.sites,
         )
+        cluster.carriage.open_node(host, self.replica, metrics)
 
     def _in_thread(self, work: Callable[[], None]) -> Deferred[None]:
         """Sync: what was written until now is durable in a while, unless the process or the disk fails meanwhile."""
@@ -169,13 +171,15 @@ class Proxy:
         self.up, self.ready = True, False
         random = Random(cluster.world.random.getrandbits(64))
         self.store = ShelfStore(host, cluster.shelf, cluster.sites, self._fall)
-        line = Line(cluster.network, host)
-        self.rooms = Rooms(host, random, host.wall_ms, cluster.limits, self.store, line, cluster.sites)
+        self._transport = cluster.carriage.transport(host)
+        self.rooms = Rooms(host, random, host.wall_ms, cluster.limits, self.store, self._transport, cluster.sites)
         config = ProxyConfig(replicas=cluster.replicas, vnodes=VNODES)
         life = host.life
 
         def started(_: object) -> None:
             self.ready = host.life == life
+            if self.ready:
+                cluster.carriage.open_proxy(host, self.rooms)
 
         starting = ensureDeferred(self.rooms.start(founding(config, random))).addCallback(started)
         starting.addErrback(self._cannot_start).addErrback(cluster.bug)
@@ -184,6 +188,11 @@ class Proxy:
         """End, as the real proxy does; whoever supervises it starts it again."""
         failure.trap(StateUnusable)
         self._fall()
+
+    async def stop(self) -> None:
+        """End in good order."""
+        await self.rooms.stop()
+        await self._transport.close()
 
     def crash(self) -> None:
         if self.up:
@@ -203,13 +212,16 @@ class Proxy:
 class Cluster:
     """Nodes, proxies, and what lies between them."""
 
-    def __init__(self, world: World, sites: Sites, limits: Limits, replicas: int, durable: bool) -> None:
+    def __init__(
+        self, world: World, sites: Sites, limits: Limits, replicas: int, durable: bool, wire: bool = False
+    ) -> None:
         self.world = world
         self.sites = sites
         self.limits = limits
         self.replicas = replicas
         self.durable = durable
         self.network = Network(world)
+        self.carriage: Carriage = Wire(self.network, limits) if wire else Messages(self.network)
         self.shelf = Shelf()
         self.nodes: list[Node] = []
         self.proxies: list[Proxy] = []

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 
 from ..errors import PeerSilent, PeerUnreachable
@@ -77,6 +77,9 @@ class Line:
 
     def request(self, method: str, url: str, body: bytes, *, content_type: str, timeout_s: float) -> Deferred[Answer]:
         return _Request(self._network, self._host, url, body, timeout_s).done
+
+    def close(self) -> Deferred[None]:
+        return succeed(None)
 
 
 class _Request:

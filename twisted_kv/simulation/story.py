@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -24,13 +25,16 @@ from .invariants import Invariants
 from .judging import Broken, judge
 from .linearizability import Event, Fate, Kind
 from .sites import Sites
-from .workload import Client, History, Mix, shown
+from .wire_client import WireClient
+from .workload import Client, History, Mix
 from .world import World
 
 LIVENESS_S = 120.0
 """Within this simulated time after peace every operation has to succeed."""
 SETTLE_S = 15.0
 RAGE_S_MAX = 90.0
+WIRE = 0.05
+"""The part of the seeds that simulate bytes."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Settings:
     proxies: int = 0
     operations: int = 0
     profile: str = EVERYTHING
+    wire: bool | None = None
+    """Whether bytes are simulated, or messages; None to let the seed say."""
 
 
 DRAWN = Settings()
@@ -51,6 +57,7 @@ class Verdict:
     """What came of one run."""
 
     seed: int
+    wire: bool = False
     digest: str = ""
     operations: int = 0
     unknown: int = 0
@@ -75,18 +82,20 @@ class Story:
     """One run."""
 
     def __init__(self, seed: int, settings: Settings = DRAWN) -> None:
-        self.verdict = Verdict(seed)
+        # A generator of its own: what a seed does at the message level does not hang on how many go to the wire level.
+        wire = Random(2 * seed + 1).random() < WIRE if settings.wire is None else settings.wire
+        self.verdict = Verdict(seed, wire=wire)
         self.world = world = World(seed)
         random = world.random
         sites = Sites(random, quiet=settings.profile == CALM)
         replicas, durable = random.choice([1, 3, 3, 3, 3, 5]), random.random() < 0.7
-        self.cluster = Cluster(world, sites, sites.tighten(Limits()), replicas, durable)
+        self.cluster = Cluster(world, sites, sites.tighten(Limits()), replicas, durable, wire)
         nodes = random.choice([3, 3, 4, 5]) if self.cluster.replicas < 5 else random.choice([5, 6])
         proxies, operations = random.choice([1, 2, 2, 3, 5]), random.choice([200, 400, 800])
         self.nodes, self.proxies = settings.nodes or nodes, settings.proxies or proxies
-        self.operations = settings.operations or operations
+        self.operations = settings.operations or (operations // 4 if wire else operations)
         self.mix = draw_mix(random)
-        self.history = History(self.cluster)
+        self.history = History(self.cluster, names_tombstones=not wire)
         self.swarm = Swarm(self.cluster, settings.profile)
         self.history.clocks_agree = "clocks" not in self.swarm.on
         world.inspect = Invariants(self.cluster, self.history).check
@@ -130,8 +139,9 @@ class Story:
         """The safety phase: everything that is on in this seed goes wrong while clients work."""
         self.cluster.settle(self.nodes, self.proxies)
         left = [self.operations]
+        client = WireClient if self.verdict.wire else Client
         clients = [
-            Client(self.cluster, self.history, self.mix, f"c{number}", left) for number in range(self.mix.clients)
+            client(self.cluster, self.history, self.mix, f"c{number}", left) for number in range(self.mix.clients)
         ]
         self.swarm.rage()
         self.cluster.sites.raging = True
@@ -172,7 +182,7 @@ class Story:
                 if self.world.now_s >= until_s:
                     raise Broken("liveness", f"a read of {key!r} still fails: {result.value.detail}")
                 continue
-            value = shown(key, decode_record(result.record) if result.record else None)
+            value = self.history.shown(key, decode_record(result.record) if result.record else None)
             self.history.events.append(Event("last", Kind.READ, key, value, called, self.world.now_s))
             return
 
@@ -185,7 +195,7 @@ class Story:
         cluster = self.cluster
         for proxy in cluster.proxies:
             stopped: list[object] = []
-            ensureDeferred(proxy.rooms.stop()).addBoth(stopped.append)
+            ensureDeferred(proxy.stop()).addBoth(stopped.append)
             self._must(lambda: bool(stopped), self.world.now_s + 30, f"{proxy.host.name} does not stop")  # noqa: B023
         self.world.run(cluster.limits.operation_timeout_s_max + 1)
         left = [str(call._work) for call in self.world.waiting()]

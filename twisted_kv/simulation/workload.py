@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -31,15 +31,6 @@ all tombstones count as one: absent."""
 
 CLOCK_S = 0.001
 """How exact wall clocks are: they count in milliseconds."""
-
-
-def shown(key: bytes, record: Record | None) -> bytes | None:
-    """Name what a key holds: a value, a tombstone, or None if it was never written."""
-    if record is None:
-        return None
-    if record.value is None and not key.startswith(EXPIRING):
-        return GONE + record.version.hex().encode()
-    return record.value
 
 
 def number_in(value: bytes | None) -> int:
@@ -71,6 +62,19 @@ class Mix:
     """The longest time between two operations of a client; many have none between them."""
 
 
+class Effects(Protocol):
+    """An operation whose events are known only at the end."""
+
+    key: bytes
+    called: float
+
+    def events(self) -> list[Event]:
+        """Give the events that it comes to."""
+
+    def never(self) -> set[tuple[bytes, bytes]]:
+        """Name what was tried and certainly never took effect, so that nobody may see it."""
+
+
 class Attempt:
     """A conditional change on its way. Each time that it is decided on it writes something else.
 
@@ -92,7 +96,7 @@ class Attempt:
         """What its client was told; None if it went before that."""
 
     def decide(self, held: Record | None) -> Draft | None:
-        base = shown(self.key, held)
+        base = self._history.shown(self.key, held)
         if not self._accepts(base):
             return None
         number = number_in(base) + 1 if self._counts else 0
@@ -114,14 +118,14 @@ class Attempt:
             return [
                 Event(name, Kind.SWAP, key, value, called, returned, fate, base) for value, base in self._tried.items()
             ]
-        value = shown(key, result.record)
+        value = self._history.shown(key, result.record)
         if not result.changed:
             return [Event(name, Kind.READ, key, value, called, returned)]
         assert value is not None
         return [Event(name, Kind.SWAP, key, value, called, returned, base=self._tried[value])]
 
     def never(self) -> set[tuple[bytes, bytes]]:
-        """Name what was tried and certainly never took effect, so that nobody may see it."""
+        """See ``Effects``."""
         if not isinstance(self.result, Changed):
             return set()
         kept = self.result.record.value if self.result.changed and self.result.record is not None else None
@@ -129,12 +133,16 @@ class Attempt:
 
 
 class History:
-    """What all clients saw."""
+    """What all clients saw.
 
-    def __init__(self, cluster: Cluster) -> None:
+    :param names_tombstones: whether clients are shown the versions of tombstones; else all of them are one: absent.
+    """
+
+    def __init__(self, cluster: Cluster, names_tombstones: bool = True) -> None:
         self._cluster = cluster
+        self._names_tombstones = names_tombstones
         self.events: list[Event] = []
-        self.attempts: list[Attempt] = []
+        self.attempts: list[Effects] = []
         self.loose: list[tuple[bytes, bytes, float]] = []
         """What reads at level ``one`` answered, and when: key, value, time."""
         self.keys: set[bytes] = set()
@@ -157,12 +165,20 @@ class History:
     def now_s(self) -> float:
         return self._cluster.world.now_s
 
+    def shown(self, key: bytes, record: Record | None) -> bytes | None:
+        """Name what a key holds: a value, a tombstone, or None if it was never written."""
+        if record is None:
+            return None
+        if record.value is None and self._names_tombstones and not key.startswith(EXPIRING):
+            return GONE + record.version.hex().encode()
+        return record.value
+
     def saw(self, key: bytes, record: Record | None, settled: bool) -> bytes | None:
         """Take note of what a client was shown, and give the name that it has in the history.
 
         :param settled: whether a majority holds it, or something newer.
         """
-        value = shown(key, record)
+        value = self.shown(key, record)
         known = self.seen.setdefault(key, [])
         known.append(value)
         del known[:-4]
@@ -185,7 +201,7 @@ def _in_doubt(failure: Failure) -> bool:
 
 
 class Client:
-    """One client: an operation after the other, at whatever proxy, until the work is done."""
+    """One client: an operation after the other, at whatever proxy, until the work is done. It calls a proxy's rooms."""
 
     def __init__(self, cluster: Cluster, history: History, mix: Mix, name: str, left: list[int]) -> None:
         self._cluster = cluster
