@@ -12,23 +12,29 @@ from multiprocessing import get_context
 
 import pytest
 from twisted.internet.defer import Deferred, succeed
+from twisted.python.failure import Failure
 
 from tests.laws.test_register import answer_before_write_back, mix_rounds, settle_for_less_than_a_majority
 from twisted_kv import coordinator, register, replica
 from twisted_kv.commit import GroupCommit
 from twisted_kv.conversation import NOTHING, Outcome, Send
+from twisted_kv.errors import KvError, PeerUnreachable
 from twisted_kv.identity import Identity
 from twisted_kv.names import NodeId
+from twisted_kv.peers import http
+from twisted_kv.peers.peer import Answer
+from twisted_kv.preconditions import Precondition, Verdict
 from twisted_kv.proposing import Proposer
 from twisted_kv.reading import Read
 from twisted_kv.register import ACCEPT, FETCH, READ, Cell, Op, Reply
-from twisted_kv.simulation import cluster
+from twisted_kv.simulation import cluster, story
 from twisted_kv.simulation.campaign import quiet
 from twisted_kv.simulation.cluster import Node
 from twisted_kv.simulation.disk import Disk
-from twisted_kv.simulation.story import Story, Verdict
+from twisted_kv.simulation.story import DRAWN, Settings, Story
 from twisted_kv.storage.memory import MemoryEngine
 from twisted_kv.versions import Ballot, HybridClock, record_version
+from twisted_kv.web import answers
 from twisted_kv.wire import BatchReply, Header
 from twisted_kv.writing import Write
 
@@ -216,29 +222,74 @@ MUTANTS: list[Mutant] = [
 ]
 
 
-def caught(mutant: Mutant, seeds: range) -> Verdict | None:
+# Wrong variants of what only the wire level has.
+
+
+def reset_is_unreachable(patch: Patch) -> None:
+    """A request whose connection broke is said to have never left."""
+
+    def wrong(self: http._Request, failure: Failure) -> None:
+        self._finish(Failure(PeerUnreachable(f"the connection broke: {failure.getErrorMessage()}")))
+
+    patch.setattr(http._Request, "_failed", wrong)
+
+
+def resent_unsaid(patch: Patch) -> None:
+    """A request that was sent again on a new connection is taken for one that was sent once."""
+    finish = http._Request._finish
+
+    def wrong(self: http._Request, result: Answer | Failure) -> None:
+        finish(self, result._replace(resent=False) if isinstance(result, Answer) else result)
+
+    patch.setattr(http._Request, "_finish", wrong)
+
+
+def door_denies_doubt(patch: Patch) -> None:
+    """A door says of every write that failed that it had no effect."""
+    fields = answers.problem_fields
+
+    def wrong(error: KvError, status: int) -> dict[str, object]:
+        return fields(error, status) | {"maybe_applied": False}
+
+    patch.setattr(answers, "problem_fields", wrong)
+
+
+def etag_is_not_compared(patch: Patch) -> None:
+    """A door takes any value for the one that If-Match names."""
+    patch.setattr(Precondition, "judge", lambda self, held: Verdict.MET)
+
+
+WIRE_MUTANTS: list[Mutant] = [reset_is_unreachable, resent_unsaid, door_denies_doubt, etag_is_not_compared]
+
+
+def caught(mutant: Mutant, seeds: range, settings: Settings = DRAWN) -> story.Verdict | None:
     """Run seeds with a wrong variant until one finds something, and give what it found."""
     with pytest.MonkeyPatch.context() as patch:
         mutant(patch)
         for seed in seeds:
-            verdict = Story(seed).play()
+            verdict = Story(seed, settings).play()
             if verdict.trouble:
                 return verdict
     return None
 
 
-def search(work: tuple[str, int]) -> tuple[str, Verdict | None]:
+WIRE = Settings(wire=True)
+
+
+def search(work: tuple[str, int]) -> tuple[str, story.Verdict | None]:
     quiet()
     name, most = work
-    mutant = next(mutant for mutant in MUTANTS if mutant.__name__ == name)
-    return name, caught(mutant, range(most))
+    mutant = next(mutant for mutant in (*MUTANTS, *WIRE_MUTANTS) if mutant.__name__ == name)
+    return name, caught(mutant, range(most), WIRE if mutant in WIRE_MUTANTS else DRAWN)
 
 
 def main(most: int) -> int:
     """Look for the first seed that catches each."""
     missed = 0
     with get_context("spawn").Pool(2) as pool:
-        for name, verdict in pool.imap_unordered(search, [(mutant.__name__, most) for mutant in MUTANTS]):
+        for name, verdict in pool.imap_unordered(
+            search, [(mutant.__name__, most) for mutant in (*MUTANTS, *WIRE_MUTANTS)]
+        ):
             missed += verdict is None
             what = f"seed {verdict.seed}, by {verdict.check}" if verdict is not None else f"NOT CAUGHT in {most} seeds"
             sys.stdout.write(f"{name}: {what}\n")

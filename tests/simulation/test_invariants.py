@@ -100,7 +100,7 @@ def test_answer_that_waits_for_a_sync_that_nobody_runs_is_found(scene: Scene) ->
 
 
 def test_books_of_a_proxy_that_do_not_add_up_are_found(scene: Scene) -> None:
-    scene.proxy.rooms.coordinator._bytes = 1
+    scene.proxy.rooms.coordinator._bytes = -1
     assert scene.check() == "limits"
 
 

@@ -47,6 +47,7 @@ class Seeds(click.ParamType):
 @click.option(
     "--profile", type=click.Choice(sorted(PROFILES)), default=EVERYTHING, show_default=True, help="The faults."
 )
+@click.option("--wire/--messages", default=None, help="Simulate bytes, or messages. [default: bytes in 1 of 20 seeds]")
 @click.option("--pictures", type=click.Path(file_okay=False, path_type=Path), default=".", help="Where pictures go.")
 def simulate(
     seeds: range,
@@ -55,13 +56,14 @@ def simulate(
     proxies: int | None,
     operations: int | None,
     profile: str,
+    wire: bool | None,
     pictures: Path,
 ) -> None:
     """Run whole clusters from seeds, with everything going wrong, and judge what their clients saw.
 
     The same seed gives the same run. Ends with status 1 if anything was found.
     """
-    settings = Settings(nodes or 0, proxies or 0, operations or 0, profile)
+    settings = Settings(nodes or 0, proxies or 0, operations or 0, profile, wire)
     console = Console(highlight=False)
     totals = Totals()
     began = time.monotonic()
@@ -81,7 +83,10 @@ def simulate(
 def report(verdict: Verdict, settings: Settings, pictures: Path) -> str:
     """Say what is wrong with a run, in as few operations as show it, and how to repeat it."""
     options = [f"--{name} {value}" for name in ("nodes", "proxies", "operations") if (value := getattr(settings, name))]
-    again = " ".join(["kvctl simulate --seeds", str(verdict.seed), *options, f"--profile {settings.profile}"])
+    options += [f"--profile {settings.profile}"]
+    if settings.wire is not None:
+        options.append("--wire" if settings.wire else "--messages")
+    again = " ".join(["kvctl simulate --seeds", str(verdict.seed), *options])
     lines = [f"seed {verdict.seed}: {verdict.trouble.splitlines()[0]}"]
     if verdict.check in (ZONES, SEARCH):
         few = shortest(verdict.history)
@@ -99,6 +104,7 @@ def table(totals: Totals, took_s: float) -> Table:
     """Put together what was done, and what was found."""
     shown = Table("what", "how much", title="simulated clusters", show_header=False, min_width=50)
     shown.add_row("seeds", f"{totals.seeds:,}")
+    shown.add_row("of these at the wire level", f"{totals.wire:,}")
     shown.add_row("operations checked", f"{totals.operations:,}")
     shown.add_row("of these of unknown outcome", f"{totals.unknown:,}")
     shown.add_row("operations a second", f"{totals.operations / max(took_s, 1e-9):,.0f}")

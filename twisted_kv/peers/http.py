@@ -66,7 +66,7 @@ class PlainAgent:
 
     def _checked(self, response: IResponse) -> IResponse:
         if response.headers.hasHeader(b"content-encoding"):
-            body = _Body(0)
+            body = Body(0)
             body.done.addErrback(lambda _: None)
             response.deliverBody(body)
             body.abort()
@@ -105,7 +105,7 @@ class _Url(EncodedURL):
         return url
 
 
-class _Body(Protocol):
+class Body(Protocol):
     """Collects an answer's body, up to a bound."""
 
     def __init__(self, bytes_max: int) -> None:
@@ -252,7 +252,7 @@ class _Request:
         self._step.addCallbacks(self._headers, self._failed)
 
     def _headers(self, response: Any) -> None:
-        body = _Body(self._transport.body_bytes_max)
+        body = Body(self._transport.body_bytes_max)
         self._step = body.done
         code = response.code
         body.done.addCallbacks(lambda data: self._finish(Answer(code, data, self._resent)), self._failed)

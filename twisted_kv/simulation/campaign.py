@@ -19,6 +19,8 @@ class Totals:
     """What many runs come to."""
 
     seeds: int = 0
+    wire: int = 0
+    """Seeds that simulated bytes."""
     operations: int = 0
     unknown: int = 0
     events: int = 0
@@ -34,6 +36,7 @@ class Totals:
 
     def add(self, verdict: Verdict) -> None:
         self.seeds += 1
+        self.wire += verdict.wire
         self.operations += verdict.operations
         self.unknown += verdict.unknown
         self.events += verdict.events

@@ -80,8 +80,8 @@ def check_proxy(proxy: Proxy) -> None:
     # Reads that go on as another conversation are not admitted again, and begin when the first one has ended.
     if coordinator.under_way > 2 * limits.operations_max:
         raise Broken("limits", f"{coordinator.under_way} operations are under way in {name}")
-    if coordinator._bytes < 0 or (not coordinator.under_way and coordinator._bytes):
-        raise Broken("limits", f"{name} counts {coordinator._bytes} bytes of {coordinator.under_way} operations")
+    if coordinator._bytes < 0:
+        raise Broken("limits", f"{name} counts {coordinator._bytes} bytes under way")
     for node, queue in rooms.queues.by_node.items():
         for lane in (queue._reads, queue._writes):
             if len(lane) > limits.queue_ops_max or lane._in_flight > limits.batches_in_flight_max:

@@ -198,6 +198,11 @@ class Story:
             ensureDeferred(proxy.stop()).addBoth(stopped.append)
             self._must(lambda: bool(stopped), self.world.now_s + 30, f"{proxy.host.name} does not stop")  # noqa: B023
         self.world.run(cluster.limits.operation_timeout_s_max + 1)
+        for proxy in cluster.proxies:
+            coordinator = proxy.rooms.coordinator
+            if coordinator.under_way or coordinator._bytes:
+                what = f"{coordinator.under_way} operations with {coordinator._bytes} bytes in {proxy.host.name}"
+                raise Broken("left over", what)
         left = [str(call._work) for call in self.world.waiting()]
         if left:
             raise Broken("left over", f"{left[:5]}")

@@ -50,7 +50,7 @@ class Socket:
         self._inbox: deque[bytes | None] = deque()
         self._arrival_s = 0.0
         self._reads = True
-        self._producer: Any = None
+        self._broken = False
         self._protocol: Any = None
         self.host = host
         self.open = True
@@ -75,9 +75,10 @@ class Socket:
 
     def loseConnection(self, *_: object) -> None:
         if self.open and not self.disconnecting:
+            # A producer that pushes is not waited for, as with Twisted's own transports.
             self.disconnecting = True
-            if self._producer is None:
-                self._finish()
+            self._send(FIN)
+            self.host.callLater(0, self._lost, error.ConnectionDone())
 
     def abortConnection(self) -> None:
         if self.open:
@@ -90,13 +91,10 @@ class Socket:
             self._send(FIN)
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
-        assert streaming, "no protocol of ours or of Twisted's registers another one here"
-        self._producer = producer
+        """Take whatever is written: a connection here has room for all of it."""
+        assert streaming, "nobody here has to be asked for more"
 
-    def unregisterProducer(self) -> None:
-        self._producer = None
-        if self.open and self.disconnecting:
-            self._finish()
+    def unregisterProducer(self) -> None: ...
 
     def pauseProducing(self) -> None:
         self._reads = False
@@ -131,6 +129,8 @@ class Socket:
         return [data[:at], data[at:]]
 
     def _send(self, piece: bytes | None) -> None:
+        if self._broken:
+            return
         if self._network.loses():
             self._break()
             return
@@ -139,12 +139,9 @@ class Socket:
         self.peer._flight.append(piece)
         self.peer.host.callLater(self._arrival_s - now_s, self.peer._arrive)
 
-    def _finish(self) -> None:
-        self._send(FIN)
-        self.host.callLater(0, self._lost, error.ConnectionDone())
-
     def _break(self) -> None:
-        """The connection breaks for both: something between them has forgotten it."""
+        """The connection breaks for both: something between them has forgotten it. Nothing comes through any more."""
+        self._broken = self.peer._broken = True
         self._reset_peer()
         self.peer._reset_peer()
 
@@ -169,7 +166,8 @@ class Socket:
             self._lost(error.ConnectionLost())
 
     def _read(self) -> None:
-        while self._reads and self._inbox and self.open and self._protocol is not None:
+        # Who closes a connection reads nothing more of it, as with Twisted's own transports.
+        while self._reads and self._inbox and self.open and not self.disconnecting and self._protocol is not None:
             piece = self._inbox.popleft()
             if piece is FIN:
                 # Twisted closes its end too, unless the protocol knows of half-closed connections; none here does.
@@ -195,15 +193,15 @@ class Socket:
 class Connecting:
     """A connection that is to be made."""
 
-    def __init__(self, tcp: Tcp, host: Host, there: IPv4Address, factory: Any, timeout_s: float) -> None:
+    def __init__(self, tcp: Tcp, host: Host, life: int, there: IPv4Address, factory: Any, timeout_s: float) -> None:
         self._tcp = tcp
         self._host = host
         self._there = there
         self._factory = factory
         self._socket: Socket | None = None
         self._done = False
-        self._timer = host.callLater(timeout_s, self._fail, error.TimeoutError())
-        tcp.kernel.callLater(tcp.network.delay_s(), self._knock, host.life)
+        self._timer = host.call_in_life(life, timeout_s, self._fail, error.TimeoutError())
+        tcp.kernel.callLater(tcp.network.delay_s(), self._knock, life)
         factory.startedConnecting(self)
 
     def getDestination(self) -> IPv4Address:
@@ -293,13 +291,14 @@ class Stack:
     def __init__(self, tcp: Tcp, host: Host) -> None:
         self._tcp = tcp
         self._host = host
+        self._life = host.life
         self.nameResolver = self
 
     def seconds(self) -> float:
         return self._host.seconds()
 
     def callLater(self, delay: float, work: Callable[..., object], *args: object, **kw: object) -> IDelayedCall:
-        return self._host.callLater(delay, work, *args, **kw)
+        return self._host.call_in_life(self._life, delay, work, *args, **kw)
 
     def getDelayedCalls(self) -> list[Any]:
         return list(self._host.getDelayedCalls())
@@ -307,7 +306,7 @@ class Stack:
     def connectTCP(
         self, host: str, port: int, factory: Any, timeout: float = 30.0, bindAddress: object = None
     ) -> Connecting:
-        return Connecting(self._tcp, self._host, IPv4Address("TCP", host, port), factory, timeout)
+        return Connecting(self._tcp, self._host, self._life, IPv4Address("TCP", host, port), factory, timeout)
 
     def resolveHostName(self, receiver: Any, hostName: str, portNumber: int = 0, *_: object, **__: object) -> Any:
         receiver.resolutionBegan(self)

@@ -10,11 +10,11 @@ import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.python.failure import Failure
-from twisted.web.client import Agent, HTTPConnectionPool, readBody
+from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.http_headers import Headers
 
 from ..limits import Limits
-from ..peers.http import Endpoints, WholeBody
+from ..peers.http import Body, Endpoints, WholeBody
 from ..quorum import Level
 from ..versions import Record, Version
 from .cluster import Cluster, Proxy
@@ -113,7 +113,10 @@ class WireClient(Client):
         def heads(response: Any) -> Deferred[Any]:
             nonlocal etag
             etag = (response.headers.getRawHeaders(b"etag") or [b""])[0].strip(b'"')
-            return readBody(response).addCallback(lambda data: Told(response.code, etag, data))
+            # Twisted's readBody fires twice where it is cancelled and the connection ends after that.
+            body = Body(Limits().body_bytes_max)
+            response.deliverBody(body)
+            return body.done.addCallback(lambda data: Told(response.code, etag, data))
 
         def finished(result: Told | Failure | None) -> None:
             if isinstance(result, Failure):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from hashlib import blake2b
 from heapq import heappop, heappush
+from math import inf
 from random import Random
 from struct import pack
 from typing import Any
@@ -31,9 +32,9 @@ class Call:
 
     __slots__ = ("_args", "_at_s", "_host", "_kw", "_life", "_state", "_work")
 
-    def __init__(self, host: Host, at_s: float, work: Callable[..., object], args: Any, kw: Any) -> None:
+    def __init__(self, host: Host, life: int, at_s: float, work: Callable[..., object], args: Any, kw: Any) -> None:
         self._host = host
-        self._life = host.life
+        self._life = life
         self._at_s = at_s
         self._work: Callable[..., object] | None = work
         self._args = args
@@ -113,33 +114,37 @@ class World:
         """What happened until now, event for event, as one number."""
         return self._digest.hexdigest()
 
-    def step(self) -> bool:
-        """Let the next thing happen; say whether there was one."""
-        while self._heap:
-            at_s, _, _, call = heappop(self._heap)
+    def _next_s(self) -> float:
+        """Say when the next thing happens; what was taken back or put off is forgotten on the way."""
+        heap = self._heap
+        while heap:
+            at_s, _, _, call = heap[0]
             if call.lives and call.getTime() == at_s:
-                self.now_s = at_s
-                call.run()
-                if self.inspect is not None and not self.events % INSPECTED_EVERY:
-                    self.inspect()
-                return True
-        return False
+                return at_s
+            heappop(heap)
+        return inf
+
+    def _step(self) -> None:
+        self.now_s, _, _, call = heappop(self._heap)
+        call.run()
+        if self.inspect is not None and not self.events % INSPECTED_EVERY:
+            self.inspect()
 
     def run(self, seconds: float) -> None:
         """Let everything happen that is due within a time, and be at its end."""
         until_s = self.now_s + seconds
-        while self._heap and self._heap[0][0] <= until_s:
-            self.step()
-        self.now_s = max(self.now_s, until_s)
+        while self._next_s() <= until_s:
+            self._step()
+        self.now_s = until_s
 
     def until(self, holds: Callable[[], bool], patience_s: float) -> bool:
         """Let things happen until something holds; say whether it came to that in time."""
         until_s = self.now_s + patience_s
         while not holds():
-            if not self._heap or self._heap[0][0] > until_s:
-                self.now_s = max(self.now_s, until_s)
-                return holds()
-            self.step()
+            if self._next_s() > until_s:
+                self.now_s = until_s
+                return False
+            self._step()
         return True
 
     def waiting(self) -> list[Call]:
@@ -169,8 +174,15 @@ class Host:
         return self.world.now_s
 
     def callLater(self, delay: float, work: Callable[..., object], *args: object, **kw: object) -> Call:
+        return self.call_in_life(self.life, delay, work, *args, **kw)
+
+    def call_in_life(self, life: int, delay: float, work: Callable[..., object], *args: object, **kw: object) -> Call:
+        """Do something later, if the process still leads that life then.
+
+        It may end in the midst of an event, and what it goes on to ask for must not wake in the one after it.
+        """
         assert delay >= 0, f"{delay} is not greater than or equal to 0 seconds"
-        call = Call(self, self.world.now_s + delay, work, args, kw)
+        call = Call(self, life, self.world.now_s + delay, work, args, kw)
         self.world.put(call)
         return call
 
