@@ -22,7 +22,6 @@ from twisted_kv.errors import KvError, PeerUnreachable
 from twisted_kv.identity import Identity
 from twisted_kv.names import NodeId
 from twisted_kv.peers import http
-from twisted_kv.peers.peer import Answer
 from twisted_kv.preconditions import Precondition, Verdict
 from twisted_kv.proposing import Proposer
 from twisted_kv.reading import Read
@@ -234,16 +233,6 @@ def reset_is_unreachable(patch: Patch) -> None:
     patch.setattr(http._Request, "_failed", wrong)
 
 
-def resent_unsaid(patch: Patch) -> None:
-    """A request that was sent again on a new connection is taken for one that was sent once."""
-    finish = http._Request._finish
-
-    def wrong(self: http._Request, result: Answer | Failure) -> None:
-        finish(self, result._replace(resent=False) if isinstance(result, Answer) else result)
-
-    patch.setattr(http._Request, "_finish", wrong)
-
-
 def door_denies_doubt(patch: Patch) -> None:
     """A door says of every write that failed that it had no effect."""
     fields = answers.problem_fields
@@ -259,7 +248,7 @@ def etag_is_not_compared(patch: Patch) -> None:
     patch.setattr(Precondition, "judge", lambda self, held: Verdict.MET)
 
 
-WIRE_MUTANTS: list[Mutant] = [reset_is_unreachable, resent_unsaid, door_denies_doubt, etag_is_not_compared]
+WIRE_MUTANTS: list[Mutant] = [reset_is_unreachable, door_denies_doubt, etag_is_not_compared]
 
 
 def caught(mutant: Mutant, seeds: range, settings: Settings = DRAWN) -> story.Verdict | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -115,6 +116,8 @@ class Story:
             self._live()
             self._end()
             verdict.judged = judge(self.history)
+            # A Deferred that failed and that nobody asked says so when it goes.
+            gc.collect()
         except Broken as error:
             verdict.check, verdict.trouble = error.check, f"{error.check}: {error}"
         except Exception:
