@@ -1228,17 +1228,18 @@ def test_one_seed_gives_one_history() -> None:
 # Mutants: the simulation is worth what it catches.
 
 
+def decide_without_promises(cell: Cell, op: Op) -> tuple[Reply, Cell]:
+    """The acceptor's rules, but that plain writes are taken below the promise."""
+    plain = op.verb == ACCEPT and record_version(op.record) == op.ballot
+    if plain and op.ballot > cell.accepted:
+        kept = Cell(max(Ballot(op.ballot), cell.promised), Ballot(op.ballot), op.record)
+        return Reply(True, kept.accepted, kept.promised), kept
+    return decide(cell, op)
+
+
 def ignore_promises(patch: pytest.MonkeyPatch) -> None:
     """An acceptor takes plain writes below its promise."""
-
-    def wrong(cell: Cell, op: Op) -> tuple[Reply, Cell]:
-        plain = op.verb == ACCEPT and record_version(op.record) == op.ballot
-        if plain and op.ballot > cell.accepted:
-            kept = Cell(max(Ballot(op.ballot), cell.promised), Ballot(op.ballot), op.record)
-            return Reply(True, kept.accepted, kept.promised), kept
-        return decide(cell, op)
-
-    patch.setattr(register, "decide", wrong)
+    patch.setattr(register, "decide", decide_without_promises)
 
 
 def forget_promises(patch: pytest.MonkeyPatch) -> None:
@@ -1283,28 +1284,30 @@ def repair_by_version(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sys.modules[__name__], "copy_rule", wrong)
 
 
+class ReadByVersion(Read):
+    """A fast read that is content where a majority shows the same version, under whatever ballots."""
+
+    __slots__ = ("records",)
+
+    def begin(self) -> Sequence[Send]:
+        self.records: dict[NodeId, bytes] = {}
+        nodes = [node for node, _ in super().begin()]
+        self._fetching = set(nodes)
+        return [Send(node, Op(FETCH, self.key)) for node in nodes]
+
+    def _taken(self, node: NodeId, reply: Reply) -> Sequence[Send]:
+        if self.phase == READ:
+            self.records[node] = reply.record
+            alike = [record for record in self.records.values() if record[2:18] == reply.record[2:18]]
+            if len(self.records) >= self._required and len(alike) >= self.quorum:
+                self.outcome = Outcome(reply.record, len(self.records))
+                return NOTHING
+        return super()._taken(node, reply)
+
+
 def read_by_version(patch: pytest.MonkeyPatch) -> None:
-    """A fast read is content where a majority shows the same version, under whatever ballots."""
-
-    class Wrong(Read):
-        __slots__ = ("records",)
-
-        def begin(self) -> Sequence[Send]:
-            self.records: dict[NodeId, bytes] = {}
-            nodes = [node for node, _ in super().begin()]
-            self._fetching = set(nodes)
-            return [Send(node, Op(FETCH, self.key)) for node in nodes]
-
-        def _taken(self, node: NodeId, reply: Reply) -> Sequence[Send]:
-            if self.phase == READ:
-                self.records[node] = reply.record
-                alike = [record for record in self.records.values() if record[2:18] == reply.record[2:18]]
-                if len(self.records) >= self._required and len(alike) >= self.quorum:
-                    self.outcome = Outcome(reply.record, len(self.records))
-                    return NOTHING
-            return super()._taken(node, reply)
-
-    patch.setattr(sys.modules[__name__], "Read", Wrong)
+    """A read compares versions."""
+    patch.setattr(sys.modules[__name__], "Read", ReadByVersion)
 
 
 def answer_before_write_back(patch: pytest.MonkeyPatch) -> None:

@@ -14,10 +14,16 @@ import pytest
 from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 
-from tests.laws.test_register import answer_before_write_back, mix_rounds, settle_for_less_than_a_majority
-from twisted_kv import coordinator, register, replica
+from tests.laws.test_register import (
+    ReadByVersion,
+    answer_before_write_back,
+    decide_without_promises,
+    mix_rounds,
+    settle_for_less_than_a_majority,
+)
+from twisted_kv import coordinator, replica
 from twisted_kv.commit import GroupCommit
-from twisted_kv.conversation import NOTHING, Outcome, Send
+from twisted_kv.conversation import Send
 from twisted_kv.errors import KvError, PeerUnreachable
 from twisted_kv.identity import Identity
 from twisted_kv.names import NodeId
@@ -25,14 +31,14 @@ from twisted_kv.peers import http
 from twisted_kv.preconditions import Precondition, Verdict
 from twisted_kv.proposing import Proposer
 from twisted_kv.reading import Read
-from twisted_kv.register import ACCEPT, FETCH, READ, Cell, Op, Reply
+from twisted_kv.register import ACCEPT, Op, Reply
 from twisted_kv.simulation import cluster, story
 from twisted_kv.simulation.campaign import quiet
 from twisted_kv.simulation.cluster import Node
 from twisted_kv.simulation.disk import Disk
 from twisted_kv.simulation.story import DRAWN, Settings, Story
 from twisted_kv.storage.memory import MemoryEngine
-from twisted_kv.versions import Ballot, HybridClock, record_version
+from twisted_kv.versions import HybridClock, record_version
 from twisted_kv.web import answers
 from twisted_kv.wire import BatchReply, Header
 from twisted_kv.writing import Write
@@ -116,40 +122,12 @@ def complete_under_a_new_version(patch: Patch) -> None:
 
 def read_by_version(patch: Patch) -> None:
     """A fast read is content where a majority shows the same version, under whatever ballots."""
-
-    class Wrong(Read):
-        __slots__ = ("records",)
-
-        def begin(self) -> Sequence[Send]:
-            self.records: dict[NodeId, bytes] = {}
-            nodes = [node for node, _ in super().begin()]
-            self._fetching = set(nodes)
-            return [Send(node, Op(FETCH, self.key)) for node in nodes]
-
-        def _taken(self, node: NodeId, reply: Reply) -> Sequence[Send]:
-            if self.phase == READ:
-                self.records[node] = reply.record
-                alike = [record for record in self.records.values() if record[2:18] == reply.record[2:18]]
-                if len(self.records) >= self._required and len(alike) >= self.quorum:
-                    self.outcome = Outcome(reply.record, len(self.records))
-                    return NOTHING
-            return super()._taken(node, reply)
-
-    patch.setattr(coordinator, "Read", Wrong)
+    patch.setattr(coordinator, "Read", ReadByVersion)
 
 
 def ignore_promises(patch: Patch) -> None:
     """An owner takes plain writes below its promise."""
-    decide = register.decide
-
-    def wrong(cell: Cell, op: Op) -> tuple[Reply, Cell]:
-        plain = op.verb == ACCEPT and record_version(op.record) == op.ballot
-        if plain and op.ballot > cell.accepted:
-            kept = Cell(max(Ballot(op.ballot), cell.promised), Ballot(op.ballot), op.record)
-            return Reply(True, kept.accepted, kept.promised), kept
-        return decide(cell, op)
-
-    patch.setattr(replica, "decide", wrong)
+    patch.setattr(replica, "decide", decide_without_promises)
 
 
 def count_repeated_refusals(patch: Patch) -> None:

@@ -17,6 +17,7 @@ from ..membership import State, decode_state
 from .cluster import Cluster, Node
 from .disk import Disk
 from .network import Weather
+from .world import Call
 
 NODES_MAX = 7
 
@@ -35,6 +36,7 @@ class Swarm:
         """What lasted for a while: name, begin and end in seconds."""
         self._lasts_s = 0.0
         self._raging = False
+        self._next: Call | None = None
 
     def rage(self) -> None:
         """Begin."""
@@ -43,7 +45,7 @@ class Swarm:
 
     def _again(self) -> None:
         if self._raging and self.on:
-            self._cluster.world_host.callLater(self._random.expovariate(1 / self.pace_s), self._strike)
+            self._next = self._cluster.world_host.callLater(self._random.expovariate(1 / self.pace_s), self._strike)
 
     def _strike(self) -> None:
         if self._raging:
@@ -64,6 +66,8 @@ class Swarm:
         """End all faults, and start again whatever does not run."""
         cluster = self._cluster
         self._raging = False
+        if self._next is not None and self._next.active():
+            self._next.cancel()
         cluster.network.deaf.clear()
         cluster.network.weather = Weather()
         cluster.shelf.unusable = False
