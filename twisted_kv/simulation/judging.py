@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from .linearizability import Event, Fate, Kind, violation
-from .workload import CLOCK_S, EXPIRY_CLIENT, GONE, History, number_in
+from .workload import CLOCK_S, EXPIRY_CLIENT, GONE, SOMEBODY, History, number_in
 from .zones import fits, zone_violation
 
 
@@ -75,7 +75,7 @@ def tombstones_of_unknown_origin(history: History) -> list[Event]:
     for attempt in history.attempts:
         makers[attempt.key] = min(attempt.called, makers.get(attempt.key, attempt.called))
     return [
-        Event("somebody", Kind.DELETE, key, value, makers[key], None, Fate.UNKNOWN)
+        Event(SOMEBODY, Kind.DELETE, key, value, makers[key], None, Fate.UNKNOWN)
         for key, value in seen
         if (key, value) not in made and key in makers
     ]

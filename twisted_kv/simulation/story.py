@@ -127,7 +127,7 @@ class Story:
         if failures and not verdict.trouble:
             verdict.check, verdict.trouble = "log", f"a failure was logged: {failures[0]}"
         verdict.digest = self.world.digest
-        verdict.operations = len(self.history.events) + len(self.history.loose)
+        verdict.operations = self.history.operations
         verdict.unknown = sum(event.fate is Fate.UNKNOWN for event in self.history.events)
         verdict.bands = self.swarm.bands
         verdict.events = self.world.events

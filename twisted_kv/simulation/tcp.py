@@ -111,10 +111,17 @@ class Socket:
     def getPeer(self) -> IPv4Address:
         return self._there
 
-    def setTcpNoDelay(self, enabled: bool) -> None: ...
-    def setTcpKeepAlive(self, enabled: bool) -> None: ...
-    def getTcpNoDelay(self) -> bool: ...
-    def getTcpKeepAlive(self) -> bool: ...
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """Nothing waits for more to be written here."""
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        """Connections that stay half open are what a simulation wants."""
+
+    def getTcpNoDelay(self) -> bool:
+        return True
+
+    def getTcpKeepAlive(self) -> bool:
+        return False
 
     # The way there.
 

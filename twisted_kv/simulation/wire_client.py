@@ -100,10 +100,18 @@ class WireClient(Client):
     # Requests.
 
     def _ask(
-        self, proxy: Proxy, method: bytes, target: bytes, body: bytes | None, ended: Callable[[Told | None], object],
+        self,
+        proxy: Proxy,
+        method: bytes,
+        target: bytes,
+        body: bytes | None,
+        ended: Callable[[Told | None], object],
         **headers: bytes,
-    ) -> Deferred[object]:  # fmt: skip
-        """Make a request; tell what was answered, or None where the answer is unknown. Nothing, if nothing was sent."""
+    ) -> Deferred[object]:
+        """Make a request.
+
+        :param ended: told what was answered, or None where that is unknown; not called if nothing was sent.
+        """
         url = b"http://%b:%d%b" % (proxy.host.name.encode(), PORT, target)
         sent = Headers({name.replace("_", "-").encode(): [value] for name, value in headers.items()})
         producer = WholeBody(body) if body is not None else None

@@ -19,7 +19,8 @@ from ..versions import Record, Version, decode_record
 from .cluster import Cluster, Proxy
 from .linearizability import Event, Fate, Kind
 
-EXPIRY_CLIENT = "expiry"
+EXPIRY_CLIENT, SOMEBODY = "expiry", "somebody"
+"""Who has made what was not seen to be made by a client: the clock; whoever a tombstone of unknown origin is from."""
 
 GONE = b"\0gone "
 """What begins the name of a tombstone in a history; its version follows. No client writes such a value."""
@@ -164,6 +165,11 @@ class History:
     @property
     def now_s(self) -> float:
         return self._cluster.world.now_s
+
+    @property
+    def operations(self) -> int:
+        """How many operations of clients there is something to check of."""
+        return sum(event.client not in (EXPIRY_CLIENT, SOMEBODY) for event in self.events) + len(self.loose)
 
     def shown(self, key: bytes, record: Record | None) -> bytes | None:
         """Name what a key holds: a value, a tombstone, or None if it was never written."""
