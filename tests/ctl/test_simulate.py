@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner, Result
 
-from tests.laws.test_register import settle_for_less_than_a_majority
+from tests.simulation.mutants import failure_is_certain, settle_for_less_than_a_majority
 from twisted_kv.ctl.main import main
 from twisted_kv.simulation import campaign
 
@@ -37,7 +41,7 @@ def test_seeds_are_run_counted_and_found_well() -> None:
 def test_what_is_found_wrong_is_shown_drawn_and_can_be_repeated(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    settle_for_less_than_a_majority(monkeypatch)
+    failure_is_certain(monkeypatch)
     options = ("--seeds", "0..40", "--profile", "partitions", "--pictures", tmp_path / "pictures")
     found = kvctl("simulate", *options)
     assert found.exit_code == 1
@@ -51,6 +55,49 @@ def test_what_is_found_wrong_is_shown_drawn_and_can_be_repeated(
     repeated = kvctl(*arguments, "--pictures", tmp_path / "again")
     assert repeated.exit_code == 1
     assert again in repeated.output
+
+
+def test_what_an_invariant_finds_is_shown_with_what_clients_last_did(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settle_for_less_than_a_majority(monkeypatch)
+    found = kvctl("simulate", "--seeds", "0..4", "--messages", "--pictures", tmp_path)
+    assert found.exit_code == 1
+    assert "settled: " in found.output
+    assert "what clients last did with that key:" in found.output
+    assert "--messages" in next(line for line in found.output.splitlines() if line.startswith("repeat it with"))
+    drawn = next(tmp_path.glob("seed-*.svg"))
+    assert ElementTree.parse(drawn).getroot().tag.endswith("svg")
+
+
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM], ids=lambda told: told.name)
+def test_a_campaign_that_is_told_to_end_says_what_it_has_done_and_leaves_no_process(told: signal.Signals) -> None:
+    command = "from twisted_kv.ctl.main import main; main()"
+    arguments = [sys.executable, "-c", command, "simulate", "--seeds", "0..100000", "--jobs", "2"]
+    campaign = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1)
+    children = Path(f"/proc/{campaign.pid}/task/{campaign.pid}/children")
+    deadline = time.monotonic() + 60
+    # Its workers are there when it has its helper and both of them.
+    while len(workers := children.read_text().split()) < 3:
+        assert campaign.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    campaign.send_signal(told)
+    output, complaints = campaign.communicate(timeout=60)
+    assert campaign.returncode == 130
+    assert "interrupted after" in output
+    assert "Traceback" not in output + complaints
+    # The helper ends by itself as soon as it sees that nobody is left.
+    while any(runs(pid) for pid in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def runs(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 @pytest.mark.parametrize("seeds", ["x", "1..", "..4", "5..5", "7..3", "-1", "1...3"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from pathlib import Path
@@ -14,11 +15,14 @@ from rich.table import Table
 from ..simulation.campaign import Totals, runs
 from ..simulation.faults import EVERYTHING, PROFILES
 from ..simulation.judging import SEARCH, ZONES
+from ..simulation.linearizability import Event
 from ..simulation.picture import Band, timeline
 from ..simulation.shortest import shortest
 from ..simulation.story import Settings, Verdict
 
-FAILED = 1
+FAILED, INTERRUPTED = 1, 130
+LAST_SHOWN = 20
+"""Operations that are shown of a key where there is no shorter history that says the same."""
 
 
 class Seeds(click.ParamType):
@@ -61,23 +65,30 @@ def simulate(
 ) -> None:
     """Run whole clusters from seeds, with everything going wrong, and judge what their clients saw.
 
-    The same seed gives the same run. Ends with status 1 if anything was found.
+    The same seed gives the same run. Ends with status 1 if anything was found, 130 if it was interrupted before that.
     """
     settings = Settings(nodes or 0, proxies or 0, operations or 0, profile, wire)
     console = Console(highlight=False)
     totals = Totals()
-    began = time.monotonic()
+    began, interrupted = time.monotonic(), False
+    # Both ways to be told to end leave a table of what was done.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("seeds", total=len(seeds))
-        for verdict in runs(seeds, settings, jobs):
-            totals.add(verdict)
-            progress.advance(task)
-            if verdict.trouble:
-                progress.console.print(report(verdict, settings, pictures), markup=False, soft_wrap=True)
+        try:
+            for verdict in runs(seeds, settings, jobs):
+                totals.add(verdict)
+                progress.advance(task)
+                if verdict.trouble:
+                    progress.console.print(report(verdict, settings, pictures), markup=False, soft_wrap=True)
+        except KeyboardInterrupt:
+            interrupted = True
     console.print(table(totals, time.monotonic() - began))
-    if totals.failed:
-        sys.exit(FAILED)
+    if interrupted:
+        console.print(f"interrupted after {totals.seeds:,} of {len(seeds):,} seeds")
+    if totals.failed or interrupted:
+        sys.exit(FAILED if totals.failed else INTERRUPTED)
 
 
 def report(verdict: Verdict, settings: Settings, pictures: Path) -> str:
@@ -88,15 +99,21 @@ def report(verdict: Verdict, settings: Settings, pictures: Path) -> str:
         options.append("--wire" if settings.wire else "--messages")
     again = " ".join(["kvctl simulate --seeds", str(verdict.seed), *options])
     lines = [f"seed {verdict.seed}: {verdict.trouble.splitlines()[0]}"]
+    few: list[Event] = []
     if verdict.check in (ZONES, SEARCH):
         few = shortest(verdict.history)
+        lines.append("the shortest history that cannot be explained:")
+    else:
+        lines += verdict.trouble.splitlines()[1:]
+        if verdict.key:
+            of_key = [event for event in verdict.history if event.key == verdict.key]
+            few = sorted(of_key, key=lambda event: event.called)[-LAST_SHOWN:]
+            lines.append("what clients last did with that key:")
+    if few:
         picture = pictures / f"seed-{verdict.seed}.svg"
         pictures.mkdir(parents=True, exist_ok=True)
         picture.write_text(timeline(few, [Band(*band) for band in verdict.bands]), encoding="utf-8")
-        lines += ["the shortest history that cannot be explained:", *(f"    {event}" for event in few)]
-        lines.append(f"drawn in {picture}")
-    else:
-        lines += verdict.trouble.splitlines()[1:]
+        lines += [*(f"    {event}" for event in few), f"drawn in {picture}"]
     return "\n".join([*lines, f"repeat it with: {again}"])
 
 

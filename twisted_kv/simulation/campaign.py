@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -65,8 +66,14 @@ def runs(seeds: range, settings: Settings, jobs: int) -> Iterator[Verdict]:
         quiet()
         yield from map(partial(run, settings=settings), seeds)
         return
-    with get_context("spawn").Pool(jobs, quiet) as pool:
+    with get_context("spawn").Pool(jobs, work_for_another) as pool:
         yield from pool.imap_unordered(partial(run, settings=settings), seeds, chunksize=4)
+
+
+def work_for_another() -> None:
+    """Be a process of a pool: the one that has it says when to end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    quiet()
 
 
 def quiet() -> None:

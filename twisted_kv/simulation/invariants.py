@@ -58,7 +58,8 @@ class Invariants:
                 cell = MemoryEngine.get(engine, slot, key)
                 lacking += cell is None or cell.accepted < version
             if lacking >= majority(len(owners)):
-                raise Broken("settled", f"{lacking} of the owners of {key!r} lack what a majority had: {version.hex()}")
+                what = f"{lacking} of the owners of {key!r} lack what a majority had: {version.hex()}"
+                raise Broken("settled", what, key)
 
     def _present_view(self) -> View | None:
         document = self._cluster.shelf.document

@@ -11,11 +11,12 @@ from .zones import fits, zone_violation
 
 
 class Broken(AssertionError):
-    """A check that failed: which one, and what it found."""
+    """A check that failed: which one, what it found, and where it can say so, on which key."""
 
-    def __init__(self, check: str, what: str) -> None:
+    def __init__(self, check: str, what: str, key: bytes = b"") -> None:
         super().__init__(what)
         self.check = check
+        self.key = key
 
 
 ZONES = "zones"
@@ -86,7 +87,7 @@ def judge_versions(history: History) -> None:
     for (key, value), versions in history.versions.items():
         if len(versions) > 1:
             both = " and as ".join(version.hex() for version in versions)
-            raise Broken("version", f"{value!r} of {key!r} was shown as {both}")
+            raise Broken("version", f"{value!r} of {key!r} was shown as {both}", key)
 
 
 def judge_once(history: History) -> None:
@@ -97,13 +98,13 @@ def judge_once(history: History) -> None:
     seen |= {(event.key, event.base) for event in done if event.kind is Kind.SWAP}
     for key, value in sorted(never):
         if (key, value) in seen:
-            raise Broken("once", f"{value!r} of {key!r} was seen, and its client was told of another form")
+            raise Broken("once", f"{value!r} of {key!r} was seen, and its client was told of another form", key)
     effects: dict[tuple[str, bytes], bytes | None] = {}
     for event in history.events:
         if event.kind is Kind.SWAP and event.client != EXPIRY_CLIENT and (event.key, event.value) in seen:
             first = effects.setdefault((event.client, event.key), event.value)
             if first != event.value:
-                raise Broken("once", f"it took effect as {first!r} and again: {event}")
+                raise Broken("once", f"it took effect as {first!r} and again: {event}", event.key)
 
 
 def judge_level_one(history: History) -> None:
@@ -111,7 +112,7 @@ def judge_level_one(history: History) -> None:
     written = {(event.key, event.value): event.called for event in history.events if event.kind is not Kind.READ}
     for key, value, at_s in history.loose:
         if not written.get((key, value), float("inf")) <= at_s:
-            raise Broken("level one", f"a read of {key!r} answered {value!r}, which nobody had written")
+            raise Broken("level one", f"a read of {key!r} answered {value!r}, which nobody had written", key)
 
 
 def judge_expiry(history: History) -> None:
@@ -121,7 +122,8 @@ def judge_expiry(history: History) -> None:
     for event in history.events:
         expired_s = history.expires.get((event.key, event.value), float("inf"))
         if event.kind is Kind.READ and event.called > expired_s + CLOCK_S:
-            raise Broken("expiry", f"{event.value!r} was read after it had expired at {expired_s:g}: {event}")
+            what = f"{event.value!r} was read after it had expired at {expired_s:g}: {event}"
+            raise Broken("expiry", what, event.key)
 
 
 def judge_counters(history: History) -> None:
@@ -130,4 +132,4 @@ def judge_counters(history: History) -> None:
     for key, count in history.counted.items():
         value = last.get(key)
         if number_in(value) < count:
-            raise Broken("counter", f"{key!r} holds {value!r}, and was counted up {count} times")
+            raise Broken("counter", f"{key!r} holds {value!r}, and was counted up {count} times", key)

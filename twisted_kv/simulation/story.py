@@ -74,6 +74,8 @@ class Verdict:
     """What was found wrong; empty if nothing."""
     check: str = ""
     """Which check has found it."""
+    key: bytes = b""
+    """On which key, if that says something."""
     bands: list[tuple[str, float, float]] = field(default_factory=list)
     """Faults that lasted: name, begin and end in seconds."""
     history: list[Event] = field(default_factory=list)
@@ -119,7 +121,7 @@ class Story:
             # A Deferred that failed and that nobody asked says so when it goes.
             gc.collect()
         except Broken as error:
-            verdict.check, verdict.trouble = error.check, f"{error.check}: {error}"
+            verdict.check, verdict.trouble, verdict.key = error.check, f"{error.check}: {error}", error.key
         except Exception:
             verdict.check, verdict.trouble = "a bug", f"a bug: {Failure().getTraceback()}"
         finally:
