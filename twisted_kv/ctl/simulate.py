@@ -122,6 +122,7 @@ def table(totals: Totals, took_s: float) -> Table:
     shown = Table("what", "how much", title="simulated clusters", show_header=False, min_width=50)
     shown.add_row("seeds", f"{totals.seeds:,}")
     shown.add_row("of these at the wire level", f"{totals.wire:,}")
+    shown.add_row("alive with a member out of reach", f"{totals.cut_off:,}")
     shown.add_row("operations checked", f"{totals.operations:,}")
     shown.add_row("of these of unknown outcome", f"{totals.unknown:,}")
     shown.add_row("operations a second", f"{totals.operations / max(took_s, 1e-9):,.0f}")

@@ -23,6 +23,8 @@ class Totals:
     seeds: int = 0
     wire: int = 0
     """Seeds that simulated bytes."""
+    cut_off: int = 0
+    """Seeds in which everything had to succeed while one member was out of reach."""
     operations: int = 0
     unknown: int = 0
     events: int = 0
@@ -39,6 +41,7 @@ class Totals:
     def add(self, verdict: Verdict) -> None:
         self.seeds += 1
         self.wire += verdict.wire
+        self.cut_off += verdict.cut_off
         self.operations += verdict.operations
         self.unknown += verdict.unknown
         self.events += verdict.events

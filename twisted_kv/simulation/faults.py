@@ -68,7 +68,7 @@ class Swarm:
         self._raging = False
         if self._next is not None and self._next.active():
             self._next.cancel()
-        cluster.network.deaf.clear()
+        self.heal()
         cluster.network.weather = Weather()
         cluster.shelf.unusable = False
         cluster.doom = None
@@ -82,6 +82,20 @@ class Swarm:
         for proxy in cluster.proxies:
             proxy.host.paused_until_s = 0.0
             proxy.restart()
+
+    def cut_off_one(self) -> bool:
+        """Keep one member out of reach for good, if the others can do without it; say whether it is so."""
+        cluster = self._cluster
+        if cluster.replicas < 3 or self._random.random() < 0.5 or not self._all_remember():
+            return False
+        node = self._random.choice(self._members()).host.name
+        for proxy in cluster.proxies:
+            cluster.network.deaf |= {(node, proxy.host.name), (proxy.host.name, node)}
+        return True
+
+    def heal(self) -> None:
+        """Let everybody hear everybody."""
+        self._cluster.network.deaf.clear()
 
     # The network.
 
@@ -294,8 +308,12 @@ class Swarm:
         state = self._state()
         if state is None or not state.open or state.pending or state.change is not None:
             return False
-        lives = {seat.url: seat.incarnation for seat in state.members}
-        members = self._members()
+        return self._all_remember()
+
+    def _all_remember(self) -> bool:
+        """Whether every member, and there are three at least, has all that it ever acknowledged."""
+        state, members = self._state(), self._members()
+        lives = {seat.url: seat.incarnation for seat in state.members} if state is not None else {}
         bad = any(isinstance(node.engine, Disk) and node.engine.bad for node in members)
         return len(members) >= 3 and not bad and all(node.incarnation == lives[node.url] for node in members)
 

@@ -59,6 +59,8 @@ class Verdict:
 
     seed: int
     wire: bool = False
+    cut_off: bool = False
+    """Whether one member was out of reach in the first part of the liveness phase."""
     digest: str = ""
     operations: int = 0
     unknown: int = 0
@@ -159,7 +161,15 @@ class Story:
         self.world.until(lambda: all(client.idle for client in clients), 30.0)
 
     def _live(self) -> None:
-        """The liveness phase: all is well again, and everything has to succeed."""
+        """The liveness phase: a majority is well again, and everything has to succeed; then all are."""
+        self.verdict.cut_off = self.swarm.cut_off_one()
+        self._all_reads_succeed()
+        if self.verdict.cut_off:
+            self.swarm.heal()
+            self._all_reads_succeed()
+        self._owners_agree()
+
+    def _all_reads_succeed(self) -> None:
         cluster = self.cluster
         self.world.run(SETTLE_S)
         until_s = self.world.now_s + LIVENESS_S
@@ -168,6 +178,9 @@ class Story:
         for key in sorted(self.history.keys):
             for proxy in cluster.proxies:
                 self._read(proxy.rooms.coordinator.get, key, Level.STRONG, until_s)
+
+    def _owners_agree(self) -> None:
+        cluster, until_s = self.cluster, self.world.now_s + LIVENESS_S
         if not any(isinstance(node.engine, Disk) and node.engine.bad for node in cluster.nodes):
             for key in sorted(self.history.keys):
                 self._read(cluster.proxies[0].rooms.coordinator.get, key, Level.ALL, until_s)

@@ -159,12 +159,12 @@ class WireClient(Client):
             if told is None or told.code not in (200, 404):
                 return
             value = told.body if told.code == 200 else None
+            if level is Level.ONE:
+                history.saw_loosely(key, value)
+                return
             if value is not None:
-                self._saw(key, told.etag, value, level is not Level.ONE)
-            if level is not Level.ONE:
-                history.events.append(Event(self._name, Kind.READ, key, value, called, history.now_s))
-            elif value is not None:
-                history.loose.append((key, value, history.now_s))
+                self._saw(key, told.etag, value, settled=True)
+            history.events.append(Event(self._name, Kind.READ, key, value, called, history.now_s))
 
         return self._ask(proxy, b"GET", self._target(key, level), None, ended)
 

@@ -195,6 +195,11 @@ class History:
                 self.settled[key] = record.version
         return value
 
+    def saw_loosely(self, key: bytes, value: bytes | None) -> None:
+        """Take note of what a read at level ``one`` was shown: it may lie on one owner only, and never be chosen."""
+        if value is not None:
+            self.loose.append((key, value, self.now_s))
+
     def failed(self, failure: Failure) -> None:
         failure.trap(KvError)
         slug = failure.value.slug
@@ -304,11 +309,11 @@ class Client:
                 history.failed(result)
             elif result is not None:
                 record = decode_record(result.record) if result.record else None
-                value = history.saw(key, record, level is not Level.ONE and key not in history.changed)
-                if level is not Level.ONE:
-                    history.events.append(Event(self._name, Kind.READ, key, value, called, history.now_s))
-                elif value is not None:
-                    history.loose.append((key, value, history.now_s))
+                if level is Level.ONE:
+                    history.saw_loosely(key, history.shown(key, record))
+                    return
+                value = history.saw(key, record, settled=key not in history.changed)
+                history.events.append(Event(self._name, Kind.READ, key, value, called, history.now_s))
 
         return self._watch(proxy.rooms.coordinator.get(Key(key), level), ended)
 
