@@ -11,10 +11,10 @@ from twisted_kv.quorum import Level
 from twisted_kv.register import Cell
 from twisted_kv.ring import slot_of
 from twisted_kv.simulation.cluster import Cluster
+from twisted_kv.simulation.history import History
 from twisted_kv.simulation.invariants import Invariants
 from twisted_kv.simulation.judging import Broken
 from twisted_kv.simulation.sites import Sites
-from twisted_kv.simulation.workload import History
 from twisted_kv.simulation.world import World
 from twisted_kv.storage.engine import Change
 from twisted_kv.storage.memory import MemoryEngine

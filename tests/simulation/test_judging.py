@@ -9,10 +9,10 @@ import pytest
 from twisted_kv.limits import Limits
 from twisted_kv.sharing import Changed
 from twisted_kv.simulation.cluster import Cluster
+from twisted_kv.simulation.history import GONE, Attempt, History
 from twisted_kv.simulation.judging import Broken, judge
 from twisted_kv.simulation.linearizability import Event, Fate, Kind
 from twisted_kv.simulation.sites import Sites
-from twisted_kv.simulation.workload import GONE, Attempt, History
 from twisted_kv.simulation.world import World
 from twisted_kv.versions import Record, Version
 

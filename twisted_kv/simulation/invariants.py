@@ -11,8 +11,8 @@ from ..ring import slot_of
 from ..storage.memory import MemoryEngine
 from ..versions import record_version
 from .cluster import Cluster, Node, Proxy
+from .history import History
 from .judging import Broken
-from .workload import History
 
 
 class Invariants:

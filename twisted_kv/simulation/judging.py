@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from .history import CLOCK_S, EXPIRY_CLIENT, GONE, SOMEBODY, History, number_in
 from .linearizability import Event, Fate, Kind, violation
-from .workload import CLOCK_S, EXPIRY_CLIENT, GONE, SOMEBODY, History, number_in
 from .zones import fits, zone_violation
 
 

@@ -22,12 +22,13 @@ from ..versions import decode_record
 from .cluster import Cluster
 from .disk import Disk
 from .faults import CALM, EVERYTHING, Swarm
+from .history import History
 from .invariants import Invariants
 from .judging import Broken, judge
 from .linearizability import Event, Fate, Kind
 from .sites import Sites
 from .wire_client import WireClient
-from .workload import Client, History, Mix
+from .workload import Client, Mix
 from .world import World
 
 LIVENESS_S = 120.0

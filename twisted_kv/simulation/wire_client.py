@@ -18,10 +18,11 @@ from ..peers.http import Body, Endpoints, WholeBody
 from ..quorum import Level
 from ..versions import Record, Version
 from .cluster import Cluster, Proxy
+from .history import CLOCK_S, EXPIRY_CLIENT, History, number_in
 from .level import PORT, Wire
 from .linearizability import Event, Fate, Kind
 from .tcp import Stack
-from .workload import CLOCK_S, EXPIRY_CLIENT, Client, History, Mix, number_in
+from .workload import Client, Mix
 
 SUFFIXES = (b"", b"/a//b", b"%2F", b"\xff\x00 ?#", b"/../.")
 """What keys end with: a path is taken as it is, and its escapes are undone once."""
@@ -47,7 +48,7 @@ class Told(NamedTuple):
 class Guess:
     """A conditional change that was refused: its client saw that the key held another value than he thought.
 
-    He is told that value's version, and whose it is, is known at the end. See ``workload.Effects``.
+    He is told that value's version, and whose it is, is known at the end. See ``history.Effects``.
     """
 
     def __init__(self, history: History, client: str, key: bytes, called: float, etag: str | None) -> None:
