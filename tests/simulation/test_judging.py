@@ -147,6 +147,18 @@ def test_read_at_level_one_answers_what_somebody_had_begun_to_write(history: His
     assert verdict(history) == "level one"
 
 
+def test_read_at_level_one_may_see_a_form_of_a_change_that_was_given_up(history: History) -> None:
+    change = attempt(history)
+    first, second = change.decide(None), change.decide(Record(version(1), b"a"))
+    assert first is not None
+    assert second is not None
+    assert first.value is not None
+    change.told(Changed(Record(version(2), second.value), True, 3, 3))
+    history.events.append(event(Kind.PUT, b"a", 0, 1))
+    history.loose.append((K, first.value, 1.0))
+    assert verdict(history) == ""
+
+
 def test_value_read_behind_its_expiry_is_found_unless_clocks_go_wrong(history: History) -> None:
     history.events += [event(Kind.PUT, b"a", 0, 1), event(Kind.READ, b"a", 4.5, 6), event(Kind.READ, b"a", 7, 8)]
     history.expires[K, b"a"] = 5.0

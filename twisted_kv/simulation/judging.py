@@ -108,8 +108,12 @@ def judge_once(history: History) -> None:
 
 
 def judge_level_one(history: History) -> None:
-    """See that whatever a read at level ``one`` answered had been written by then. No more is promised."""
+    """See that whatever a read at level ``one`` answered had been written by then. No more is promised.
+
+    It may be a form of a conditional change that its client was not told of: one owner took it, and it was given up.
+    """
     written = {(event.key, event.value): event.called for event in history.events if event.kind is not Kind.READ}
+    written |= {given_up: attempt.called for attempt in history.attempts for given_up in attempt.never()}
     for key, value, at_s in history.loose:
         if not written.get((key, value), float("inf")) <= at_s:
             raise Broken("level one", f"a read of {key!r} answered {value!r}, which nobody had written", key)
