@@ -1,7 +1,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-TOOLS := wrk strace curl
+TOOLS := wrk strace curl etcd
+PACKAGES := wrk strace curl etcd-server
 
 .PHONY: run test test-system simulate mutants bench clean
 
@@ -16,7 +17,7 @@ test: $(VENV)/installed-test
 
 test-system: $(VENV)/installed-test
 	@for tool in $(TOOLS); do \
-		command -v $$tool >/dev/null || { echo "$@ needs $$tool: apt-get install $(TOOLS)" >&2; exit 1; }; \
+		command -v $$tool >/dev/null || { echo "$@ needs $$tool: apt-get install $(PACKAGES)" >&2; exit 1; }; \
 	done
 	$(BIN)/pytest -m system
 

@@ -12,7 +12,7 @@ from twisted.python.usage import UsageError
 from twisted.scripts.twistd import ServerOptions
 
 from tests.sockets.daemons import free_port
-from twisted_kv.config import ClusterConfig, NodeConfig, ProxyConfig, configured
+from twisted_kv.config import ClusterConfig, EtcdPlace, NodeConfig, ProxyConfig, configured
 from twisted_kv.errors import BadConfig
 from twisted_kv.limits import MIB, Limits
 
@@ -45,7 +45,7 @@ def test_the_defaults_are_those_of_the_original_on_loopback() -> None:
         Path("kvproxy-8080"),
         Path("kvcluster"),
     ]
-    assert proxy.state_path == Path("kvproxy-8080/state.json")
+    assert proxy.state_place == Path("kvproxy-8080/state.json")
 
 
 def test_the_file_wins_over_defaults_and_flags_over_the_file(toml: WriteToml) -> None:
@@ -69,14 +69,18 @@ def test_the_limits_table_changes_the_limits_it_names_and_no_others(shape: type[
     assert limits == Limits(value_bytes_max=64 * MIB, slow_read_s=2.0, batch_ops_max=7)
 
 
-def test_the_state_may_live_in_any_file_and_nowhere_else() -> None:
-    assert ProxyConfig(state="file:/var/lib/kv/state.json").state_path == Path("/var/lib/kv/state.json")
-    assert ProxyConfig(state="file:here.json").state_path == Path("here.json")
-    for wrong in ("etcd:http://127.0.0.1:2379", "file:", "state.json", ""):
+def test_the_state_may_live_in_any_file_or_in_etcd_and_nowhere_else() -> None:
+    assert ProxyConfig(state="file:/var/lib/kv/state.json").state_place == Path("/var/lib/kv/state.json")
+    assert ProxyConfig(state="file:here.json").state_place == Path("here.json")
+    one = ProxyConfig(state="etcd://127.0.0.1:2379/kv/blue").state_place
+    assert one == EtcdPlace(("http://127.0.0.1:2379",), "/kv/blue")
+    three = ProxyConfig(state="etcd://a:2379,b:2379,[::1]:2379/kv").state_place
+    assert three == EtcdPlace(("http://a:2379", "http://b:2379", "http://[::1]:2379"), "/kv")
+    for wrong in ("etcd:http://127.0.0.1:2379", "etcd://a:2379", "etcd://a:2379/", "etcd:///kv", "file:", "state", ""):
         with pytest.raises(BadConfig, match="cannot use") as caught:
-            _ = ProxyConfig(state=wrong).state_path
+            _ = ProxyConfig(state=wrong).state_place
         assert repr(wrong) in caught.value.detail
-        assert caught.value.hint == "give it as file:PATH"
+        assert caught.value.hint == "give it as file:PATH or as etcd://HOST:PORT[,HOST:PORT]/PREFIX"
 
 
 # What is wrong.

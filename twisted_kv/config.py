@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_type_hints
 
 import msgspec
 
@@ -33,6 +34,13 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Path(self.data_dir or f"kvnode-{self.port}")
 
 
+class EtcdPlace(NamedTuple):
+    """A place in etcd: the URLs of its members, and what the names of its keys begin with."""
+
+    urls: tuple[str, ...]
+    prefix: str
+
+
 class ProxyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``twistd kvproxy``. ``replicas`` and ``vnodes`` found a cluster; afterwards they must agree with it."""
 
@@ -51,14 +59,23 @@ class ProxyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Path(self.data_dir or f"kvproxy-{self.port}")
 
     @property
-    def state_path(self) -> Path:
-        """:raises BadConfig: if the state is to live in a store that this version does not know."""
+    def state_place(self) -> Path | EtcdPlace:
+        """Say where the cluster's state lives: in a file, or in etcd.
+
+        :raises BadConfig: if it is to live in a store that this version does not know.
+        """
         if self.state is None:
             return self.folder / "state.json"
         scheme, _, path = self.state.partition(":")
-        if scheme != "file" or not path:
-            raise BadConfig(f"state is {self.state!r}, which this version cannot use", "give it as file:PATH")
-        return Path(path)
+        if scheme == "file" and path:
+            return Path(path)
+        found = re.fullmatch(r"etcd://([^/]+)(/.+[^/])", self.state)
+        if found is None:
+            raise BadConfig(
+                f"state is {self.state!r}, which this version cannot use",
+                "give it as file:PATH or as etcd://HOST:PORT[,HOST:PORT]/PREFIX",
+            )
+        return EtcdPlace(tuple(f"http://{member}" for member in found[1].split(",")), found[2])
 
 
 class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

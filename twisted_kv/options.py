@@ -155,7 +155,7 @@ class ProxyOptions(RoleOptions):
         ["port", "p", None, "Port to listen on (8080)."],
         ["interface", "i", None, "Address to listen on (127.0.0.1)."],
         ["data-dir", "d", None, "Folder for everything the proxy writes (./kvproxy-PORT)."],
-        ["state", "s", None, "Where the cluster's state lives: file:PATH (file:./kvproxy-PORT/state.json)."],
+        ["state", "s", None, "Where the cluster's state lives: file:PATH, or etcd://HOST:PORT[,HOST:PORT]/PREFIX."],
         ["nodes", None, None, "URLs of nodes to add when the cluster has none yet, with commas between them."],
         ["replicas", "r", None, "Copies of each key; fixed when the cluster is founded (3)."],
         ["vnodes", None, None, "Ring tokens of a node of weight 1; fixed when the cluster is founded (256)."],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -41,7 +42,9 @@ from .peers.queue import Queues
 from .quorum import Level, parse_level
 from .ring import FNV_IS_COMPILED
 from .roster import Roster
+from .state.etcd import EtcdStore
 from .state.file import FileStore
+from .state.gateway import HttpGateway
 from .state.store import StateStore
 from .sweeper import Sweeper
 from .versions import COUNTER_BITS, Ballot, HybridClock, is_value
@@ -200,10 +203,19 @@ class Proxy(Service):
         if not FNV_IS_COMPILED:
             self.log.warn("fnv-hash-fast has no compiled part here: every look-up costs 3 us more")
         self._transport = HttpTransport(self._reactor, limits)
-        store = FileStore(self._reactor, config.state_path, limits)
+        store = self._state_store()
         self._rooms = Rooms(self._reactor, self._random, self._now_ms, limits, store, self._transport)
         starting = ensureDeferred(self._rooms.start(founding(config, self._random)))
         starting.addCallback(self._open).addErrback(self._cannot_start)
+
+    def _state_store(self) -> StateStore:
+        config, limits = self._config, self._config.limits
+        place = config.state_place
+        if isinstance(place, Path):
+            return FileStore(self._reactor, place, limits)
+        gateway = HttpGateway(self._transport, place.urls, limits)
+        name = f"{url_of(config.interface, config.port)}/{self._random.getrandbits(64):016x}"
+        return EtcdStore(self._reactor, gateway, place.prefix, name, limits)
 
     def _open(self, state: State) -> None:
         config = self._config

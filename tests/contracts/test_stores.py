@@ -1,4 +1,7 @@
-"""The contract of state stores. Each store goes through the same tests; what is the file's alone follows."""
+"""The contract of state stores. Each store goes through the same tests; what is the file's alone follows.
+
+``test_etcd.py`` has what is etcd's alone.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +19,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
+from tests.contracts.fake_etcd import FakeEtcd
 from twisted_kv.errors import StateUnusable
 from twisted_kv.limits import Limits
 from twisted_kv.membership import Seat, State, Wish, encode_state, founded, wished
 from twisted_kv.names import ClusterId
+from twisted_kv.state.etcd import EtcdStore
 from twisted_kv.state.file import FileStore
 from twisted_kv.state.store import StateStore
 
@@ -38,7 +44,13 @@ def files(folder: Path) -> Place:
     return Place(clock, lambda: FileStore(clock, folder / "deep" / "state.json", LIMITS))
 
 
-@pytest.fixture(params=[files], ids=["file"])
+def etcd(folder: Path) -> Place:
+    clock = Clock()
+    gateway, names = FakeEtcd(clock), count()
+    return Place(clock, lambda: EtcdStore(clock, gateway, "/kv", f"proxy {next(names)}", LIMITS))
+
+
+@pytest.fixture(params=[files, etcd], ids=["file", "etcd"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     made = request.param(tmp_path)
     yield made
