@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 from ..errors import KvError, PeerUnreachable, StateUnusable
 from ..limits import Limits
 from ..peers.http import HttpTransport
+from ..wire import UNDECODED
 
 JSON = "application/json"
 LINE_BYTES_MAX = 8 * 1024 * 1024
@@ -75,7 +76,10 @@ class HttpGateway:
                 self._last(url)
                 raise StateUnusable(f"etcd at {url} does not answer: {error.detail}", HINT) from None
             if answer.code == 200:
-                return msgspec.json.decode(answer.body, type=dict[str, Any])
+                try:
+                    return msgspec.json.decode(answer.body, type=dict[str, Any])
+                except UNDECODED as error:
+                    raise StateUnusable(f"what answers at {url} is no etcd: {error}", HINT) from None
             complaint = f"{url}: status {answer.code}, {answer.body[:200].decode('utf-8', 'replace')}"
             self._last(url)
         raise StateUnusable(f"no etcd could be asked; the last complaint: {complaint}", HINT)
@@ -111,8 +115,14 @@ class _Stream(LineOnlyReceiver):
         self._asked.addCallbacks(lambda response: response.original.deliverBody(self), self.connectionLost)
 
     def lineReceived(self, line: bytes) -> None:
-        if self._ended is not None:
-            self._line(msgspec.json.decode(line, type=dict[str, Any]))
+        if self._ended is None:
+            return
+        try:
+            message = msgspec.json.decode(line, type=dict[str, Any])
+        except UNDECODED:
+            self.transport.loseConnection()
+        else:
+            self._line(message)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         ended, self._ended = self._ended, None
