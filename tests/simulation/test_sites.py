@@ -12,7 +12,7 @@ from twisted_kv.simulation.sites import TIGHT, Sites
 from twisted_kv.simulation.story import Settings, Story
 
 PACKAGE = Path(__file__).parent.parent.parent / "twisted_kv"
-SEEDS_MAX = 400
+SEEDS_MAX = 200
 
 
 def named_sites() -> set[str]:
@@ -24,9 +24,11 @@ def named_sites() -> set[str]:
 def test_every_site_and_every_tight_limit_comes_up_in_some_seed_and_nothing_is_wrong_there() -> None:
     missing = named_sites() | {f"limits: {name}" for name in TIGHT}
     assert len(missing) >= 25
+    # Most sites that seldom come up are those of changes of the ring.
     for seed in range(2_000, 2_000 + SEEDS_MAX):
-        verdict = Story(seed, Settings(operations=60)).play()
-        assert not verdict.trouble, f"repeat with: kvctl simulate --seeds {seed} --operations 60\n{verdict.trouble}"
+        verdict = Story(seed, Settings(operations=30, profile="changes", wire=False)).play()
+        again = f"kvctl simulate --seeds {seed} --operations 30 --profile changes --messages"
+        assert not verdict.trouble, f"repeat with: {again}\n{verdict.trouble}"
         missing -= verdict.sites.keys()
         if not missing:
             break
