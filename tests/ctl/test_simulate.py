@@ -74,16 +74,22 @@ def test_what_an_invariant_finds_is_shown_with_what_clients_last_did(
 def test_a_campaign_that_is_told_to_end_says_what_it_has_done_and_leaves_no_process(told: signal.Signals) -> None:
     command = "from twisted_kv.ctl.main import main; main()"
     arguments = [sys.executable, "-c", command, "simulate", "--seeds", "0..100000", "--jobs", "2"]
-    campaign = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1)
-    children = Path(f"/proc/{campaign.pid}/task/{campaign.pid}/children")
-    deadline = time.monotonic() + 60
-    # Its workers are there when it has its helper and both of them.
-    while len(workers := children.read_text().split()) < 3:
-        assert campaign.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    campaign.send_signal(told)
-    output, complaints = campaign.communicate(timeout=60)
+    # Whoever starts the tests may have had SIGINT ignored, which children inherit.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as campaign:
+        signal.signal(signal.SIGINT, before)
+        try:
+            children = Path(f"/proc/{campaign.pid}/task/{campaign.pid}/children")
+            deadline = time.monotonic() + 60
+            # Its workers are there when it has its helper and both of them.
+            while len(workers := children.read_text().split()) < 3:
+                assert campaign.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            campaign.send_signal(told)
+            output, complaints = campaign.communicate(timeout=60)
+        finally:
+            campaign.kill()
     assert campaign.returncode == 130
     assert "interrupted after" in output
     assert "Traceback" not in output + complaints

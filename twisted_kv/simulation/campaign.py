@@ -15,6 +15,8 @@ from twisted.logger import globalLogBeginner
 
 from .story import Settings, Story, Verdict
 
+ENDINGS = {signal.SIGINT, signal.SIGTERM}
+
 
 @dataclass
 class Totals:
@@ -69,13 +71,17 @@ def runs(seeds: range, settings: Settings, jobs: int) -> Iterator[Verdict]:
         quiet()
         yield from map(partial(run, settings=settings), seeds)
         return
+    # To be told to end while the processes are being made would leave them half made, each with a traceback.
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
     with get_context("spawn").Pool(jobs, work_for_another) as pool:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
         yield from pool.imap_unordered(partial(run, settings=settings), seeds, chunksize=4)
 
 
 def work_for_another() -> None:
-    """Be a process of a pool: the one that has it says when to end."""
+    """Be a process of a pool: the one that has it says when to end, by SIGTERM."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
     quiet()
 
 
