@@ -8,16 +8,18 @@ floor 0, the laws: no Twisted, no clock, no randomness, no files
     ``versions`` ``register`` ``digest``  ballots and records; what one key is: the acceptor's rules
     ``conversation`` ``reading`` ``proposing`` ``writing`` ``conditional``   what a proxy says to a key's owners, as
                                         state machines
-    ``ring`` ``quorum`` ``membership`` ``seating``   who owns what; how many are enough; the state and its changes
+    ``ring`` ``quorum`` ``membership`` ``views`` ``planning`` ``seating``   who owns what; who votes; the state and its
+                                        changes; what a change has to copy
     ``liveness`` ``wire`` ``preconditions``   who is avoided; bytes to messages and back; If-Match
 floor 1, the disk, what is counted, and what the simulation lets happen
     ``storage`` ``metrics`` ``buggify``
 floor 2, one replica, and the way to the others
-    ``replica`` ``identity`` ``commit`` ``peers`` ``state`` ``periodic``
+    ``replica`` ``identity`` ``commit`` ``peers`` ``state`` ``periodic`` ``throttle``
 floor 3, conversations, one purpose each
     ``operation`` ``chain`` ``sharing`` ``coordinator``   a client's operation
     ``listing`` ``sweeper``             pages of keys; what has expired
-    ``roster`` ``mover`` ``filling``      membership and epochs; carrying a change of the ring out
+    ``roster`` ``probing``              membership and epochs; who is there
+    ``mover`` ``filling`` ``pulling`` ``settling``   carrying a change of the ring out
 floor 4, the doors
     ``web``
 floor 5, assembly

@@ -10,12 +10,12 @@ from twisted.python.failure import Failure
 
 from .errors import ChangeUnderWay, KvError, PeerSilent, PeerUnreachable, Unreached
 from .limits import Limits
-from .membership import View
 from .names import Key, NodeId
 from .operation import Done, changing
 from .peers.queue import Queues
 from .register import FETCH, Op, Reply
 from .ring import slot_of
+from .views import View
 
 
 def read_one(owners: Sequence[NodeId], fetch: Callable[[NodeId], Deferred[Reply]]) -> Deferred[Reply]:
@@ -74,7 +74,7 @@ class Chains:
         while True:
             view = self._view
             assert view is not None
-            owners = view.table[slot_of(key)]
+            owners = view.electorates[slot_of(key)].nodes
             try:
                 if not view.open:
                     raise changing()

@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import NamedTuple, TypeAlias
 
 from .conversation import NOTHING, Outcome, Send
-from .names import Key, NodeId
+from .names import Key
 from .proposing import Proposer
-from .quorum import Level
+from .quorum import Electorate, Level, Voters
 from .register import ACCEPT, Op, Reply
 from .versions import NONE, HybridClock, Record, Version, decode_record
 
@@ -68,7 +68,7 @@ class Conditional(Proposer):
     def __init__(
         self,
         key: Key,
-        owners: Sequence[NodeId],
+        electorate: Electorate,
         clock: HybridClock,
         now_ms: Callable[[], int],
         wanted: Sequence[Decide],
@@ -79,7 +79,7 @@ class Conditional(Proposer):
         self._fates: dict[Version, list[Decided]] = {}
         self._bases: dict[Version, Version | None] = {}
         self._rivalled = False
-        super().__init__(key, owners, clock, Level.STRONG)
+        super().__init__(key, electorate, clock, Level.STRONG)
 
     def begin(self) -> Sequence[Send]:
         return self._prepare()
@@ -90,9 +90,9 @@ class Conditional(Proposer):
         flying = [self._flying] if self._flying is not None else []
         return not any(self._fates[version][number].changed for version in (*self.mine, *flying))
 
-    def _refused(self, reply: Reply, resent: bool) -> Sequence[Send]:
+    def _refused(self, bit: Voters, reply: Reply, resent: bool) -> Sequence[Send]:
         self._rivalled = self._rivalled or reply.promised > reply.accepted
-        return super()._refused(reply, resent)
+        return super()._refused(bit, reply, resent)
 
     def _gives_way(self) -> bool:
         """Pause the first time too where somebody has prepared and not yet finished.
@@ -167,11 +167,11 @@ class Conditional(Proposer):
         self.proposed = best.record
         # What is open lies on a minority, perhaps above what all the others hold: it could still come out from there.
         if self.alike and not self.mine:
-            self.outcome = Outcome(best.record, self.confirmed)
+            self.outcome = Outcome(best.record, self.acks)
             return NOTHING
         assert best.accepted != NONE
         self._doubtful = False
-        return self._ask(ACCEPT, Op(ACCEPT, self.key, self.ballot, best.record), self.owners)
+        return self._ask(ACCEPT, Op(ACCEPT, self.key, self.ballot, best.record))
 
 
 def _versions(record: Record | None) -> tuple[Version, ...]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from .errors import DeadlinePassed, KvError, Unreached
 from .names import Key, NodeId
-from .quorum import majority
+from .quorum import Electorate, Quota, Voters, met
 from .register import ACCEPT, PREPARE, READ, Op, Reply
 from .versions import NONE, Ballot, HybridClock
 
@@ -52,6 +52,7 @@ class Conversation:
         "best",
         "clock",
         "confirmed",
+        "electorate",
         "errors",
         "key",
         "needed",
@@ -66,7 +67,7 @@ class Conversation:
         "waiting",
     )
 
-    def __init__(self, key: Key, owners: Sequence[NodeId], clock: HybridClock) -> None:
+    def __init__(self, key: Key, electorate: Electorate, clock: HybridClock) -> None:
         self.key = key
         self.clock = clock
         self.round = 0
@@ -74,25 +75,31 @@ class Conversation:
         self.paused = False
         self.outcome: Outcome | None = None
         self.errors: dict[NodeId, str] = {}
-        self._seat(owners)
+        self._seat(electorate)
 
-    def _seat(self, owners: Sequence[NodeId]) -> None:
-        self.owners = owners
-        self.quorum = majority(len(owners))
-        self.needed = self.quorum
+    def _seat(self, electorate: Electorate) -> None:
+        self.electorate = electorate
+        self.owners = electorate.nodes
+        self.quorum = electorate.quorum
+        self.needed: Quota = self.quorum
         self.phase = READ
         self.ballot = NONE
         self.proposed = b""
         self.best: Reply | None = None
         self.alike = True
-        self.confirmed = 0
-        self.refused = 0
-        self.waiting: set[NodeId] = set()
+        self.confirmed: Voters = 0
+        self.refused: Voters = 0
+        self.waiting: Voters = 0
 
     @property
     def in_doubt(self) -> bool:
         """Whether something that was proposed may have taken effect, or may still."""
         return False
+
+    @property
+    def acks(self) -> int:
+        """How many have confirmed in this round."""
+        return self.confirmed.bit_count()
 
     def begin(self) -> Sequence[Send]:
         raise NotImplementedError
@@ -102,11 +109,11 @@ class Conversation:
         self.paused = False
         return self._prepare()
 
-    def restart(self, owners: Sequence[NodeId]) -> Sequence[Send]:
+    def restart(self, electorate: Electorate) -> Sequence[Send]:
         """Begin again with the owners of another epoch: answers of two epochs are never counted together."""
         self.paused = False
         self.errors = {}
-        self._seat(owners)
+        self._seat(electorate)
         return self.begin()
 
     def nudge(self) -> Sequence[Send]:
@@ -117,7 +124,7 @@ class Conversation:
         """End the conversation because its deadline has passed."""
         if self.outcome is not None:
             return
-        for node in self.waiting:
+        for node in self.electorate.members(self.waiting):
             self.errors.setdefault(node, "no answer before the deadline")
         self._end_unreached(DeadlinePassed, "the deadline passed")
 
@@ -127,14 +134,15 @@ class Conversation:
         :param round_: the round that the question belonged to; an answer to an older one changes nothing.
         :param resent: the question may have arrived twice, so a refusal may be the second answer to it.
         """
-        if round_ != self.round or self.outcome is not None or node not in self.waiting:
+        bit = self.electorate.bits.get(node, 0)
+        if round_ != self.round or self.outcome is not None or not self.waiting & bit:
             return NOTHING
-        self.waiting.remove(node)
+        self.waiting ^= bit
         if not reply.taken:
-            self.refused += 1
+            self.refused |= bit
             self.clock.learn(Ballot(max(reply.accepted, reply.promised)))
-            return self._refused(reply, resent)
-        self.confirmed += 1
+            return self._refused(bit, reply, resent)
+        self.confirmed |= bit
         if self.phase == PREPARE:
             if self.best is not None and reply.accepted != self.best.accepted:
                 self.alike = False
@@ -147,28 +155,30 @@ class Conversation:
 
         :param arrived: whether the question may have had its effect.
         """
-        if round_ != self.round or self.outcome is not None or node not in self.waiting:
+        bit = self.electorate.bits.get(node, 0)
+        if round_ != self.round or self.outcome is not None or not self.waiting & bit:
             return NOTHING
-        self.waiting.remove(node)
+        self.waiting ^= bit
         self.errors[node] = error
         return self._silent(node, arrived)
 
     # One round.
 
-    def _ask(self, phase: int, op: Op, nodes: Sequence[NodeId], confirmed: int = 0) -> Sequence[Send]:
+    def _ask(self, phase: int, op: Op, confirmed: Voters = 0) -> Sequence[Send]:
+        """Put a question to everybody but those who have confirmed already."""
         self.round += 1
         self.phase = phase
         self.confirmed = confirmed
         self.refused = 0
-        self.waiting = set(nodes)
-        return [Send(node, op) for node in nodes]
+        self.waiting = self.electorate.everybody & ~confirmed
+        return [Send(node, op) for node, bit in self.electorate.bits.items() if not bit & confirmed]
 
     def _taken(self, node: NodeId, reply: Reply) -> Sequence[Send]:
-        if self.confirmed >= self.needed:
+        if met(self.needed, self.confirmed):
             return self._chosen() if self.phase == ACCEPT else self._propose()
         return self._weigh()
 
-    def _refused(self, reply: Reply, resent: bool) -> Sequence[Send]:
+    def _refused(self, bit: Voters, reply: Reply, resent: bool) -> Sequence[Send]:
         return self._weigh()
 
     def _silent(self, node: NodeId, arrived: bool) -> Sequence[Send]:
@@ -176,12 +186,12 @@ class Conversation:
 
     def _weigh(self) -> Sequence[Send]:
         """Go on as soon as this round can no longer succeed."""
-        if self.confirmed + len(self.waiting) >= self.needed:
+        if met(self.needed, self.confirmed | self.waiting):
             return NOTHING
         return self._thwarted()
 
     def _thwarted(self) -> Sequence[Send]:
-        if self.confirmed + self.refused + len(self.waiting) < self.quorum:
+        if not met(self.quorum, self.confirmed | self.refused | self.waiting):
             self._end_unreached(Unreached, "too few replicas answered")
             return NOTHING
         return NOTHING if self._gives_way() else self._prepare()
@@ -199,13 +209,13 @@ class Conversation:
         self.alike = True
         self.needed = self.quorum
         self.ballot = self.clock.tick()
-        return self._ask(PREPARE, Op(PREPARE, self.key, self.ballot), self.owners)
+        return self._ask(PREPARE, Op(PREPARE, self.key, self.ballot))
 
     def _propose(self) -> Sequence[Send]:
         raise NotImplementedError
 
     def _chosen(self) -> Sequence[Send]:
-        self.outcome = Outcome(self.proposed, self.confirmed)
+        self.outcome = Outcome(self.proposed, self.acks)
         return NOTHING
 
     def _end_unreached(self, kind: type[Unreached], what: str) -> None:

@@ -15,16 +15,16 @@ from .conditional import Conditional, Decide, leave
 from .conversation import Conversation
 from .errors import DeadlinePassed, KvError, NoNodes, Overloaded, Unreached
 from .limits import Limits
-from .membership import View
 from .metrics import ProxyMetrics
 from .names import Key, NodeId
 from .operation import Done, Operation, changing
 from .peers.queue import Queues
-from .quorum import Level
+from .quorum import Electorate, Level
 from .reading import Read
 from .ring import slot_of
 from .sharing import Changed, Sharing
 from .versions import HybridClock, Version, is_expired
+from .views import View
 from .writing import Write
 
 READS_OF_A_TURN = 16
@@ -61,7 +61,8 @@ class Coordinator:
         self._operations: dict[Operation, None] = {}
         self._bytes = 0
         self._turn = 0
-        self._sorted: dict[tuple[NodeId, ...], tuple[NodeId, ...]] = {}
+        self._arranged: dict[tuple[Electorate, int], Electorate] = {}
+        self._avoided: set[NodeId] = set()
         self._view: View | None = None
         self._chains = Chains(clock, limits, queues)
         self._sharing = Sharing(
@@ -79,7 +80,7 @@ class Coordinator:
     def adopt(self, view: View) -> None:
         """Act on another view. While it is closed operations wait; when it opens they begin again in its epoch."""
         self._view = view
-        self._sorted.clear()
+        self._arranged.clear()
         self.queues.adopt(view)
         if view.open:
             for operation in list(self._operations):
@@ -157,23 +158,32 @@ class Coordinator:
         found = await self.change(key, leave)
         return found.record is not None and found.record.version > before
 
-    def order(self, key: Key, kind: str) -> tuple[NodeId, ...]:
-        """Name a key's owners; for a read those to ask first come first: the healthy ones, in turn."""
+    def order(self, key: Key, kind: str) -> Electorate:
+        """Say who votes on a key; for a read those to ask first come first: the healthy ones, in turn."""
         assert self._view is not None
-        owners = self._view.table[slot_of(key)]
-        if kind != "read" or not owners:
-            return owners
+        electorate = self._view.electorates[slot_of(key)]
+        if kind != "read" or not electorate.nodes:
+            return electorate
         # Reads that follow one another ask the same nodes, then the next ones: fewer and larger batches.
         self._turn += 1
-        turn = self._turn // READS_OF_A_TURN % len(owners)
+        turn = self._turn // READS_OF_A_TURN % len(electorate.nodes)
         if self.buggify("coordinator: another owner is read first"):
             turn = -1
-        nearby = self._sorted.get(owners)
-        if nearby is None:
-            nearby = self._sorted[owners] = tuple(sorted(owners))
-        nearby = nearby[turn:] + nearby[:turn]
         avoided = self.queues.avoided()
-        return tuple(sorted(nearby, key=avoided.__contains__)) if avoided else nearby
+        if avoided != self._avoided:
+            self._avoided = avoided
+            self._arranged.clear()
+        arranged = self._arranged.get((electorate, turn))
+        if arranged is None:
+            arranged = self._arranged[electorate, turn] = self._arrange(electorate, turn)
+        return arranged
+
+    def _arrange(self, electorate: Electorate, turn: int) -> Electorate:
+        nearby = sorted(electorate.nodes)
+        nearby = nearby[turn:] + nearby[:turn]
+        # Where a slot moves, who was an owner and will be one counts twice, and has what is read.
+        nearby.sort(key=lambda node: (node in self._avoided, -electorate.seats_of(node)))
+        return electorate.arranged(nearby)
 
     def pause(self, operation: Operation) -> None:
         """Let a contended key rest: full jitter, doubling (Brooker, "Exponential Backoff and Jitter", 2015)."""

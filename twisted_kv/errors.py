@@ -239,6 +239,16 @@ class NothingLost(KvError):
     title = "There is no loss to accept"
 
 
+class NoSuchMember(KvError):
+    slug = "no-such-member"
+    title = "There is no such member"
+
+
+class NoSuchTask(KvError):
+    slug = "no-such-task"
+    title = "There is no such task"
+
+
 # What becomes of a request to a node.
 
 

@@ -102,6 +102,30 @@ class Limits:
     page_bytes_max: int = 4 * MIB
     """Bytes in one page of a slot copy, unless a single record is larger."""
 
+    pull_slots_max: int = 512
+    """Slots that a node which copies compares at a time."""
+
+    pull_records_max: int = 4_096
+    """Records after which a node that copies reports to who drives the change: a fraction of a second's work."""
+
+    pull_s_max: float = 1.0
+    """How long it copies before it reports in any case. Well below ``control_timeout_s``."""
+
+    pulls_at_once: int = 4
+    """Nodes that copy at the same time in one change."""
+
+    pull_passes_max: int = 3
+    """How often slots are looked at again before a change may end: by then only what clients write just now differs."""
+
+    settled_at_once: int = 256
+    """Disputed keys that are proposed again in one round."""
+
+    rebalance_bytes_per_s: int = 64 * MIB
+    """How fast one change moves data, at most; it slows down by itself while clients wait longer because of it."""
+
+    change_answer_s: float = 5.0
+    """How long a call that changes the ring waits for the data to have moved; it goes on as a task."""
+
     keys_page_max: int = 1_000
     """Keys in one page of a listing: about 10 ms of a node's time."""
 

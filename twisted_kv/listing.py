@@ -16,12 +16,12 @@ from twisted.internet.task import deferLater
 
 from .errors import ChangeUnderWay, KvError, OtherEpoch, Unreached
 from .limits import Limits
-from .membership import View
 from .names import Key, NodeId
 from .peers.control import Control
-from .quorum import majority
+from .quorum import Electorate, Group, majority
 from .ring import slot_of
 from .versions import has_expired
+from .views import View
 from .wire import KeyRow, KeysPage
 
 SPARE_ROWS = 1.25
@@ -109,7 +109,7 @@ class Listing:
         there: dict[Key, bool] = {}
         disputed: list[Key] = []
         for key in map(Key, sorted(said)):
-            owners = [node for node in view.table[slot_of(key)] if node in pages]
+            owners = [node for node in _holders(view.electorates[slot_of(key)]).voters if node in pages]
             votes = {_vote(said[key].get(node), now_ms) for node in owners}
             there[key] = votes == {True}
             if len(votes) > 1:
@@ -144,17 +144,22 @@ class Listing:
             # epochs.
             self._look_around()
             raise ChangeUnderWay("the epoch has moved", "try again in a moment")
-        for owners in view.owner_sets:
-            acks = sum(node in pages for node in owners)
-            if acks < majority(len(owners)):
+        for owners in set(map(_holders, view.electorates)):
+            acks = sum(node in pages for node in owners.voters)
+            if acks < majority(owners.size):
                 raise Unreached(
-                    f"some keys have only {acks} of {len(owners)} owners that answer, a listing needs a majority",
+                    f"some keys have only {acks} of {owners.size} owners that answer, a listing needs a majority",
                     "start the nodes again that are down",
-                    required=majority(len(owners)),
+                    required=majority(owners.size),
                     acks=acks,
                     replicas=errors,
                 )
         return pages
+
+
+def _holders(electorate: Electorate) -> Group:
+    """Who together know all keys: where a slot moves, those who were its owners before."""
+    return electorate.groups[0]
 
 
 def _vote(row: KeyRow | None, now_ms: int) -> bool:

@@ -1,4 +1,4 @@
-"""The cluster's state as one value, the changes of it, and what a change has to copy.
+"""The cluster's state as one value, and the changes of it.
 
 Each function here takes a state and gives the next one; storing it is the store's matter (``state/``), carrying data
 the mover's. Every step is a new epoch, and what two epochs answered is never counted together.
@@ -6,17 +6,15 @@ the mover's. Every step is a new epoch, and what two epochs answered is never co
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from functools import lru_cache
-from itertools import groupby
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import msgspec
 
 from .errors import StateBehind, StateUnusable
-from .names import ClusterId, Epoch, NodeId, Slot
-from .quorum import blocking, majority
-from .ring import HASH_VERSION, Member, Ring, runs
+from .names import ClusterId, NodeId
+from .ring import HASH_VERSION, Member, Ring
 
 STATE_FORMAT = 1
 
@@ -48,13 +46,22 @@ class Change(msgspec.Struct, frozen=True):
     seats: tuple[Seat, ...]
     accepted: tuple[str, ...] = ()
     """The members whose forgetting the operator has accepted; that of others still counts as a loss."""
+    closed: bool = False
+    """Whether clients wait until it is done: where too few owners remember for them to be served anyway."""
+    dead: tuple[str, ...] = ()
+    """The members who leave and are gone for good: what they hold does not count any more, should they come back."""
 
 
 class Wish(msgspec.Struct, frozen=True):
-    """A change that waits for its turn: this seat as it shall be, new or replacing the one of the same id."""
+    """A change that waits for its turn: this seat as it shall be, new or replacing the one of the same id.
+
+    With ``leaves`` the member goes, with ``dead`` without being asked for what it holds.
+    """
 
     seat: Seat
     accept_loss: bool = False
+    leaves: bool = False
+    dead: bool = False
 
 
 class State(msgspec.Struct, frozen=True):
@@ -72,8 +79,8 @@ class State(msgspec.Struct, frozen=True):
 
     @property
     def open(self) -> bool:
-        """Whether clients are served in this epoch: while a change copies, they wait."""
-        return self.change is None
+        """Whether clients are served in this epoch."""
+        return self.change is None or not self.change.closed
 
     def seat(self, node: str) -> Seat | None:
         return next((seat for seat in self.members if seat.id == node), None)
@@ -108,6 +115,18 @@ def base_of(state: State, node: str) -> Seat | None:
     return next((seat for seat in seats if seat.id == node), None)
 
 
+def present_seats(state: State) -> tuple[Seat, ...]:
+    """Give everybody who takes part: the members, as they are or are about to be, and who joins."""
+    coming = {seat.id: seat for seat in (state.change.seats if state.change is not None else ())}
+    return tuple(({seat.id: seat for seat in state.members} | coming).values())
+
+
+def is_leaving(state: State, node: str) -> bool:
+    """Whether a member is about to go, or shall when its turn comes."""
+    stays = state.change is None or any(seat.id == node for seat in state.change.seats)
+    return not stays or any(wish.leaves for wish in state.pending if wish.seat.id == node)
+
+
 def wished(state: State, wish: Wish) -> State:
     """Record a change for later. No new epoch: nothing moves yet.
 
@@ -127,11 +146,13 @@ def put_right(state: State, wish: Wish) -> State:
 
 def _merged(base: Seat | None, earlier: Wish, later: Wish) -> Wish:
     """Take from the later wish what it changes of the present seat, and the rest from the earlier one."""
-    if base is None:
-        return Wish(later.seat, earlier.accept_loss or later.accept_loss)
-    names = Seat.__struct_fields__
-    changed = {name: value for name in names if (value := getattr(later.seat, name)) != getattr(base, name)}
-    return Wish(msgspec.structs.replace(earlier.seat, **changed), earlier.accept_loss or later.accept_loss)
+    seat = later.seat
+    if base is not None:
+        names = Seat.__struct_fields__
+        changed = {name: value for name in names if (value := getattr(later.seat, name)) != getattr(base, name)}
+        seat = msgspec.structs.replace(earlier.seat, **changed)
+    flags = ("accept_loss", "leaves", "dead")
+    return Wish(seat, **{flag: getattr(earlier, flag) or getattr(later, flag) for flag in flags})
 
 
 def without(state: State, node: str, *fields: str) -> State:
@@ -146,35 +167,37 @@ def without(state: State, node: str, *fields: str) -> State:
         rest = msgspec.structs.replace(wish.seat, **{field: getattr(base, field) for field in fields})
     if rest != base:
         assert rest is not None
-        pending = (*pending, Wish(rest, wish.accept_loss))
+        pending = (*pending, msgspec.structs.replace(wish, seat=rest))
     return msgspec.structs.replace(state, pending=pending)
 
 
-def begun(state: State, change_id: str) -> State:
-    """Take all that is pending together into one change, in a new, closed epoch."""
+def begun(state: State, change_id: str, closed: bool = False) -> State:
+    """Take all that is pending together into one change, in a new epoch."""
     assert state.change is None
     assert state.pending
     wishes = {wish.seat.id: wish for wish in state.pending}
-    kept = tuple(wishes[seat.id].seat if seat.id in wishes else seat for seat in state.members)
     known = {seat.id for seat in state.members}
-    joining = tuple(wish.seat for wish in state.pending if wish.seat.id not in known)
+    seats = [wishes[seat.id].seat if seat.id in wishes else seat for seat in state.members]
+    seats += [wish.seat for wish in state.pending if wish.seat.id not in known]
     change = Change(
         change_id,
-        "join" if joining else _kind(state.members, kept),
-        (*kept, *joining),
+        _kind(state),
+        tuple(seat for seat in seats if seat.id not in wishes or not wishes[seat.id].leaves),
         tuple(wish.seat.id for wish in state.pending if wish.accept_loss),
+        closed,
+        tuple(wish.seat.id for wish in state.pending if wish.dead),
     )
     return msgspec.structs.replace(state, epoch=state.epoch + 1, change=change, pending=())
 
 
-def _kind(old: Sequence[Seat], new: Sequence[Seat]) -> str:
-    return "rebuild" if any(a.incarnation != b.incarnation for a, b in zip(old, new, strict=True)) else "weight"
-
-
-def taken_over(state: State) -> State:
-    """Go on with the change of a driver that is gone, in an epoch of one's own: its late orders are refused by it."""
-    assert state.change is not None
-    return msgspec.structs.replace(state, epoch=state.epoch + 1)
+def _kind(state: State) -> str:
+    """Name a change by the most that it does."""
+    if any(state.seat(wish.seat.id) is None for wish in state.pending):
+        return "join"
+    if any(wish.leaves for wish in state.pending):
+        return "leave"
+    lives = {seat.id: seat.incarnation for seat in state.members}
+    return "rebuild" if any(lives[wish.seat.id] != wish.seat.incarnation for wish in state.pending) else "weight"
 
 
 def finished(state: State) -> State:
@@ -187,6 +210,20 @@ def cancelled(state: State) -> State:
     """Take a change back: the old seats, open, in one more epoch."""
     assert state.change is not None
     return msgspec.structs.replace(state, epoch=state.epoch + 1, change=None)
+
+
+def shelved(state: State) -> State:
+    """Take a change back, in one more epoch, and wish for all of it again: one of its nodes is not what it was."""
+    change = state.change
+    assert change is not None
+    again = cancelled(state)
+    again = msgspec.structs.replace(again, pending=())
+    stays = {seat.id: seat for seat in change.seats}
+    wishes = [Wish(s, leaves=True, dead=s.id in change.dead) for s in state.members if s.id not in stays]
+    wishes += [Wish(s, s.id in change.accepted) for s in change.seats if state.seat(s.id) != s]
+    for wish in (*wishes, *state.pending):
+        again = wished(again, wish)
+    return again
 
 
 class _Format(msgspec.Struct):
@@ -235,136 +272,3 @@ def _ring(seats: frozenset[tuple[str, int, str]], replicas: int, vnodes: int) ->
 def ring_of(seats: Iterable[Seat], state: State) -> Ring:
     """The ring of these seats. Rings are values, and the last few are kept: a change asks for the same two often."""
     return _ring(frozenset((seat.id, seat.weight, seat.zone) for seat in seats), state.replicas, state.vnodes)
-
-
-@lru_cache(maxsize=8)
-def owner_sets(ring: Ring) -> frozenset[tuple[NodeId, ...]]:
-    """Give a ring's groups of owners."""
-    return frozenset(ring.table)
-
-
-class View:
-    """What one proxy acts on: an epoch, whether it is open, and who owns what. Never changed, only replaced."""
-
-    __slots__ = ("cluster_id", "epoch", "open", "ring", "seats", "state", "table")
-
-    def __init__(self, state: State) -> None:
-        self.state = state
-        self.cluster_id = ClusterId(state.cluster_id)
-        self.epoch = Epoch(state.epoch)
-        self.open = state.open
-        self.seats: Mapping[NodeId, Seat] = {NodeId(seat.id): seat for seat in state.members}
-        self.ring = ring_of(state.members, state)
-        self.table = self.ring.table
-
-    @property
-    def owner_sets(self) -> Collection[tuple[NodeId, ...]]:
-        """The groups of owners that there are."""
-        return owner_sets(self.ring)
-
-
-class Fill(msgspec.Struct, frozen=True):
-    """Slots that the same targets get from the same sources."""
-
-    slots: tuple[Slot, ...]
-    sources: tuple[NodeId, ...]
-    """The old owners who remember. None at all: the slots start empty."""
-    needed: int
-    """So many of the sources hold together every acknowledged change (see ``quorum.blocking``)."""
-    majority: int
-    """So many of the sources are a majority of the old owners; in a rescue all of them."""
-    targets: tuple[NodeId, ...]
-    """Who must be filled."""
-    owners: tuple[NodeId, ...]
-    """All the new owners, the targets among them."""
-    rescue: bool = False
-    """Whether the operator has accepted the loss of what the sources do not show: then targets which forgot only a part
-    are sources too, and the newest of all that is left becomes the truth."""
-
-
-class Plan(msgspec.Struct, frozen=True):
-    """What a change has to do, as a value: what to fill, what may be dropped afterwards, what is lost for good."""
-
-    fills: tuple[Fill, ...]
-    drops: Mapping[NodeId, tuple[tuple[Slot, Slot], ...]]
-    emptied: int
-    """Slots that every owner forgot and that start empty."""
-    lost: int
-    """Slots of which too few owners remember to know the newest value."""
-
-
-class _Wants(NamedTuple):
-    """What the slots of one pair of owner sets, old and new, need."""
-
-    sources: tuple[NodeId, ...]
-    needed: int
-    majority: int
-    targets: tuple[NodeId, ...]
-    owners: tuple[NodeId, ...]
-    rescue: bool = False
-
-
-def planned(state: State) -> Plan:
-    """Work out what the change of a state has to copy, slot by slot.
-
-    A target gets what ``blocking`` of the old owners hold together: a source alone may lack what a majority without it
-    acknowledged. Where an owner forgot, the others must still be that many, or the slot counts as lost; a plan with
-    lost slots must not be carried out.
-    """
-    assert state.change is not None
-    old, new = ring_of(state.members, state), ring_of(state.change.seats, state)
-    lives = {seat.id: seat.incarnation for seat in state.members}
-    away = {seat.id for seat in state.change.seats if not seat.incarnation}
-    forgot = away | {seat.id for seat in state.change.seats if lives.get(seat.id, seat.incarnation) != seat.incarnation}
-    accepted = away | set(state.change.accepted)
-    empties = {seat.id for seat in state.change.seats if seat.forgetful}
-    pairs: dict[tuple[tuple[NodeId, ...], tuple[NodeId, ...]], list[Slot]] = {}
-    first = 0
-    # Neighbouring slots mostly have the same owners: it is their runs that are walked, not all slots one by one.
-    for pair, run in groupby(zip(old.table, new.table, strict=True)):
-        last = first + len(list(run))
-        pairs.setdefault(pair, []).extend(map(Slot, range(first, last)))
-        first = last
-    groups: dict[_Wants, list[Slot]] = {}
-    losers: dict[NodeId, list[Slot]] = {}
-    emptied = lost = 0
-    for (had, gets), slots in pairs.items():
-        for node in had:
-            if node not in gets:
-                losers.setdefault(node, []).extend(slots)
-        wants = _wants(had, gets, forgot, away)
-        if wants is None:
-            continue
-        if len(wants.sources) < wants.needed:
-            left = tuple(sorted(node for node in had if node not in away and not (node in forgot and node in empties)))
-            if not wants.sources and all(node in empties for node in had):
-                emptied += len(slots)
-            elif not accepted.issuperset(node for node in had if node in forgot):
-                lost += len(slots)
-            elif left != wants.sources:
-                # What is left of a change may be on any single one of them.
-                wants = wants._replace(sources=left, majority=len(left), rescue=True)
-            wants = wants._replace(needed=len(wants.sources))
-        groups.setdefault(wants, []).extend(slots)
-    return Plan(
-        tuple(Fill(tuple(sorted(slots)), *wants) for wants, slots in groups.items()),
-        {node: tuple(runs(slots)) for node, slots in losers.items()},
-        emptied,
-        lost,
-    )
-
-
-def _wants(
-    had: tuple[NodeId, ...], gets: tuple[NodeId, ...], forgot: Collection[str], away: Collection[str]
-) -> _Wants | None:
-    """Say who must be filled and from whom, None where nobody must."""
-    # With fewer owners than before, those who stay would have to be filled as well: what two of three acknowledged may
-    # be missing on the one that is left. Nothing removes a member yet.
-    assert len(gets) >= len(had)
-    targets = tuple(sorted(node for node in gets if (node in forgot or node not in had) and node not in away))
-    sources = tuple(sorted(node for node in had if node not in forgot))
-    if not targets and len(sources) == len(had):
-        return None
-    # Who forgot votes in no epoch before it was rebuilt, so those who remember are majority enough among the old.
-    enough = min(majority(len(had)), len(sources))
-    return _Wants(sources, blocking(len(had)) if had else 0, enough, targets, tuple(sorted(gets)))

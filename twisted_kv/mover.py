@@ -1,9 +1,12 @@
-"""Carrying out a change of the ring, the plain way: clients wait while each new owner is filled.
+"""Carrying out a change of the ring, while clients go on.
 
-One epoch is closed, in which the nodes refuse clients and the new owners get what a majority of the old ones holds;
-the next one opens with the new ring. Everything that moves is an accept under the ballot it already has, so a change
-may be interrupted anywhere and begun again. Who may drive is decided by the store; that an old driver's late orders do
-no harm is decided by its epoch, which every newer driver leaves behind before its first order.
+In one epoch old and new owners vote together, and the new ones are filled with what a majority of the old ones holds;
+in the next one the new ones vote alone. Everything that moves is an accept under the ballot it already has, so a change
+may be interrupted anywhere, gone on with by another driver, or driven by two at once. Who may drive is decided by the
+store. What a new owner may hold from an earlier time is dropped before the first of the two epochs, in which it is no
+owner yet: an order that comes late is refused.
+
+Where too few owners remember for clients to be served anyway, the first epoch is closed: they wait until it is done.
 """
 
 from __future__ import annotations
@@ -22,7 +25,6 @@ from .errors import ChangeFailed, KvError, SlotsLost, StateBehind, StateUnusable
 from .filling import Filling, refuse_missing, sources
 from .limits import Limits
 from .membership import (
-    Plan,
     Seat,
     State,
     Wish,
@@ -31,17 +33,20 @@ from .membership import (
     cancelled,
     finished,
     found,
-    planned,
     put_right,
-    taken_over,
+    ring_of,
+    shelved,
     without,
 )
 from .names import NodeId
 from .peers.control import Control
 from .periodic import Rounds
-from .ring import SLOTS
+from .planning import Plan, planned
+from .ring import SLOTS, runs
 from .state.store import StateStore
+from .throttle import Throttle
 from .versions import HybridClock
+from .views import foreign
 from .wire import Info
 
 T = TypeVar("T")
@@ -53,6 +58,7 @@ class Mover:
     :param hybrid: draws the ballots of what has to be proposed again.
     :param took: called with each state that this room has put into the store.
     :param troubled: called with the reason when a change that waits cannot begin.
+    :param wait_s: says how long clients wait at present; see ``throttle.py``.
     """
 
     log = Logger()
@@ -67,6 +73,7 @@ class Mover:
         hybrid: HybridClock,
         took: Callable[[State], None],
         troubled: Callable[[KvError], None],
+        wait_s: Callable[[], float],
         buggify: Buggify = inert,
     ) -> None:
         self._clock = clock
@@ -77,6 +84,7 @@ class Mover:
         self._hybrid = hybrid
         self._took = took
         self._troubled = troubled
+        self._wait_s = wait_s
         self._buggify = buggify
         self._not_before = 0.0
         self._failures = 0
@@ -116,12 +124,15 @@ class Mover:
             state = await self._read()
             while state.pending or state.change is not None:
                 present = await self._looked_at(state)
-                closed = await self._begin(await self._put_right(state, present), present)
-                if closed is None:
+                begun_ = await self._begin(await self._put_right(state, present), present)
+                if begun_ is None:
                     break
                 if self._buggify("mover: gives the lead away"):
                     self._store.resign()
-                state = await self._carry_out(closed, set(present))
+                after = await self._carry_out(begun_, present)
+                if after is None:
+                    break
+                state = after
         except (StateBehind, SlotsLost, StateUnusable) as error:
             self._waits(error)
         except KvError as error:
@@ -168,7 +179,7 @@ class Mover:
                     gone.append(node)
             elif info.incarnation != seat.incarnation:
                 now = msgspec.structs.replace(seat, incarnation=info.incarnation, forgetful=info.forgetful)
-                renewed.append(Wish(now, wish is not None and wish.accept_loss))
+                renewed.append(msgspec.structs.replace(wish, seat=now) if wish is not None else Wish(now))
 
         def step(now: State) -> State:
             for node in gone:
@@ -179,41 +190,51 @@ class Mover:
 
         return await self._step(state, step) if gone or renewed else state
 
-    async def _begin(self, state: State, present: Collection[NodeId]) -> State | None:
-        """Close the epoch for the change that waits, or for one whose driver is gone; None if it cannot be done now."""
+    async def _begin(self, state: State, present: Mapping[NodeId, Info]) -> State | None:
+        """Begin the change that waits, or go on with one whose driver is gone; None if it cannot be done now."""
         if state.change is not None:
-            self.log.warn("taking over a change that was left at epoch {epoch}", epoch=state.epoch)
-            return await self._step(state, taken_over)
+            return state
         if not state.pending:
             return None
         change_id = f"c-{self._random.getrandbits(32):08x}"
+        draft = begun(state, change_id)
+        plan = planned(draft)
         try:
-            self._check(begun(state, change_id), present)
+            self._check(plan, present)
         except KvError as error:
             # Looking around takes a while; whoever wished something meanwhile gets an answer of his own next round.
             if (await self._read()).pending == state.pending:
                 self._waits(error)
             return None
+        await self._empty(state, draft, plan)
         # What was checked is what begins: a wish that came meanwhile waits for the next round, and its own check.
-        closed = await self._step(state, lambda now: begun(now, change_id) if now.pending == state.pending else now)
-        return closed if closed.change is not None else None
+        after = await self._step(
+            state, lambda now: begun(now, change_id, plan.closed) if now.pending == state.pending else now
+        )
+        return after if after.change is not None else None
 
-    def _check(self, state: State, present: Collection[NodeId]) -> None:
-        """Refuse a change that cannot succeed now: it would close the epoch for the clients in vain.
+    def _check(self, plan: Plan, present: Collection[NodeId]) -> None:
+        """Refuse a change that cannot succeed now.
 
         :raises SlotsLost: if too few owners remember some slots.
         :raises ChangeFailed: if too few of those who are needed answer.
         """
-        plan = planned(state)
         refuse_lost(plan)
         for fill in plan.fills:
             sources(fill, present)
             refuse_missing(fill, present)
 
-    async def _carry_out(self, state: State, present: Collection[NodeId]) -> State:
-        """Fill the new owners and open the next epoch; or take the change back.
+    async def _empty(self, state: State, draft: State, plan: Plan) -> None:
+        """Let every target start its new slots empty, in the epoch before it owns them (P7)."""
+        assert draft.change is not None
+        seats = {seat.id: seat for seat in draft.change.seats}
+        for node, slots in plan.gained().items():
+            await self._control.drop(seats[node], state, runs(slots))
 
-        :param present: who answered just now. The others are not waited for while clients wait.
+    async def _carry_out(self, state: State, present: Mapping[NodeId, Info]) -> State | None:
+        """Fill the new owners, and let them vote alone from the next epoch on; None if that has to wait.
+
+        :param present: who answered just now. The others are not waited for.
         """
         assert state.change is not None
         kind, started = state.change.kind, self._clock.seconds()
@@ -226,22 +247,16 @@ class Mover:
                 slots=SLOTS,
             )
         try:
-            refuse_lost(plan)
             filling = await self._fill(state, plan, present)
         except KvError as error:
-            self.log.error("the {kind} was taken back: {error}", kind=kind, error=error.detail)
-            state = await self._step(state, cancelled)
-            await self._announce(state, state.members)
-            self._postpone(error)
-            return state
+            return await self._failed(state, plan, present, error)
         finally:
             self.filling = None
+        left = [seat for seat in state.members if seat.id not in {stays.id for stays in state.change.seats}]
         state = await self._step(state, finished)
         self._failures, self.trouble = 0, None
         await self._announce(state, state.members)
-        seats = {seat.id: seat for seat in state.members}
-        losers = [seats[node] for node in plan.drops if node in seats]
-        await self._each(losers, lambda seat: self._control.drop(seat, state, plan.drops[NodeId(seat.id)]))
+        await self._each((*state.members, *left), lambda seat: self._forget_foreign(seat, state))
         self.log.info(
             "{kind} done in {seconds:.1f} s: {count} members, {copied} records copied, {settled} settled",
             kind=kind,
@@ -252,15 +267,43 @@ class Mover:
         )
         return state
 
-    async def _fill(self, state: State, plan: Plan, present: Collection[NodeId]) -> Filling:
-        """Let every node concerned adopt the closed epoch, and fill the new owners.
+    async def _failed(self, state: State, plan: Plan, present: Mapping[NodeId, Info], error: KvError) -> State:
+        """Take back what cannot go on as it was begun; leave the rest for the next round, and give None."""
+        assert state.change is not None
+        if not state.open:
+            self.log.error("the {kind} was taken back: {error}", kind=state.change.kind, error=error.detail)
+            state = await self._step(state, cancelled)
+        else:
+            targets = {node for fill in plan.fills for node in fill.targets}
+            seats = {seat.id: seat for seat in state.change.seats}
+            others = [
+                node for node in targets if node in present and present[node].incarnation != seats[node].incarnation
+            ]
+            if not others:
+                raise error
+            self.log.warn("{nodes} forgot what was copied; the change begins again", nodes=others)
+            state = await self._step(state, shelved)
+        await self._announce(state, state.members)
+        self._postpone(error)
+        return state
+
+    async def _forget_foreign(self, seat: Seat, state: State) -> None:
+        """Let a node drop what it does not own."""
+        await self._control.drop(seat, state, foreign(ring_of(state.members, state), NodeId(seat.id)))
+
+    async def _fill(self, state: State, plan: Plan, present: Mapping[NodeId, Info]) -> Filling:
+        """Let every node concerned adopt the epoch, and fill the new owners.
 
         :raises ChangeFailed: if too few of those who are needed can be reached.
         """
         assert state.change is not None
+        refuse_lost(plan)
         seats = {NodeId(seat.id): seat for seat in (*state.members, *state.change.seats)}
         adopted = await self._announce(state, [seat for node, seat in seats.items() if node in present])
-        self.filling = filling = Filling(self._control, self._hybrid, state, seats, adopted, self._buggify)
+        throttle = Throttle(self._clock, self._limits.rebalance_bytes_per_s, self._wait_s)
+        self.filling = filling = Filling(
+            self._clock, self._limits, self._control, self._hybrid, state, seats, adopted, throttle, self._buggify
+        )
         await filling.run(plan)
         if self._buggify("mover: fails when all is filled"):
             raise ChangeFailed("it failed when all was filled")
@@ -303,6 +346,12 @@ class Mover:
             self.log.error("a change of the ring waits: {detail}; {hint}", detail=error.detail, hint=error.hint)
         self.trouble = error
         self._troubled(error)
+
+    def _stuck(self, error: KvError) -> None:
+        """Say once why a change that has begun does not go on now; nobody waits because of it."""
+        if self.trouble is None or self.trouble.detail != error.detail:
+            self.log.warn("the change under way waits: {detail}", detail=error.detail)
+        self.trouble = error
 
     def _postpone(self, error: KvError) -> None:
         """Leave clients in peace for a while after a change failed half-way: each attempt makes them wait."""

@@ -34,7 +34,10 @@ from .options import (
     spare_the_collector,
     wall_ms,
 )
+from .peers.control import Control
+from .peers.http import HttpTransport
 from .periodic import Rounds
+from .pulling import Puller
 from .replica import Replica
 from .storage.engine import Engine
 from .storage.memory import MemoryEngine
@@ -46,10 +49,10 @@ from .web.site import App, KvSite
 Options = NodeOptions
 
 
-def node_app(replica: Replica, metrics: NodeMetrics, limits: Limits) -> Klein:
+def node_app(replica: Replica, puller: Puller, metrics: NodeMetrics, limits: Limits) -> Klein:
     """A node's whole door."""
     app = App()
-    add_node(app, replica, metrics)
+    add_node(app, replica, puller, metrics)
     add_original_node(app, replica, limits)
     return app
 
@@ -98,7 +101,9 @@ class Node(Service):
         metrics.watch("kv_node_epoch", "The highest epoch this node was shown", lambda: replica.epoch)
         for rounds in self._rounds:
             rounds.start()
-        site = KvSite(reactor, node_app(replica, metrics, limits), limits, limits.node_body_bytes_max)
+        self._transport = HttpTransport(reactor, limits)
+        puller = Puller(reactor, limits, Control(self._transport, limits), replica)
+        site = KvSite(reactor, node_app(replica, puller, metrics, limits), limits, limits.node_body_bytes_max)
         try:
             self._door = listening(reactor, config.interface, config.port, site)
         except SystemExit:
@@ -174,6 +179,7 @@ class Node(Service):
         for rounds in self._rounds:
             yield rounds.stop()
         self._replica.retire()
+        yield self._transport.close()
         self._close_disk()
 
     def _close_disk(self) -> None:

@@ -20,6 +20,7 @@ from .errors import ChangeUnderWay, KvError
 from .limits import Limits
 from .names import Key, NodeId
 from .peers.queue import Queues
+from .quorum import Electorate
 from .register import Reply
 
 
@@ -39,7 +40,7 @@ class Home(Protocol):
     queues: Queues
     buggify: Buggify
 
-    def order(self, key: Key, kind: str) -> tuple[NodeId, ...]: ...
+    def order(self, key: Key, kind: str) -> Electorate: ...
     def pause(self, operation: Operation) -> None: ...
     def finished(self, operation: Operation, error: KvError | None) -> None: ...
 
@@ -88,7 +89,8 @@ class Operation:
             queues = self._home.queues.by_node
             round_ = conversation.round
             if self._home.buggify("operation: a bare majority is asked"):
-                sends, left_out = sends[: conversation.quorum], sends[conversation.quorum :]
+                left_out = [send for send in sends if send.node not in conversation.electorate.fewest]
+                sends = [send for send in sends if send.node in conversation.electorate.fewest]
                 for node, _ in left_out:
                     self._home.clock.callLater(0, self.unanswered, node, round_, "left out", False)
             for node, op in sends:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from .conversation import NOTHING, Conversation, Send
 from .errors import NoRoom, Unreached
 from .names import Key, NodeId
-from .quorum import Level
+from .quorum import Electorate, Level, Quota, Voters, met, required
 from .register import ACCEPT, Op, Reply
 from .versions import Ballot, HybridClock, Version, record_version
 from .wire import DISK_FULL
@@ -27,18 +27,18 @@ class Proposer(Conversation):
 
     __slots__ = ("_doubtful", "_flying", "_newer", "level", "mine", "open_ballot")
 
-    def __init__(self, key: Key, owners: Sequence[NodeId], clock: HybridClock, level: Level) -> None:
+    def __init__(self, key: Key, electorate: Electorate, clock: HybridClock, level: Level) -> None:
         self.level = level
         self.mine: set[Version] = set()
         self.open_ballot: Ballot | None = None
         self._flying: Version | None = None
         self._doubtful = False
-        self._newer = 0
-        super().__init__(key, owners, clock)
+        self._newer: Voters = 0
+        super().__init__(key, electorate, clock)
 
-    def restart(self, owners: Sequence[NodeId]) -> Sequence[Send]:
-        self._land(certain=not (self._doubtful or self.confirmed or self.waiting))
-        return super().restart(owners)
+    def restart(self, electorate: Electorate) -> Sequence[Send]:
+        self._land(certain=not (self._doubtful or self.confirmed | self.waiting))
+        return super().restart(electorate)
 
     def resume(self) -> Sequence[Send]:
         self.paused = False
@@ -46,7 +46,7 @@ class Proposer(Conversation):
 
     @property
     def in_doubt(self) -> bool:
-        flies = self._flying is not None and (self._doubtful or self.confirmed > 0 or bool(self.waiting))
+        flies = self._flying is not None and (self._doubtful or bool(self.confirmed | self.waiting))
         return flies or bool(self.mine)
 
     @property
@@ -63,14 +63,14 @@ class Proposer(Conversation):
         assert self.open_ballot is not None
         return best.accepted >= self.open_ballot and record_version(best.record) > min(self.mine)
 
-    def _accept(self, ballot: Ballot, record: bytes, needed: int) -> Sequence[Send]:
+    def _accept(self, ballot: Ballot, record: bytes, needed: Quota) -> Sequence[Send]:
         self.ballot = ballot
         self.proposed = record
         self.needed = needed
         self._flying = record_version(record)
         self._doubtful = False
         self._newer = 0
-        return self._ask(ACCEPT, Op(ACCEPT, self.key, ballot, record), self.owners)
+        return self._ask(ACCEPT, Op(ACCEPT, self.key, ballot, record))
 
     def _land(self, certain: bool) -> None:
         """Close the books on the accept under way: forget it if it certainly had no effect, else hold it open."""
@@ -79,9 +79,10 @@ class Proposer(Conversation):
             self.open_ballot = self.open_ballot or self.ballot
         self._flying = None
 
-    def _refused(self, reply: Reply, resent: bool) -> Sequence[Send]:
+    def _refused(self, bit: Voters, reply: Reply, resent: bool) -> Sequence[Send]:
         self._doubtful = self._doubtful or resent
-        self._newer += self.phase == ACCEPT and reply.accepted > self.ballot
+        if self.phase == ACCEPT and reply.accepted > self.ballot:
+            self._newer |= bit
         return self._weigh()
 
     def _silent(self, node: NodeId, arrived: bool) -> Sequence[Send]:
@@ -91,19 +92,17 @@ class Proposer(Conversation):
     def _weigh(self) -> Sequence[Send]:
         if self.phase != ACCEPT:
             return super()._weigh()
-        if self.confirmed + len(self.waiting) >= self.needed:
+        if met(self.needed, self.confirmed | self.waiting):
             return NOTHING
-        if self.confirmed >= self.quorum and self.confirmed + self._newer >= self.needed:
+        if met(self.quorum, self.confirmed) and met(self.needed, self.confirmed | self._newer):
             # Level all: a majority took it, so it has happened; the others already hold what came after it.
-            self.confirmed += self._newer
+            self.confirmed |= self._newer
             return self._chosen()
         certain = not self.confirmed and not self._doubtful
         if certain and self.waiting:
             # All so far refused. If the rest do too, nothing has happened and no doubt is left: worth the wait.
             return NOTHING
-        answered = self.confirmed + self.refused
-        reachable = answered + len(self.waiting)
-        if reachable < self.needed or not self.refused:
+        if not met(self.needed, self.confirmed | self.refused | self.waiting) or not self.refused:
             # Out of reach; but how many did take it is worth the wait for those who have yet to answer.
             if not self.waiting:
                 self._end_unreached(Unreached, "the write did not reach its level")
@@ -119,14 +118,15 @@ class Proposer(Conversation):
         if kind is Unreached and any(error.startswith(DISK_FULL) for error in self.errors.values()):
             kind = NoRoom
         in_doubt = self.in_doubt
-        acks = self.confirmed if self.phase == ACCEPT else 0
+        acks = self.acks if self.phase == ACCEPT else 0
         attempted = self.attempted
         error = kind(
-            f"{what}: {acks} of the {len(self.owners)} owners took it, level {self.level.value} needs {self.needed}",
+            f"{what}: {acks} of the {len(self.owners)} owners took it, level {self.level.value} needs "
+            f"{required(self.needed)}",
             "read the key to see which value holds, and write again if it is not yours"
             if in_doubt
             else "nothing was changed: try again, or ask for ?consistency=one if one copy is enough",
-            required=self.needed,
+            required=required(self.needed),
             acks=acks,
             maybe_applied=in_doubt,
             etag=attempted.hex() if attempted is not None else None,

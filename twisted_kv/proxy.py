@@ -21,7 +21,7 @@ from .coordinator import Coordinator
 from .errors import BadInput, ForeignNode, KvError, NodeHasData, StateUnusable
 from .limits import Limits
 from .listing import Listing
-from .membership import State, View, founded
+from .membership import State, founded
 from .metrics import ProxyMetrics
 from .mover import Mover
 from .names import ClusterId, Key
@@ -48,6 +48,7 @@ from .state.gateway import HttpGateway
 from .state.store import StateStore
 from .sweeper import Sweeper
 from .versions import COUNTER_BITS, Ballot, HybridClock, is_value
+from .views import View
 from .web.bulk import add_bulk
 from .web.cluster import ClusterDoor, add_cluster
 from .web.keys import add_keys
@@ -94,6 +95,7 @@ class Rooms:
             hybrid,
             lambda state: self.roster.take_up(state),
             lambda error: self.roster.change_waits(error),
+            lambda: 0.0,
             buggify,
         )
         self.sweeper = Sweeper(
@@ -113,7 +115,7 @@ class Rooms:
             limits,
             control,
             lambda: self.roster.view,
-            lambda: self.roster.look_around(),
+            lambda: self.roster.probes.look_around(),
             self.queues.avoided,
             self._holds_value,
         )

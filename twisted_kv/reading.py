@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from .conversation import NOTHING, Conversation, Outcome, Send
 from .errors import Unreached
 from .names import Key, NodeId
-from .quorum import Level
+from .quorum import Electorate, Level, Quota, Voters, met, required
 from .register import ACCEPT, FETCH, READ, Op, Reply
 from .versions import NONE, Ballot, HybridClock
 
@@ -19,39 +19,44 @@ class Read(Conversation):
     was at its end held by a majority, so that no later read can answer anything older (P10: a write-back is waited
     for).
 
-    :param owners: the key's owners, those to be asked first coming first.
+    :param electorate: its nodes in the order in which they are to be asked.
     """
 
-    __slots__ = ("_asked", "_ballot_had", "_fetching", "_had", "_required", "_shown", "level")
+    __slots__ = ("_asked", "_ballot_had", "_fetching", "_had", "_required", "_shown", "_voters", "level")
 
-    def __init__(self, key: Key, owners: Sequence[NodeId], clock: HybridClock, level: Level) -> None:
+    def __init__(self, key: Key, electorate: Electorate, clock: HybridClock, level: Level) -> None:
         self.level = level
-        super().__init__(key, owners, clock)
+        super().__init__(key, electorate, clock)
 
     def begin(self) -> Sequence[Send]:
         self._shown: dict[NodeId, bytes] = {}
+        self._voters: Voters = 0
         self._had = b""
         self._ballot_had: bytes = NONE
-        self._required = max(self.quorum, self.level.needed(len(self.owners)))
+        everybody = self.level is Level.ALL
+        self._required: Quota = self.electorate.quota(Level.ALL if everybody else Level.STRONG)
         self.round += 1
         self.phase = READ
-        first = self.owners[: self._required]
-        self._asked = set(first)
-        self.waiting = set(first)
+        first = self.owners if everybody else self.electorate.fewest
+        self._asked = self.waiting = self.electorate.voters(first)
         self._fetching = {first[0]}
         look = Op(READ, self.key)
         return [Send(node, look if i else Op(FETCH, self.key)) for i, node in enumerate(first)]
 
     def nudge(self) -> Sequence[Send]:
-        return self._fetch(node for node in self.owners if node not in self._asked) if self.phase == READ else NOTHING
+        return self._fetch(self._spared()) if self.phase == READ else NOTHING
+
+    def _spared(self) -> list[NodeId]:
+        return self.electorate.members(self.electorate.everybody & ~self._asked)
 
     def _fetch(self, nodes: Iterable[NodeId]) -> Sequence[Send]:
         """Ask more owners in the same round: what each shows is true at some moment of this read, which is enough."""
         op = Op(FETCH, self.key)
         sends = [Send(node, op) for node in nodes]
         for send in sends:
-            self._asked.add(send.node)
-            self.waiting.add(send.node)
+            bit = self.electorate.bits[send.node]
+            self._asked |= bit
+            self.waiting |= bit
             self._fetching.add(send.node)
         return sends
 
@@ -59,6 +64,7 @@ class Read(Conversation):
         if self.phase != READ:
             return super()._taken(node, reply)
         self._shown[node] = reply.accepted
+        self._voters |= self.electorate.bits[node]
         if node in self._fetching:
             self._fetching.discard(node)
             if reply.accepted >= self._ballot_had:
@@ -71,26 +77,30 @@ class Read(Conversation):
             return super()._silent(node, arrived)
         self._fetching.discard(node)
         self._shown.pop(node, None)
-        spared = next((other for other in self.owners if other not in self._asked), None)
-        return [*(self._fetch([spared]) if spared is not None else ()), *self._evaluate()]
+        self._voters &= ~self.electorate.bits[node]
+        asked: list[Send] = []
+        for spared in self._spared():
+            if met(self._required, self._voters | self.waiting):
+                break
+            asked += self._fetch([spared])
+        return [*asked, *self._evaluate()]
 
     def _evaluate(self) -> Sequence[Send]:
         shown = self._shown
-        if len(shown) < self._required:
-            possible = len(shown) + sum(node not in shown for node in self.waiting)
-            if possible < self._required:
+        if not met(self._required, self._voters):
+            if not met(self._required, self._voters | self.waiting):
                 self._end_unreached(Unreached, "too few replicas answered")
             return NOTHING
         newest = max(shown.values())
         holders = [node for node, ballot in shown.items() if ballot == newest]
         # At level all a read leaves every owner with what it answers.
-        if len(holders) >= (self._required if self.level is Level.ALL else self.quorum):
+        if met(self._required if self.level is Level.ALL else self.quorum, self.electorate.voters(holders)):
             if newest == self._ballot_had:
                 self.clock.learn(Ballot(newest))
                 self.outcome = Outcome(self._had, len(shown))
                 return NOTHING
             return self._fetch_from(holders)
-        unasked = [node for node in self.owners if node not in self._asked]
+        unasked = self._spared()
         if newest == self._ballot_had:
             return self._write_back(holders)
         return [*self._fetch_from(holders), *self._fetch(unasked)]
@@ -104,10 +114,8 @@ class Read(Conversation):
         """Give the newest record to the others under the ballot it has; the holders have confirmed it already."""
         self.proposed = self._had
         self.needed = self._required
-        held = set(holders)
-        lacking = [node for node in self.owners if node not in held]
         op = Op(ACCEPT, self.key, self._ballot_had, self._had)
-        return self._ask(ACCEPT, op, lacking, confirmed=len(held))
+        return self._ask(ACCEPT, op, confirmed=self.electorate.voters(holders))
 
     def _prepare(self) -> Sequence[Send]:
         sends = super()._prepare()
@@ -116,7 +124,7 @@ class Read(Conversation):
         return sends
 
     def _thwarted(self) -> Sequence[Send]:
-        if self.confirmed + self.refused + len(self.waiting) < self._required:
+        if not met(self._required, self.confirmed | self.refused | self.waiting):
             self._end_unreached(Unreached, "too few replicas answered")
             return NOTHING
         return super()._thwarted()
@@ -126,18 +134,18 @@ class Read(Conversation):
         assert best is not None
         if best.accepted == NONE:
             # A majority holds nothing and has promised to take nothing older: absent is the truth at this moment.
-            self.outcome = Outcome(b"", self.confirmed)
+            self.outcome = Outcome(b"", self.acks)
             return NOTHING
         self.proposed = best.record
-        return self._ask(ACCEPT, Op(ACCEPT, self.key, self.ballot, best.record), self.owners)
+        return self._ask(ACCEPT, Op(ACCEPT, self.key, self.ballot, best.record))
 
     def _end_unreached(self, kind: type[Unreached], what: str) -> None:
         acks = len(self._shown)
         error = kind(
             f"{what}: {acks} of the {len(self.owners)} owners showed what they hold, level {self.level.value} needs "
-            f"{self._required}",
+            f"{required(self._required)}",
             "ask for ?consistency=one to read whatever copy is left; it may be old",
-            required=self._required,
+            required=required(self._required),
             acks=acks,
             replicas=self.errors,
         )

@@ -6,10 +6,9 @@ Every answer is computed from the newest state, at once, and leaves when what it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-import msgspec
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -28,7 +27,7 @@ from .errors import (
     MalformedBody,
     NodeHasData,
     NotAMember,
-    PeerRefused,
+    OtherEpoch,
     Stopping,
 )
 from .identity import Identity
@@ -46,9 +45,12 @@ from .wire import (
     Announcement,
     Batch,
     BatchReply,
+    Digests,
+    DigestsRequest,
     DropRequest,
     DuePage,
     DueRequest,
+    Header,
     Info,
     Join,
     KeyRow,
@@ -57,6 +59,7 @@ from .wire import (
     Page,
     PageRequest,
     Row,
+    rows_digest,
 )
 
 T = TypeVar("T")
@@ -64,14 +67,6 @@ T = TypeVar("T")
 HARDLY_ANY_ROOM = "there is hardly any room left on the node's disk"
 NO_ROOM = Reply(False, NONE, NONE, abstains=f"{DISK_FULL}: {HARDLY_ANY_ROOM}")
 """The answer to a value that there is no room for."""
-
-
-class _Dropped(msgspec.Struct, frozen=True):
-    """The last order to drop slots that was carried out."""
-
-    epoch: int
-    number: int
-    unfinished: bool
 
 
 class Replica:
@@ -109,8 +104,6 @@ class Replica:
         self._version = version
         self._buggify = buggify
         self._identity = Identity(engine, commit, incarnation)
-        kept = engine.read_note("dropped")
-        self._dropped = msgspec.json.decode(kept, type=_Dropped) if kept else None
         self.full = False
         """Whether values are refused for want of room; reads and deletes go on."""
         self._retired = False
@@ -263,48 +256,91 @@ class Replica:
                         rows.append(Row(key, cell.accepted, cell.record, cell.promised))
                         size += len(key) + len(cell.record)
                     if len(rows) >= limits.page_records_max or size >= limits.page_bytes_max:
-                        return Page(FORMAT, self.epoch, rows, place)
+                        return Page(FORMAT, self.epoch, rows, place, rows_digest(rows))
                 if len(found) < limits.page_records_max:
                     break
-        return Page(FORMAT, self.epoch, rows)
+        return Page(FORMAT, self.epoch, rows, digest=rows_digest(rows))
+
+    def digests(self, request: DigestsRequest) -> Deferred[Digests]:
+        """Give the digests of slots. Errors as in ``page``."""
+
+        def found() -> Digests:
+            self._identity.admit(request.header, copying=True)
+            return Digests(FORMAT, self.epoch, list(self.own_digests(request.ranges)))
+
+        return self._when_safe(found, lambda _: [NOTES])
+
+    def own_digests(self, ranges: Sequence[tuple[int, int]]) -> Iterator[int]:
+        """Give the digests of slots as they are now."""
+        for first, last in ranges:
+            _check_range(first, last)
+            yield from self._engine.digests(Slot(first), Slot(last))
+
+    def admit(self, header: Header) -> None:
+        """Take an order, or refuse it.
+
+        :raises PeerRefused: as in ``page``.
+        """
+        self._identity.admit(header, copying=True)
+
+    def take(self, epoch: int, rows: Sequence[Row]) -> Deferred[list[bytes]]:
+        """Take copies of what others hold; give the keys that this node has promised not to take, or cannot replace.
+
+        Errors: ``OtherEpoch`` if the epoch has moved; those of the disk.
+        """
+
+        def taken() -> list[bytes]:
+            if self.epoch != epoch:
+                raise OtherEpoch(f"this node is at epoch {self.epoch}")
+            if self.full:
+                raise DiskFull(HARDLY_ANY_ROOM)
+            changes: list[Change] = []
+            refused: list[bytes] = []
+            for row in rows:
+                op = Op(ACCEPT, row.key, row.ballot, row.record)
+                self._check(op)
+                key = Key(row.key)
+                slot = slot_of(key)
+                try:
+                    cell = self._engine.get(slot, key) or BLANK
+                except Damaged:
+                    refused.append(key)
+                    continue
+                _, kept = decide(cell, op)
+                if kept is not cell:
+                    changes.append(Change(slot, key, kept))
+                elif cell.accepted < row.ballot:
+                    refused.append(key)
+            if changes:
+                self._engine.apply(changes)
+                self._commit.wrote([change.key for change in changes])
+            return refused
+
+        return self._when_safe(taken, lambda _: [row.key for row in rows])
 
     def drop(self, request: DropRequest) -> Deferred[BatchReply]:
-        """Forget slots, or the first cells of them, on the order of whoever drives a change of this epoch.
-
-        Errors: ``PeerRefused`` if it is an order before the last one; ``Damaged``.
-        """
+        """Forget slots, or the first cells of them. Errors: ``Damaged``."""
 
         def dropped() -> BatchReply:
             refusal = self._identity.refusal(request.header, copying=True)
             if refusal is not None:
                 return refusal
-            order, last_order = (self.epoch, request.number), self._dropped
-            if last_order is None or order > (last_order.epoch, last_order.number):
+            for first, last in request.ranges:
+                _check_range(first, last)
+            room = self._limits.drop_cells_max
+            try:
                 for first, last in request.ranges:
-                    _check_range(first, last)
-                self._carry_out(request)
-            elif order < (last_order.epoch, last_order.number):
-                raise PeerRefused(f"order {request.number} comes too late")
+                    room -= self._engine.drop(Slot(first), Slot(last), room)
+                    if not room:
+                        break
+            finally:
+                # Where one range fails, those before it are gone all the same.
+                self._commit.wrote([NOTES])
             reply = self._done()
-            reply.unfinished = self._dropped.unfinished
+            reply.unfinished = not room
             return reply
 
         return self._when_safe(self._or_refused(dropped), lambda reply: [NOTES])
-
-    def _carry_out(self, request: DropRequest) -> None:
-        room = self._limits.drop_cells_max
-        try:
-            for first, last in request.ranges:
-                room -= self._engine.drop(Slot(first), Slot(last), room)
-                if not room:
-                    break
-            done = _Dropped(self.epoch, request.number, unfinished=not room)
-            # It outlasts a restart: an order that comes again after one would empty what was filled meanwhile.
-            self._engine.write_note("dropped", msgspec.json.encode(done))
-        finally:
-            # Where one range fails, those before it are gone all the same.
-            self._commit.wrote([NOTES])
-        self._dropped = done
 
     def keys(self, request: KeysRequest) -> Deferred[KeysPage]:
         """Give one page of the key index. Errors as in ``page``."""

@@ -6,43 +6,51 @@ are, and records what should change as wishes. Carrying a change out is the move
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import reduce
 from random import Random
-from typing import NamedTuple
 
 import msgspec
-from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from .buggify import LATE_S, Buggify, inert
 from .errors import (
+    BadParameter,
     ChangeFailed,
     ForeignNode,
     KvError,
     MayRemember,
     NodeHasData,
+    NoSuchMember,
+    NoSuchTask,
     NothingLost,
     StateUnusable,
 )
 from .limits import Limits
-from .membership import Seat, State, View, Wish, base_of, behind, found, wished, without
+from .membership import (
+    Seat,
+    State,
+    Wish,
+    base_of,
+    behind,
+    cancelled,
+    decode_state,
+    found,
+    is_leaving,
+    wished,
+    without,
+)
 from .names import Epoch, NodeId
 from .peers.control import Control
 from .peers.queue import Queues
-from .periodic import Rounds
+from .probing import Probes
 from .seating import checked_url, checked_weight, checked_zone
 from .state.store import StateStore
+from .views import View
 from .wire import OTHER_CLUSTER, OTHER_INCARNATION, BatchReply, Info
-
-
-class Sighting(NamedTuple):
-    """What a member said when it was last asked, None if it did not answer, and why not."""
-
-    info: Info | None
-    error: str = ""
 
 
 class Roster:
@@ -69,21 +77,19 @@ class Roster:
     ) -> None:
         self._clock = clock
         self._random = random
-        self._now_ms = now_ms
         self._limits = limits
         self._store = store
         self._control = control
-        self._queues = queues
         self._adopted = adopted
         self._drive = drive
         self._buggify = buggify
         self._stop_watching: Callable[[], None] | None = None
-        self._probes = Rounds(clock, random, limits.probe_interval_s, self._probe_all, "probes")
+        self.probes = Probes(
+            clock, random, now_ms, limits, control, queues, lambda: self.state, self._look_again, self._forgot
+        )
         self._refreshing = False
         self._stopping = False
-        self._kicked_s = float("-inf")
         self._waiters: list[tuple[Callable[[State], bool], Deferred[State]]] = []
-        self.sightings: dict[NodeId, Sighting] = {}
         self.view: View | None = None
         self.awaited: set[str] = set()
         """URLs of nodes that this proxy was told at its start to add, and has not added yet."""
@@ -98,7 +104,7 @@ class Roster:
         state = await self._store.update(founding)
         self.take_up(state)
         self._stop_watching = self._store.watch(self._heard)
-        self._probes.start()
+        self.probes.start()
         return state
 
     def stop(self) -> Deferred[None]:
@@ -106,7 +112,7 @@ class Roster:
             self._stop_watching()
         self._stopping = True
         self.change_waits(_stopping())
-        return self._probes.stop()
+        return self.probes.stop()
 
     def _heard(self, state: State) -> None:
         if self._buggify("roster: a state is heard again, late"):
@@ -125,12 +131,11 @@ class Roster:
             return
         if view is None or state.epoch > view.epoch:
             self.view = View(state)
-            for node in [node for node in self.sightings if node not in self.view.seats]:
-                del self.sightings[node]
+            self.probes.forget_all_but(self.view.seats)
             if self.ahead_of_store is not None and state.epoch >= self.ahead_of_store:
                 self.ahead_of_store = None
             self._adopted(self.view)
-            self._probes.kick()
+            self.probes.kick()
         else:
             view.state = state
         if state.pending or state.change is not None:
@@ -159,6 +164,8 @@ class Roster:
         if seat is None:
             seat = await self._join(url, info, weight, zone or "")
             return await self._fulfilled(seat.id, lambda base: seat, seat)
+        if is_leaving(self.state, seat.id):
+            raise ChangeFailed(f"{seat.id} at {seat.url} is leaving", "wait until it has left, then add it again")
         wanted = msgspec.structs.replace(seat, weight=weight, zone=seat.zone if zone is None else zone)
         if wanted == seat and base_of(self.state, seat.id) == seat:
             return seat
@@ -166,6 +173,55 @@ class Roster:
         return await self._fulfilled(
             seat.id, lambda base: msgspec.structs.replace(base or wanted, **changes), wanted, *changes
         )
+
+    async def leave(self, node: str, dead: bool = False) -> None:
+        """Let a member go: the others get what it holds first; or, where it is gone for good, what they hold.
+
+        :raises NoSuchMember: if there is none of this id.
+        :raises MayRemember: if it does not answer and is not said to be dead.
+        :raises BadParameter: if it is said to be dead and answers, or is the last one.
+        :raises ChangeFailed: if the change could not be carried out.
+        """
+        seat = self.state.seat(node)
+        if seat is None:
+            raise NoSuchMember(f"no member has the id {node[:40]!r}", "GET /v1/cluster lists them")
+        await self.probes.ask_all()
+        answers = self.probes.info_of(seat) is not None
+        if answers and dead:
+            raise BadParameter(f"{node} answers, so it is not dead", "leave out ?dead=1: its data is copied first")
+        if not answers and not dead:
+            raise MayRemember(
+                f"{node} does not answer, so what it holds cannot be copied",
+                f"bring it back; if it is gone for good, DELETE /v1/cluster/nodes/{node}?dead=1",
+            )
+
+        def left(state: State) -> State:
+            stays = [one for one in state.members if one.id != node and not is_leaving(state, one.id)]
+            if not stays:
+                raise BadParameter(f"{node} is the last member", "add another one first")
+            return wished(state, Wish(base_of(state, node) or seat, leaves=True, dead=dead))
+
+        await self._update(left)
+        try:
+            state = await self._carried_out(node)
+        except KvError:
+            await self._update(lambda state: without(state, node))
+            raise
+        if not is_leaving(state, node) and state.seat(node) is not None:
+            raise ChangeFailed(f"{node} did not leave: the change was taken back", "look into the proxy's log")
+
+    async def cancel(self, change_id: str) -> None:
+        """Take the change under way back: the owners of before it own everything again.
+
+        :raises NoSuchTask: if no change of this id is under way.
+        """
+
+        def step(state: State) -> State:
+            if state.change is None or state.change.id != change_id:
+                raise NoSuchTask(f"no change {change_id[:40]!r} is under way", "GET /v1/tasks lists them")
+            return cancelled(state)
+
+        await self._update(step)
 
     async def accept_loss(self, dead: Collection[str] = ()) -> list[str]:
         """Rebuild the members who forgot from whatever copies are left, and name them.
@@ -176,8 +232,8 @@ class Roster:
         :raises NothingLost: if nobody forgot anything.
         """
         members = self.state.members
-        await self._probe_all()
-        silent = [seat for seat in members if self.info_of(seat) is None]
+        await self.probes.ask_all()
+        silent = [seat for seat in members if self.probes.info_of(seat) is None]
         unsaid = [seat for seat in silent if seat.id not in dead]
         if unsaid:
             names = ",".join(seat.id for seat in unsaid)
@@ -185,7 +241,7 @@ class Roster:
                 f"{names} did not answer and may hold what the others forgot",
                 f"bring it back; if it is gone for good, POST /v1/cluster/accept-loss?dead={names}",
             )
-        seats = [seat for seat in map(self._renewed, members) if seat is not None]
+        seats = [seat for seat in map(self.probes.renewed, members) if seat is not None]
         seats += [msgspec.structs.replace(seat, incarnation="") for seat in silent]
         if not seats:
             raise NothingLost("every member that answers remembers what it held", "GET /v1/cluster shows the members")
@@ -199,11 +255,6 @@ class Roster:
             await self._update(lambda state: reduce(without, [seat.id for seat in seats], state))
             raise
         return [seat.id for seat in seats]
-
-    def info_of(self, seat: Seat) -> Info | None:
-        """What a member said of itself when it was last asked, None if it did not answer."""
-        sighting = self.sightings.get(NodeId(seat.id))
-        return sighting.info if sighting is not None else None
 
     @staticmethod
     def _rebuilding(state: State, seats: Iterable[Seat], accept_loss: bool = False) -> State:
@@ -224,16 +275,19 @@ class Roster:
     def outdated(self, node: NodeId, reply: BatchReply) -> None:
         """A node knows another epoch or another life than this proxy: look at the store, or at the node, again."""
         if reply.refusal in (OTHER_INCARNATION, OTHER_CLUSTER):
-            self.look_around()
+            self.probes.look_around()
         else:
+            self._learn(reply.state)
             self._look_again(Epoch(reply.epoch))
 
-    def look_around(self) -> None:
-        """Ask the members now who and in which epoch they are, unless that was just done."""
-        now = self._clock.seconds()
-        if now >= self._kicked_s + self._limits.kick_pause_s:
-            self._kicked_s = now
-            self._probes.kick()
+    def _learn(self, document: bytes) -> None:
+        """Act on what a node was given to keep, where this proxy has not heard of it yet: the store may be gone."""
+        try:
+            state = decode_state(document) if document else None
+        except StateUnusable:
+            return
+        if state is not None and state.cluster_id == self.state.cluster_id and state.epoch > self.state.epoch:
+            self.take_up(state)
 
     def _look_again(self, shown: Epoch) -> None:
         """Read the store again, since a node has shown an epoch that this proxy does not know."""
@@ -291,6 +345,19 @@ class Roster:
                 raise
         return Seat(info.member, url, weight, zone, info.incarnation, forgetful=info.forgetful)
 
+    async def _forgot(self, seats: Sequence[Seat]) -> None:
+        """Wish for the rebuild of members who forgot what they held."""
+        pending = {wish.seat.id: wish.seat.incarnation for wish in self.state.pending}
+        fresh = [seat for seat in seats if pending.get(seat.id) != seat.incarnation]
+        if not fresh:
+            return
+        for seat in fresh:
+            self.log.warn("{node} at {url} forgot what it held; it is rebuilt", node=seat.id, url=seat.url)
+        try:
+            await self._update(lambda state: self._rebuilding(state, fresh))
+        except StateUnusable as error:
+            self.log.error("that cannot be recorded now: {error}; the next round tries again", error=error.detail)
+
     async def _update(self, step: Callable[[State], State]) -> None:
         self.take_up(await self._store.update(lambda state: step(found(state))))
 
@@ -308,20 +375,29 @@ class Roster:
 
     async def _settled(self, seat: Seat, *fields: str) -> Seat:
         """Wait until no wish for a seat is left, and see that its fields became what was wished."""
-
-        def decided(state: State) -> bool:
-            if state.change is not None and any(other.id == seat.id for other in state.change.seats):
-                return False
-            return all(wish.seat.id != seat.id for wish in state.pending)
-
-        state = await self._until(decided, self._limits.change_patience_s)
-        now = state.seat(seat.id)
+        state = await self._carried_out(seat.id)
+        now = base_of(state, seat.id)
         if now is None or any(getattr(now, field) != getattr(seat, field) for field in fields):
             raise ChangeFailed(
                 f"the change for {seat.url} was taken back, the cluster is as it was",
                 "look into the proxy's log for the reason, then send the call again",
             )
         return now
+
+    async def _carried_out(self, node: str) -> State:
+        """Wait until what was wished for a node is done; or, where clients are served meanwhile, is on its way."""
+
+        def begun(state: State) -> bool:
+            waits = any(wish.seat.id == node for wish in state.pending)
+            return not waits and (state.open or state.change is None)
+
+        state = await self._until(begun, self._limits.change_patience_s)
+        if state.change is None:
+            return state
+        try:
+            return await self._until(lambda state: state.change is None, self._limits.change_answer_s)
+        except ChangeFailed:
+            return self.state
 
     def _until(self, holds: Callable[[State], bool], patience_s: float) -> Deferred[State]:
         waiter: Deferred[State] = Deferred()
@@ -353,63 +429,6 @@ class Roster:
             return result
 
         return waiter.addBoth(ended)
-
-    # Who they are today.
-
-    async def _probe_all(self) -> None:
-        seats = self.state.members
-        await DeferredList([ensureDeferred(self._probe(seat)) for seat in seats], consumeErrors=True)
-        renewed = [seat for seat in map(self._renewed, self.state.members) if seat is not None]
-        pending = {wish.seat.id: wish.seat.incarnation for wish in self.state.pending}
-        fresh = [seat for seat in renewed if pending.get(seat.id) != seat.incarnation]
-        if not fresh or self.state.change is not None:
-            return
-        for seat in fresh:
-            self.log.warn("{node} at {url} forgot what it held; it is rebuilt", node=seat.id, url=seat.url)
-        try:
-            await self._update(lambda state: self._rebuilding(state, fresh) if state.change is None else state)
-        except StateUnusable as error:
-            self.log.error("that cannot be recorded now: {error}; the next round tries again", error=error.detail)
-
-    async def _probe(self, seat: Seat) -> None:
-        node = NodeId(seat.id)
-        queue = self._queues.by_node.get(node)
-        try:
-            info = await self._control.info(seat.url)
-            if not info.cluster:
-                info = await self._control.join(seat.url, self.state.cluster_id, seat.id)
-            if (info.cluster, info.member) != (self.state.cluster_id, seat.id):
-                raise ForeignNode(f"member {info.member} of cluster {info.cluster} answers at its address")
-        except KvError as error:
-            self._saw(seat, Sighting(None, error.detail))
-            if queue is not None:
-                queue.suspicion.refuse(error.detail, self._clock.seconds())
-            return
-        self._saw(seat, Sighting(info))
-        if info.epoch > self.state.epoch:
-            self._look_again(Epoch(info.epoch))
-        if queue is not None:
-            queue.suspicion.confirm()
-
-    def _saw(self, seat: Seat, sighting: Sighting) -> None:
-        before = self.sightings.get(NodeId(seat.id))
-        self.sightings[NodeId(seat.id)] = sighting
-        if sighting.info is None and (before is None or before.info is not None):
-            self.log.warn("{node} at {url} is down: {error}", node=seat.id, url=seat.url, error=sighting.error)
-        elif sighting.info is not None and before is not None and before.info is None:
-            self.log.info("{node} at {url} is up again", node=seat.id, url=seat.url)
-
-    def _renewed(self, seat: Seat) -> Seat | None:
-        """The seat with the incarnation it has now, if that is another one."""
-        info = self.info_of(seat)
-        if info is None or info.incarnation == seat.incarnation:
-            return None
-        return msgspec.structs.replace(seat, incarnation=info.incarnation, forgetful=info.forgetful)
-
-    def clock_ahead_s(self) -> float:
-        """How far this proxy's clock is ahead of most nodes' (of the median one's)."""
-        clocks = sorted(s.info.now_ms for s in self.sightings.values() if s.info is not None)
-        return (self._now_ms() - clocks[len(clocks) // 2]) / 1000 if clocks else 0.0
 
 
 def _stopping() -> ChangeFailed:

@@ -15,12 +15,12 @@ from twisted.internet.interfaces import IReactorTime
 
 from .errors import KvError
 from .limits import Limits
-from .membership import View
 from .metrics import ProxyMetrics
 from .names import Key, NodeId
 from .peers.control import Control
 from .periodic import Rounds
 from .ring import slot_of
+from .views import View
 
 Place: TypeAlias = tuple[int, bytes]
 """Where a node's index by expiry was left off: a time in milliseconds, and a key."""
@@ -80,7 +80,7 @@ class Sweeper:
                     continue  # another owner will show the same, or the next round
                 if page.more:
                     places[node] = page.rows[-1]
-                found |= {Key(key): None for _, key in page.rows if node in view.table[slot_of(Key(key))]}
+                found |= {Key(key): None for _, key in page.rows if node in view.electorates[slot_of(Key(key))].nodes}
             keys = list(found)
             for at in range(0, len(keys), self._limits.sweep_at_once):
                 some = keys[at : at + self._limits.sweep_at_once]

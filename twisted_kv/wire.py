@@ -6,14 +6,17 @@ node at a time; what is stored travels as bytes that nobody on the way decodes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TypeVar
 
 import msgspec
 
+from .digest import EMPTY, moved, term
 from .errors import MalformedBody, MalformedKey, ValueTooLarge
 from .limits import Limits
 from .names import Key
 from .register import Op, Reply
+from .versions import Ballot
 
 UNDECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What a decoder raises on bytes that are none of its shape."""
@@ -93,24 +96,91 @@ class PageRequest(msgspec.Struct, array_like=True):
 
 
 class Page(msgspec.Struct, array_like=True):
-    """Records in order of slot and key. ``after`` is None on the last page."""
+    """Records in order of slot and key. ``after`` is None on the last page.
+
+    ``digest`` is the sum of the rows' terms (see ``digest``): a page that was cut on its way is told by it (P17).
+    """
 
     format: int
     epoch: int
     rows: list[Row]
     after: tuple[int, bytes] | None = None
+    digest: int = 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether it holds what its sender put in."""
+        return self.digest == rows_digest(self.rows)
+
+
+def rows_digest(rows: Iterable[Row]) -> int:
+    """Give the digest of rows; those that cannot be read are counted as nothing."""
+    digest = EMPTY
+    for row in rows:
+        digest = moved(digest, 0, term(Key(row.key), Ballot(row.ballot)))
+    return digest
+
+
+class DigestsRequest(msgspec.Struct, array_like=True):
+    """Asks for the digests of ranges of slots (both ends included, ascending)."""
+
+    header: Header
+    ranges: list[tuple[int, int]]
+
+
+class Digests(msgspec.Struct, array_like=True):
+    """Digests of slots, in the order they were asked for."""
+
+    format: int
+    epoch: int
+    digests: list[int]
+
+
+class Source(msgspec.Struct, array_like=True, frozen=True):
+    """A node to copy from: where it answers, who it has to be, and the memory that counts."""
+
+    url: str
+    member: str
+    incarnation: str
+
+
+class PullRequest(msgspec.Struct, array_like=True):
+    """Orders a node to copy slots from others, from the slot ``first`` on. It is forgotten when it is answered.
+
+    ``needed`` of the sources hold together all that was ever acknowledged; only with so many is anything copied.
+    """
+
+    header: Header
+    ranges: list[tuple[int, int]]
+    first: int
+    sources: list[Source]
+    needed: int
+
+
+class PullReply(msgspec.Struct, array_like=True):
+    """How many records were copied, with how many bytes. ``next`` is the slot to go on from, None at the end.
+
+    ``disputed`` are keys on which the sources differ, or which the node has promised not to take: somebody has to
+    propose them again.
+    """
+
+    format: int
+    epoch: int
+    copied: int
+    size: int
+    disputed: list[bytes]
+    next: int | None = None
 
 
 class DropRequest(msgspec.Struct, array_like=True):
     """Orders a node to forget the slots of these ranges (both ends included).
 
-    ``number`` grows with each order of an epoch. One that comes again, late, must not be carried out again: by then
-    the slots may have been filled.
+    It owns none of them in this epoch, or what it holds does not count. So an order may come twice, or late: once the
+    node owns them it carries another epoch, and refuses it.
     """
 
     header: Header
     ranges: list[tuple[int, int]]
-    number: int
 
 
 class KeysRequest(msgspec.Struct, array_like=True):
@@ -201,6 +271,10 @@ keys_request_decoder = msgspec.msgpack.Decoder(KeysRequest)
 keys_page_decoder = msgspec.msgpack.Decoder(KeysPage)
 due_request_decoder = msgspec.msgpack.Decoder(DueRequest)
 due_page_decoder = msgspec.msgpack.Decoder(DuePage)
+digests_request_decoder = msgspec.msgpack.Decoder(DigestsRequest)
+digests_decoder = msgspec.msgpack.Decoder(Digests)
+pull_request_decoder = msgspec.msgpack.Decoder(PullRequest)
+pull_reply_decoder = msgspec.msgpack.Decoder(PullReply)
 drop_request_decoder = msgspec.msgpack.Decoder(DropRequest)
 announcement_decoder = msgspec.msgpack.Decoder(Announcement)
 

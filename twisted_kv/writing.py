@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .conversation import Send
-from .names import Key, NodeId
+from .names import Key
 from .proposing import Proposer
-from .quorum import Level
+from .quorum import Electorate, Level, Quota
 from .versions import Ballot, HybridClock, Record, Version, record_version
 
 
@@ -19,7 +19,7 @@ class Write(Proposer):
     def __init__(
         self,
         key: Key,
-        owners: Sequence[NodeId],
+        electorate: Electorate,
         clock: HybridClock,
         level: Level,
         value: bytes | None,
@@ -29,21 +29,21 @@ class Write(Proposer):
         self.value = value
         self.content_type = content_type
         self.expires_ms = expires_ms
-        super().__init__(key, owners, clock, level)
+        super().__init__(key, electorate, clock, level)
 
     def begin(self) -> Sequence[Send]:
         if self.mine:
             return self._prepare()
-        return self._accept_fresh(self.clock.tick(), self.level.needed(len(self.owners)))
+        return self._accept_fresh(self.clock.tick(), self.electorate.quota(self.level))
 
-    def _accept_fresh(self, ballot: Ballot, needed: int) -> Sequence[Send]:
+    def _accept_fresh(self, ballot: Ballot, needed: Quota) -> Sequence[Send]:
         record = Record(Version(ballot), self.value, self.content_type, self.expires_ms)
         return self._accept(ballot, record.encode(), needed)
 
     def _propose(self) -> Sequence[Send]:
         best = self.best
         assert best is not None
-        needed = max(self.quorum, self.level.needed(len(self.owners)))
+        needed = self.quorum if self.level is Level.ONE else self.electorate.quota(self.level)
         if self.open_ballot is not None:
             if best.record and record_version(best.record) in self.mine:
                 return self._accept(self.ballot, best.record, needed)

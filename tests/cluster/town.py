@@ -24,8 +24,10 @@ from twisted_kv.limits import Limits
 from twisted_kv.metrics import NodeMetrics
 from twisted_kv.names import Key
 from twisted_kv.operation import Done
+from twisted_kv.peers.control import Control
 from twisted_kv.peers.peer import Answer
 from twisted_kv.proxy import Rooms, founding
+from twisted_kv.pulling import Puller
 from twisted_kv.quorum import Level
 from twisted_kv.replica import Replica
 from twisted_kv.simulation.door import answered
@@ -89,6 +91,8 @@ class House:
             metrics,
             raising,
         )
+        control = Control(Line(town, self.url), town.limits)
+        self.puller = Puller(town.clock, town.limits, control, self.replica)
 
     def _sync(self, work: Callable[[], None]) -> Deferred[None]:
         """Make what is written now durable, in a while, if the node lives so long."""
@@ -111,7 +115,7 @@ class House:
     def handle(self, path: str, body: bytes) -> Deferred[Answer]:
         """Answer as the node's routes do. A node that has crashed meanwhile answers nothing."""
         life = self.lives
-        return answered(self.replica, path, body, lambda: self.lives == life and self.up, raising)
+        return answered(self.replica, self.puller, path, body, lambda: self.lives == life and self.up, raising)
 
 
 def raising(failure: Failure) -> None:

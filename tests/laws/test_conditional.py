@@ -8,6 +8,7 @@ from twisted_kv.conditional import BEFORE_MAX, Conditional, Decide, Draft, leave
 from twisted_kv.conversation import NOTHING, Send
 from twisted_kv.errors import DeadlinePassed, Unreached
 from twisted_kv.names import Key, NodeId
+from twisted_kv.quorum import Electorate
 from twisted_kv.register import ACCEPT, PREPARE, Op, Reply
 from twisted_kv.versions import NONE, Ballot, HybridClock, Record, Version, decode_record
 
@@ -26,7 +27,7 @@ FOUND = Record(Version(OLD), b"old")
 
 
 def conditional(*wanted: Decide) -> Conditional:
-    return Conditional(KEY, OWNERS, HybridClock(lambda: NOW_MS, 7), lambda: NOW_MS, wanted)
+    return Conditional(KEY, Electorate(OWNERS), HybridClock(lambda: NOW_MS, 7), lambda: NOW_MS, wanted)
 
 
 def replaces(expected: bytes | None, value: bytes | None) -> Decide:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import NamedTuple
@@ -20,13 +20,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twisted_kv import conditional as conditional_changes
-from twisted_kv import conversation, quorum, register
+from twisted_kv import quorum, register
 from twisted_kv.conditional import Conditional, Decided, Draft
 from twisted_kv.conversation import NOTHING, Conversation, Outcome, Send
 from twisted_kv.errors import DeadlinePassed, Unreached
 from twisted_kv.names import Key, NodeId
 from twisted_kv.proposing import Proposer
-from twisted_kv.quorum import Level, blocking, majority
+from twisted_kv.quorum import Electorate, Group, Level, blocking, met, required
 from twisted_kv.reading import Read
 from twisted_kv.register import ACCEPT, BLANK, FETCH, PREPARE, READ, Cell, Op, Reply, decide
 from twisted_kv.simulation.linearizability import Event, Fate, Kind, violation
@@ -151,7 +151,7 @@ def ballot_at(number: int, now_ms: int = 100) -> Ballot:
 
 
 def write_of(value: bytes | None = b"v", level: Level = Level.STRONG, owners: Sequence[NodeId] = (A, B, C)) -> Write:
-    return Write(KEY, owners, clock_at(), level, value)
+    return Write(KEY, Electorate(owners), clock_at(), level, value)
 
 
 def accepts(ballot: Ballot, record: bytes, owners: Sequence[NodeId] = (A, B, C)) -> list[Send]:
@@ -349,17 +349,17 @@ def test_write_restarted_in_another_epoch_is_open_and_prepares_with_the_new_owne
     write = write_of()
     write.begin()
     new = (B, C, NodeId("d"))
-    assert write.restart(new) == prepares(ballot_at(1), new)
+    assert write.restart(Electorate(new)) == prepares(ballot_at(1), new)
     assert write.deliver(A, 1, yes(ballot_at(0))) == NOTHING
 
 
 def test_write_that_asked_nobody_yet_is_certain_after_a_restart() -> None:
     write = write_of()
-    assert write.restart((A,)) == accepts(ballot_at(0), put_record(ballot_at(0)), (A,))
+    assert write.restart(Electorate((A,))) == accepts(ballot_at(0), put_record(ballot_at(0)), (A,))
 
 
 def read_of(level: Level = Level.STRONG, owners: Sequence[NodeId] = (A, B, C)) -> Read:
-    return Read(KEY, owners, clock_at(), level)
+    return Read(KEY, Electorate(owners), clock_at(), level)
 
 
 LOOK, TAKE = Op(READ, KEY), Op(FETCH, KEY)
@@ -524,7 +524,7 @@ def test_read_restarted_in_another_epoch_forgets_what_it_was_shown() -> None:
     read = read_of()
     read.begin()
     read.deliver(A, 1, holds(OLD, OTHERS))
-    assert read.restart((B, C, A)) == [Send(B, TAKE), Send(C, LOOK)]
+    assert read.restart(Electorate((B, C, A))) == [Send(B, TAKE), Send(C, LOOK)]
     assert read.deliver(B, 1, holds(OLD)) == NOTHING
     read.deliver(C, 2, holds(NEW))
     assert read.outcome is None
@@ -645,7 +645,12 @@ def sources_needed(owners: int) -> int:
 
 
 def settles() -> bool:
-    """Whether a new owner is filled by a proposal where the old ones differ, or promised to refuse what they hold."""
+    """Whether a new owner is filled by a proposal where the old ones differ."""
+    return True
+
+
+def both_vote() -> bool:
+    """Whether old and new owners vote together while the new ones are filled."""
     return True
 
 
@@ -654,13 +659,13 @@ def buries() -> bool:
     return True
 
 
-def may_shrink() -> bool:
-    """Whether a change may take an owner away without another in its place, and without copying anything.
+def fills_who_stays() -> bool:
+    """Whether those who stay are filled, too, where an owner goes without another one in its place.
 
-    It may not: an acknowledged record may then be on fewer than a majority of those who are left, and what a blocking
-    set of them shows, or a majority after one more such change, may lack it.
+    They have to be: an acknowledged record may then be on fewer than a majority of those who are left, and what a
+    blocking set of them shows, or a majority after one more such change, may lack it.
     """
-    return False
+    return True
 
 
 class Simulation:
@@ -674,19 +679,17 @@ class Simulation:
     def __init__(self, seed: int, changing: bool = False, conditional: bool = False, wild: bool = False) -> None:
         self.random = rng = random.Random(seed)
         self.now = 0
-        self.opened = 0
         self.wire: list[Question | Answer] = []
         self.strays: list[Question] = []
         self.running: list[Operation] = []
         self.history: list[Event] = []
         self.names = count(1)
         self.changing = changing
-        self.owners_of: list[tuple[NodeId, ...]] = [tuple(map(NodeId, "abcde"[: rng.choice((3, 3, 3, 3, 3, 1, 2, 5))]))]
+        self.owners = tuple(map(NodeId, "abcde"[: rng.choice((3, 3, 3, 3, 3, 1, 2, 5))]))
+        self.electorates = [Electorate(self.owners)]
         self.cells: dict[NodeId, Cell] = dict.fromkeys(map(NodeId, "abcdefg"), BLANK)
         self.epochs: dict[NodeId, int] = dict.fromkeys(self.cells, 0)
-        self.gained: NodeId | None = None
-        self.sources: dict[NodeId, Cell] = {}
-        self.filled = True
+        self.change: Iterator[None] | None = None
         self.slow: NodeId | None = None
         # The weather.
         self.loss = rng.choice((0.0, 0.1, 0.3))
@@ -720,6 +723,11 @@ class Simulation:
             self.withdrawals = rng.choice((0.0, 0.05, 0.2))
             self.scratches = rng.choice((0.0, 0.05))
             self.ones = rng.random() < 0.3
+
+    @property
+    def opened(self) -> int:
+        """The newest epoch."""
+        return len(self.electorates) - 1
 
     def run(self) -> list[Event]:
         while (self.left or self.running) and self.now < 3000:
@@ -781,11 +789,11 @@ class Simulation:
         if rng.random() < self.crashes:
             self._crash(rng.choice(self.proxies))
         if rng.random() < self.slowness:
-            self.slow = rng.choice((None, *self.owners_of[-1]))
+            self.slow = rng.choice((None, *self.electorates[-1].nodes))
         if self.withdrawals and self.running and rng.random() < self.withdrawals:
             self._withdraw(rng.choice(self.running))
         if self.scratches and rng.random() < self.scratches:
-            self.unreadable = rng.choice((None, *self.owners_of[-1]))
+            self.unreadable = rng.choice((None, *self.electorates[-1].nodes))
         if self.changing:
             self._drive_change()
 
@@ -795,8 +803,7 @@ class Simulation:
         rng = self.random
         kind = kind or rng.choice(self.kinds)
         number = next(self.names)
-        owners = list(self.owners_of[proxy.epoch])
-        rng.shuffle(owners)
+        owners = self._owners(proxy.epoch)
         level = Level.ALL if rng.random() < 0.15 else Level.STRONG
         value: bytes | None = None
         conversation: Conversation
@@ -825,13 +832,19 @@ class Simulation:
         self._settle(operation, conversation.begin())
         return operation
 
+    def _owners(self, epoch: int) -> Electorate:
+        """Give an epoch's electorate, to be asked in any order."""
+        nodes = list(self.electorates[epoch].nodes)
+        self.random.shuffle(nodes)
+        return self.electorates[epoch].arranged(nodes)
+
     def _expiry(self, proxy: Proxy) -> int:
         rng = self.random
         if not self.expiring or rng.random() > self.expiring:
             return 0
         return max(1, proxy.now_ms() + rng.choice((0, 1, 5, 40)))
 
-    def _sharing(self, proxy: Proxy, owners: Sequence[NodeId], parts: Sequence[Part]) -> Conditional:
+    def _sharing(self, proxy: Proxy, owners: Electorate, parts: Sequence[Part]) -> Conditional:
         called = self.now
         conversation = Burying(KEY, owners, proxy.clock, proxy.now_ms, [part.decide for part in parts])
         conversation.parts = parts
@@ -860,7 +873,7 @@ class Simulation:
     def _bury(self, operation: Operation) -> None:
         """Read once more, in a round in which what has expired is replaced by its tombstone."""
         proxy = operation.proxy
-        owners = list(self.owners_of[proxy.epoch])
+        owners = self.electorates[proxy.epoch]
         part = Part(operation.client, b"nothing", False)
         conversation = self._sharing(proxy, owners, [part])
         reader = Operation(
@@ -881,7 +894,7 @@ class Simulation:
             self._note(operation, conversation.outcome)
         elif not conversation.paused:
             assert conversation.waiting, f"{operation.client} waits for nobody"
-            for node in conversation.waiting:
+            for node in conversation.electorate.members(conversation.waiting):
                 assert (conversation.round, node) in operation.asked, f"{operation.client} waits in vain for {node}"
 
     def _note(self, operation: Operation, outcome: Outcome) -> None:
@@ -903,7 +916,7 @@ class Simulation:
                 value = shown(outcome.record)
             else:
                 assert shown(outcome.record) == value, "a write ends with the record it wrote"
-                assert outcome.acks >= operation.level.needed(len(operation.conversation.owners))
+                assert outcome.acks >= required(operation.conversation.electorate.quota(operation.level))
         elif operation.kind is Kind.READ:
             fate = Fate.DROPPED
         else:
@@ -1010,7 +1023,8 @@ class Simulation:
     def _copy(self) -> None:
         """Repair: one owner sends another what it accepted, under the ballot it has."""
         rng = self.random
-        source, target = rng.choice(self.owners_of[self.opened]), rng.choice(self.owners_of[self.opened])
+        nodes = self.electorates[-1].nodes
+        source, target = rng.choice(nodes), rng.choice(nodes)
         cell = self.cells[source]
         if source != target and cell.accepted != NONE and self.epochs[source] <= self.opened:
             self.epochs[source] = self.opened
@@ -1020,13 +1034,7 @@ class Simulation:
     # Changes of the owners.
 
     def _drive_change(self) -> None:
-        """Take one step of a change: one owner more, or one replaced by another.
-
-        Nodes learn of the new epoch one by one and refuse older ones from then on. When no majority of the old owners
-        is left without it, a new owner, which starts empty, is filled with the newest of what a blocking set of the
-        old ones shows; where they differ it is settled first. Then the epoch opens, and the proxies hear of that one
-        by one.
-        """
+        """Let proxies hear of the newest epoch, one by one, and a change take its next step."""
         rng = self.random
         late = [proxy for proxy in self.proxies if proxy.epoch < self.opened]
         if late and rng.random() < 0.05:
@@ -1034,77 +1042,90 @@ class Simulation:
         behind = [operation for operation in self.running if operation.epoch < operation.proxy.epoch]
         if behind and rng.random() < 0.3:
             self._restart(rng.choice(behind))
-        epoch = len(self.owners_of) - 1
-        if epoch == self.opened:
-            if self.left and not late and rng.random() < 0.02:
-                self._plan_change()
-            return
-        old, new = self.owners_of[epoch - 1], self.owners_of[epoch]
-        if rng.random() < 0.1:
-            self._show_epoch(rng.choice(sorted({*old, *new})), epoch)
-        adopted = [node for node in old if self.epochs[node] == epoch]
-        if len(adopted) < blocking(len(old)) or rng.random() > 0.2:
-            return
-        if self.gained is not None and not self.filled:
-            if self.epochs[self.gained] < epoch:
-                return
-            node = rng.choice(adopted)
-            self.sources.setdefault(node, self.cells[node])
-            if len(self.sources) < sources_needed(len(old)):
-                return
-            if not self._fill(adopted, majority(len(old))):
-                return
-            self.filled = True
-        self.opened = epoch
+        if self.change is None:
+            if self.left and rng.random() < 0.02:
+                self.change = self._changed(self._drawn())
+        elif rng.random() < 0.2:
+            next(self.change, None)
 
-    def _fill(self, adopted: Sequence[NodeId], enough: int) -> bool:
-        """Copy what the sources agree on; settle what they do not by a proposal, once enough of the old can vote."""
-        newest = max(self.sources.values(), key=lambda cell: cell.accepted)
-        agreed = all(c.accepted == newest.accepted and c.promised <= newest.accepted for c in self.sources.values())
-        assert self.gained is not None
-        if agreed or newest.accepted == NONE or not settles():
-            if newest.accepted != NONE:
-                op = Op(ACCEPT, KEY, newest.accepted, newest.record)
-                self.cells[self.gained] = copy_rule(self.cells[self.gained], op)
-            return True
-        if len(adopted) < enough:
-            return False
-        # Nobody is served in a closed epoch, so this may as well happen at one moment.
-        clock = Proxy(self, "driver", 0).clock
-        for node in adopted:
-            clock.learn(max(self.cells[node].accepted, self.cells[node].promised))
-        newest = max((self.cells[node] for node in adopted), key=lambda cell: cell.accepted)
-        ballot = clock.tick()
-        for node in (*adopted, self.gained):
-            self.cells[node] = Cell(ballot, ballot, newest.record)
-        return True
-
-    def _plan_change(self) -> None:
-        rng = self.random
-        old = self.owners_of[-1]
+    def _drawn(self) -> tuple[NodeId, ...]:
+        """Draw who shall be the owners: one more, one replaced by another, or one fewer."""
+        rng, old = self.random, self.owners
         others = [node for node in self.cells if node not in old]
-        gains = not may_shrink() or (len(old) < 5 and rng.random() < 0.7)
+        gains = len(old) < 5 and rng.random() < 0.8
         loses = len(old) == 5 or (len(old) > 1 and (not gains or rng.random() < 0.6))
-        if not gains and not loses:
-            return
         lost = rng.choice(old) if loses else None
-        self.gained = rng.choice(others) if gains else None
-        self.sources = {}
-        self.filled = self.gained is None
-        kept = [node for node in old if node != lost]
-        self.owners_of.append((*kept, self.gained) if self.gained is not None else tuple(kept))
+        gained = rng.choice(others) if gains or not loses else None
+        kept = tuple(node for node in old if node != lost)
+        return (*kept, gained) if gained is not None else kept
 
-    def _show_epoch(self, node: NodeId, epoch: int) -> None:
-        if self.epochs[node] < epoch:
-            self.epochs[node] = epoch
-            if node == self.gained:
-                self.cells[node] = BLANK
+    def _changed(self, new: tuple[NodeId, ...]) -> Iterator[None]:
+        """Change the owners, a step at each call.
+
+        In one epoch old and new owners vote together. So many of the old ones as no majority can do without are shown
+        it and read; what they agree on is copied to the new ones, who start empty, and what they do not is proposed
+        again. In the next epoch the new ones vote alone.
+        """
+        rng, old = self.random, self.owners
+        for node in new:
+            if node not in old:
+                self.cells[node], self.epochs[node] = BLANK, self.opened
+        groups = [Group(owners, len(owners)) for owners in (old, new)]
+        both = tuple(dict.fromkeys((*old, *new)))
+        self.electorates.append(Electorate(both, groups if both_vote() else groups[1:]))
+        epoch = self.opened
+        fewer = len(new) < len(old) and fills_who_stays()
+        targets = [node for node in new if fewer or node not in old]
+        needed = sources_needed(len(old))
+        for target in targets:
+            sources: dict[NodeId, Cell] = {}
+            for node in rng.sample(old, rng.randint(needed, len(old))):
+                yield
+                self.epochs[node] = epoch
+                sources[node] = self.cells[node]
+            yield
+            self.epochs[target] = epoch
+            newest = max(sources.values(), key=lambda cell: cell.accepted)
+            holders = sum(cell.accepted == newest.accepted for cell in sources.values())
+            if newest.accepted == NONE:
+                continue
+            if holders >= needed or not settles():
+                op = Op(ACCEPT, KEY, newest.accepted, newest.record)
+                self.cells[target] = copy_rule(self.cells[target], op)
+                if self.cells[target].accepted >= newest.accepted:
+                    continue
+            if settles():
+                yield from self._settled(self.electorates[epoch], target, epoch)
+        yield
+        self.electorates.append(Electorate(new))
+        self.owners = new
+        self.change = None
+
+    def _settled(self, electorate: Electorate, target: NodeId, epoch: int) -> Iterator[None]:
+        """Propose again what a key holds, with majorities of old and new owners, until a new one holds it."""
+        clock = Proxy(self, "driver", 0).clock
+        while True:
+            ballot = clock.tick()
+            best, voters, questions = BLANK, 0, [Op(PREPARE, KEY, ballot)]
+            while questions:
+                op, voters = questions.pop(), 0
+                for node in self.random.sample(electorate.nodes, len(electorate.nodes)):
+                    yield
+                    self.epochs[node] = epoch
+                    reply, self.cells[node] = register.decide(self.cells[node], op)
+                    clock.learn(max(self.cells[node].accepted, self.cells[node].promised))
+                    if reply.taken:
+                        voters |= electorate.bits[node]
+                    if op.verb == PREPARE and reply.taken and reply.accepted > best.accepted:
+                        best = Cell(NONE, Ballot(reply.accepted), reply.record)
+                if op.verb == PREPARE and met(electorate.quorum, voters) and best.accepted != NONE:
+                    questions.append(Op(ACCEPT, KEY, ballot, best.record))
+            if met(electorate.quorum, voters) and self.cells[target].accepted >= ballot:
+                return
 
     def _restart(self, operation: Operation) -> None:
         operation.epoch = operation.proxy.epoch
-        owners = list(self.owners_of[operation.epoch])
-        self.random.shuffle(owners)
-        self._settle(operation, operation.conversation.restart(owners))
+        self._settle(operation, operation.conversation.restart(self._owners(operation.epoch)))
 
     # The end.
 
@@ -1116,8 +1137,8 @@ class Simulation:
         self.left = 0
         self.ones = False
         self.expiring = self.withdrawals = self.scratches = 0.0
-        while self.opened < len(self.owners_of) - 1:
-            self._drive_change()
+        while self.change is not None:
+            next(self.change, None)
         proxy = Proxy(self, "last", 0)
         for _ in range(3):
             assert self._finish(self._start(proxy, Kind.READ)) is None
@@ -1255,7 +1276,7 @@ def forget_promises(patch: pytest.MonkeyPatch) -> None:
 def believe_refusing_majority(patch: pytest.MonkeyPatch) -> None:
     """A write takes the refusal of a majority for certainty that nothing happened."""
     land = Write._land
-    patch.setattr(Write, "_land", lambda self, certain: land(self, certain or self.refused >= self.quorum))
+    patch.setattr(Write, "_land", lambda self, certain: land(self, certain or met(self.quorum, self.refused)))
 
 
 def retry_blindly(patch: pytest.MonkeyPatch) -> None:
@@ -1265,7 +1286,7 @@ def retry_blindly(patch: pytest.MonkeyPatch) -> None:
 
 def count_repeated_refusals(patch: pytest.MonkeyPatch) -> None:
     """A write takes the second answer to a question for the first."""
-    patch.setattr(Write, "_refused", lambda self, reply, resent: self._weigh())
+    patch.setattr(Write, "_refused", lambda self, bit, reply, resent: self._weigh())
 
 
 def ignore_silence(patch: pytest.MonkeyPatch) -> None:
@@ -1298,8 +1319,9 @@ class ReadByVersion(Read):
     def _taken(self, node: NodeId, reply: Reply) -> Sequence[Send]:
         if self.phase == READ:
             self.records[node] = reply.record
-            alike = [record for record in self.records.values() if record[2:18] == reply.record[2:18]]
-            if len(self.records) >= self._required and len(alike) >= self.quorum:
+            alike = [node for node, record in self.records.items() if record[2:18] == reply.record[2:18]]
+            electorate = self.electorate
+            if met(self._required, electorate.voters(self.records)) and met(self.quorum, electorate.voters(alike)):
                 self.outcome = Outcome(reply.record, len(self.records))
                 return NOTHING
         return super()._taken(node, reply)
@@ -1327,7 +1349,6 @@ def settle_for_less_than_a_majority(patch: pytest.MonkeyPatch) -> None:
         return max(1, owners // 2)
 
     patch.setattr(quorum, "majority", wrong)
-    patch.setattr(conversation, "majority", wrong)
 
 
 def mix_rounds(patch: pytest.MonkeyPatch) -> None:
@@ -1344,7 +1365,7 @@ def propose_over_newer(patch: pytest.MonkeyPatch) -> None:
     """A write that is open is proposed again on whatever was found."""
 
     def wrong(self: Write) -> Sequence[Send]:
-        return self._accept_fresh(self.ballot, max(self.quorum, self.level.needed(len(self.owners))))
+        return self._accept_fresh(self.ballot, self.quorum)
 
     patch.setattr(Write, "_propose", wrong)
 
@@ -1354,7 +1375,7 @@ def forget_what_was_promised(patch: pytest.MonkeyPatch) -> None:
 
     def wrong(self: Read) -> Sequence[Send]:
         self.proposed = self._had
-        return self._ask(ACCEPT, Op(ACCEPT, self.key, self.ballot, self._had), self.owners)
+        return self._ask(ACCEPT, Op(ACCEPT, self.key, self.ballot, self._had))
 
     patch.setattr(Read, "_propose", wrong)
 
@@ -1363,9 +1384,9 @@ def forget_at_restart(patch: pytest.MonkeyPatch) -> None:
     """A write that begins again in a new epoch forgets the accept that was under way."""
     restart = Conversation.restart
 
-    def wrong(self: Write, owners: Sequence[NodeId]) -> Sequence[Send]:
+    def wrong(self: Write, electorate: Electorate) -> Sequence[Send]:
         self._land(certain=True)
-        return restart(self, owners)
+        return restart(self, electorate)
 
     patch.setattr(Write, "restart", wrong)
 
@@ -1377,7 +1398,12 @@ def fill_from_one(patch: pytest.MonkeyPatch) -> None:
 
 def shrink_without_copies(patch: pytest.MonkeyPatch) -> None:
     """Owners are taken away one by one, and nothing is copied among those who stay."""
-    patch.setattr(sys.modules[__name__], "may_shrink", lambda: True)
+    patch.setattr(sys.modules[__name__], "fills_who_stays", lambda: False)
+
+
+def new_owners_vote_alone(patch: pytest.MonkeyPatch) -> None:
+    """(P11) The new owners vote alone while they are being filled."""
+    patch.setattr(sys.modules[__name__], "both_vote", lambda: False)
 
 
 def serve_old_epochs(patch: pytest.MonkeyPatch) -> None:
@@ -1406,7 +1432,7 @@ def answer_unconfirmed(patch: pytest.MonkeyPatch) -> None:
 
     def wrong(self: Conditional, decided: list[Decided]) -> Sequence[Send]:
         assert self.best is not None
-        self.decided, self.outcome = decided, Outcome(self.best.record, self.confirmed)
+        self.decided, self.outcome = decided, Outcome(self.best.record, self.acks)
         return NOTHING
 
     patch.setattr(Conditional, "_confirm", wrong)
@@ -1521,7 +1547,7 @@ MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], tuple[Mode, int]] = {
     list_cut_at_the_wrong_end: (CONDITIONAL, 46),
     pass_by_unchecked: (CONDITIONAL, 61),
     hidden_by_older: (PLAIN, 329),
-    keep_the_step_between: (BOTH, 2364),
+    keep_the_step_between: (BOTH, 5200),
     tell_a_wrong_fate: (CONDITIONAL, 12),
     propose_the_withdrawn: (WILD, 2),
     withdraw_for_certain: (WILD, 18),
@@ -1543,10 +1569,11 @@ MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], tuple[Mode, int]] = {
     mix_rounds: (PLAIN, 412),
     propose_over_newer: (PLAIN, 329),
     forget_what_was_promised: (PLAIN, 72),
-    forget_at_restart: (CHANGING, 1670),
-    fill_from_one: (CHANGING, 198),
-    shrink_without_copies: (CHANGING, 7241),
-    serve_old_epochs: (CHANGING, 372),
+    forget_at_restart: (CHANGING, 256),
+    fill_from_one: (CHANGING, 166),
+    shrink_without_copies: (CHANGING, 3184),
+    serve_old_epochs: (CHANGING, 1537),
+    new_owners_vote_alone: (CHANGING, 218),
 }
 """Wrong variants, what must happen for them to show, and the first seed that catches each.
 
@@ -1575,7 +1602,7 @@ def two_reads_after_two_proposals(patched: bool) -> list[bytes | None]:
         if patched:
             read_by_version(patch)
         for order in ((A, C, B), (A, B, C)):
-            read = Read(KEY, order, clock_at(), Level.STRONG)
+            read = Read(KEY, Electorate(order), clock_at(), Level.STRONG)
             asked = list(read.begin())
             while read.outcome is None:
                 round_, (node, op) = read.round, asked.pop(0)

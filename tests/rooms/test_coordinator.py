@@ -24,7 +24,7 @@ from twisted_kv.errors import (
     Unreached,
 )
 from twisted_kv.limits import Limits
-from twisted_kv.membership import Seat, State, View
+from twisted_kv.membership import Seat, State
 from twisted_kv.metrics import ProxyMetrics
 from twisted_kv.names import Key, NodeId
 from twisted_kv.operation import Done
@@ -33,6 +33,7 @@ from twisted_kv.peers.queue import Queues
 from twisted_kv.quorum import Level
 from twisted_kv.register import ACCEPT, BLANK, FETCH, PREPARE, READ, Cell, Op, decide
 from twisted_kv.versions import Ballot, HybridClock, Record, Version, decode_record
+from twisted_kv.views import View
 from twisted_kv.wire import CLOSED_EPOCH, FORMAT, OLD_EPOCH, BatchReply, batch_decoder, encode
 
 K = Key(b"k")

@@ -11,9 +11,10 @@ from twisted.python.failure import Failure
 
 from twisted_kv.errors import ChangeFailed, PeerSilent
 from twisted_kv.filling import Filling
-from twisted_kv.membership import Change, Fill, Plan, Seat, State, planned
+from twisted_kv.membership import Change, Seat, State
 from twisted_kv.names import Key, NodeId
 from twisted_kv.peers.control import Control
+from twisted_kv.planning import Fill, Plan, planned
 from twisted_kv.register import ABSTAIN, BLANK, PREPARE, Cell, Op, Reply, decide
 from twisted_kv.ring import slot_of
 from twisted_kv.versions import NONE, Ballot, HybridClock, Record, Version, record_version
@@ -86,7 +87,7 @@ def run(owners: Owners, fill: Fill) -> Filling:
     seats = {node: Seat(node, f"http://{node}:80") for node in (A, B, C, D)}
     filling = Filling(cast(Control, owners), HybridClock(lambda: 100, 7), State(1, "c-1", 2), seats, frozenset(seats))
     results: list[Any] = []
-    ensureDeferred(filling.run(Plan((fill,), {}, 0, 0))).addBoth(results.append)
+    ensureDeferred(filling.run(Plan((fill,), 0, 0))).addBoth(results.append)
     assert results, "nothing here takes time"
     if isinstance(results[0], Failure):
         results[0].raiseException()

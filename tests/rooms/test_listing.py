@@ -7,8 +7,9 @@ from twisted.internet.task import Clock, deferLater
 
 from twisted_kv.limits import Limits
 from twisted_kv.listing import KeyPage, Listing
-from twisted_kv.membership import Seat, State, View
+from twisted_kv.membership import Seat, State
 from twisted_kv.names import Key
+from twisted_kv.views import View
 from twisted_kv.wire import FORMAT, KeyRow, KeysPage
 
 SEATS = tuple(Seat(node, f"http://{node}:1", incarnation="i") for node in "abc")

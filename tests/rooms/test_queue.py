@@ -12,13 +12,14 @@ from twisted.python.failure import Failure
 
 from twisted_kv.errors import PeerSilent, PeerUnreachable
 from twisted_kv.limits import Limits
-from twisted_kv.membership import Seat, State, View
+from twisted_kv.membership import Seat, State
 from twisted_kv.metrics import ProxyMetrics
 from twisted_kv.names import NodeId
 from twisted_kv.peers.peer import Answer
 from twisted_kv.peers.queue import PeerQueue, Queues
 from twisted_kv.register import ACCEPT, FETCH, PREPARE, READ, Op, Reply
 from twisted_kv.versions import NONE
+from twisted_kv.views import View
 from twisted_kv.wire import (
     CLOSED_EPOCH,
     FORMAT,

@@ -13,13 +13,14 @@ from twisted.python.failure import Failure
 
 from twisted_kv.errors import PeerSilent, Unreached
 from twisted_kv.limits import Limits
-from twisted_kv.membership import Seat, State, View
+from twisted_kv.membership import Seat, State
 from twisted_kv.metrics import ProxyMetrics
 from twisted_kv.names import Key
 from twisted_kv.peers.control import Control
 from twisted_kv.peers.peer import Answer
 from twisted_kv.ring import slot_of
 from twisted_kv.sweeper import Sweeper
+from twisted_kv.views import View
 from twisted_kv.wire import FORMAT, DuePage, due_request_decoder, encode
 
 NOW_MS = 1_000

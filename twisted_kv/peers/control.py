@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import count
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,6 +17,8 @@ from ..wire import (
     Announcement,
     Batch,
     BatchReply,
+    Digests,
+    DigestsRequest,
     DropRequest,
     DuePage,
     DueRequest,
@@ -28,18 +29,23 @@ from ..wire import (
     KeysRequest,
     Page,
     PageRequest,
+    PullReply,
+    PullRequest,
+    Source,
     batch_reply_decoder,
+    digests_decoder,
     due_page_decoder,
     encode,
     keys_page_decoder,
     page_decoder,
+    pull_reply_decoder,
 )
 from .peer import Answer, Transport
 from .queue import MSGPACK
 
 JSON = "application/json"
 
-P = TypeVar("P", Page, KeysPage, DuePage)
+P = TypeVar("P", Page, KeysPage, DuePage, Digests, PullReply)
 
 _PAGE_ERRORS: dict[str, type[KvError]] = {kind.slug: kind for kind in (Damaged, OtherEpoch)}
 
@@ -50,7 +56,6 @@ class Control:
     def __init__(self, transport: Transport, limits: Limits) -> None:
         self._transport = transport
         self._limits = limits
-        self._orders = count(1)
 
     async def info(self, url: str) -> Info:
         """Ask who answers at a URL.
@@ -101,7 +106,7 @@ class Control:
         """
         unfinished = True
         while unfinished:
-            order = DropRequest(_header(seat, state), list(ranges), next(self._orders))
+            order = DropRequest(_header(seat, state), list(ranges))
             unfinished = (await self._order(seat, "drop", encode(order))).unfinished
 
     async def page(
@@ -112,8 +117,29 @@ class Control:
         :raises PeerRefused: as in ``announce``.
         :raises Damaged: if the node cannot read part of the range.
         """
-        request = PageRequest(_header(seat, state), list(ranges), after)
-        return await self._page(seat, "slots", request, page_decoder)
+        return await self.page_of(seat.url, PageRequest(_header(seat, state), list(ranges), after))
+
+    async def page_of(self, url: str, request: PageRequest) -> Page:
+        """Read a page as ``page`` does; for a node, which knows no seats."""
+        page = await self._page(url, "slots", request, page_decoder)
+        if not page.whole:
+            raise PeerSilent("the page is not whole")
+        return page
+
+    async def digests(self, url: str, request: DigestsRequest) -> list[int]:
+        """Ask a node for the digests of slots. Errors as in ``keys``."""
+        found = await self._page(url, "digests", request, digests_decoder)
+        if len(found.digests) != sum(last - first + 1 for first, last in request.ranges):
+            raise PeerSilent(f"{len(found.digests)} digests came")
+        return found.digests
+
+    async def pull(
+        self, seat: Seat, state: State, ranges: Sequence[tuple[int, int]], first: int, sources: list[Seat], needed: int
+    ) -> PullReply:
+        """Make a node copy a part of the ranges from others. Errors as in ``keys``."""
+        named = [Source(source.url, source.id, source.incarnation) for source in sources]
+        request = PullRequest(_header(seat, state), list(ranges), first, named, needed)
+        return await self._page(seat.url, "pull", request, pull_reply_decoder)
 
     async def keys(self, seat: Seat, state: State, prefix: bytes, after: bytes, limit: int) -> KeysPage:
         """Read one page of a node's key index.
@@ -123,17 +149,17 @@ class Control:
         :raises Damaged: as in ``page``.
         """
         request = KeysRequest(_header(seat, state), prefix, after, limit)
-        return await self._page(seat, "keys", request, keys_page_decoder)
+        return await self._page(seat.url, "keys", request, keys_page_decoder)
 
     async def due(
         self, seat: Seat, state: State, until_ms: int, after: tuple[int, bytes] | None, limit: int
     ) -> DuePage:
         """Read one page of a node's values that have expired. Errors as in ``keys``."""
         request = DueRequest(_header(seat, state), until_ms, after, limit)
-        return await self._page(seat, "due", request, due_page_decoder)
+        return await self._page(seat.url, "due", request, due_page_decoder)
 
-    async def _page(self, seat: Seat, path: str, request: Any, decoder: msgspec.msgpack.Decoder[P]) -> P:
-        answer = await self._request("POST", seat.url, path, encode(request), MSGPACK)
+    async def _page(self, url: str, path: str, request: Any, decoder: msgspec.msgpack.Decoder[P]) -> P:
+        answer = await self._request("POST", url, path, encode(request), MSGPACK)
         if answer.code != 200:
             problem = _problem(answer)
             raise _PAGE_ERRORS.get(problem.get("type", ""), PeerRefused)(problem.get("detail", f"status {answer.code}"))

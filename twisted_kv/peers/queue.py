@@ -19,10 +19,11 @@ from ..buggify import LATE_S, Buggify, inert
 from ..errors import KvError, PeerUnreachable
 from ..limits import Limits
 from ..liveness import Suspicion
-from ..membership import Seat, View
+from ..membership import Seat
 from ..metrics import ProxyMetrics
 from ..names import NodeId
 from ..register import PREPARE, Op
+from ..views import View
 from ..wire import (
     CLOSED_EPOCH,
     DISK_FULL,

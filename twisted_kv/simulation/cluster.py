@@ -16,8 +16,10 @@ from ..limits import Limits
 from ..membership import Seat, State, encode_state, founded
 from ..metrics import NodeMetrics
 from ..names import ClusterId
+from ..peers.control import Control
 from ..peers.peer import Answer
 from ..proxy import Rooms, founding
+from ..pulling import Puller
 from ..register import PREPARE
 from ..replica import Replica
 from ..storage.memory import MemoryEngine
@@ -75,7 +77,9 @@ class Node:
             self._broken,
             buggify=cluster.sites,
         )
-        cluster.carriage.open_node(host, self.replica, metrics)
+        self.transport = cluster.carriage.transport(host)
+        self.puller = Puller(host, cluster.limits, Control(self.transport, cluster.limits), self.replica, cluster.sites)
+        cluster.carriage.open_node(host, self.replica, self.puller, metrics)
 
     def _in_thread(self, work: Callable[[], None]) -> Deferred[None]:
         """Sync: what was written until now is durable in a while, unless the process or the disk fails meanwhile."""
@@ -144,7 +148,7 @@ class Node:
     def handle(self, path: str, body: bytes) -> Deferred[Answer]:
         """Answer as the node's routes do; not at all if the process ends meanwhile."""
         life = self.host.life
-        answering = answered(self.replica, path, body, lambda: self.host.life == life, self._cluster.bug)
+        answering = answered(self.replica, self.puller, path, body, lambda: self.host.life == life, self._cluster.bug)
         return answering.addCallback(self._answered, body) if path == "batch" and self.doom else answering
 
     def _answered(self, answer: Answer, body: bytes) -> Answer:

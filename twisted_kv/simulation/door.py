@@ -11,21 +11,29 @@ from twisted.python.failure import Failure
 
 from ..errors import KvError
 from ..peers.peer import Answer
+from ..pulling import Puller
 from ..replica import Replica
 from ..wire import (
     Join,
     announcement_decoder,
     batch_decoder,
+    digests_request_decoder,
     drop_request_decoder,
     due_request_decoder,
     encode,
     keys_request_decoder,
     page_request_decoder,
+    pull_request_decoder,
 )
 
 
 def answered(
-    replica: Replica, path: str, body: bytes, lives: Callable[[], bool], bug: Callable[[Failure], None]
+    replica: Replica,
+    puller: Puller,
+    path: str,
+    body: bytes,
+    lives: Callable[[], bool],
+    bug: Callable[[Failure], None],
 ) -> Deferred[Answer]:
     """Answer a request below ``/node/v1/``.
 
@@ -36,6 +44,8 @@ def answered(
         "info": replica.info,
         "join": lambda: replica.join(msgspec.json.decode(body, type=Join)),
         "slots": lambda: replica.page(page_request_decoder.decode(body)),
+        "digests": lambda: replica.digests(digests_request_decoder.decode(body)),
+        "pull": lambda: puller.pull(pull_request_decoder.decode(body)),
         "keys": lambda: replica.keys(keys_request_decoder.decode(body)),
         "due": lambda: replica.due(due_request_decoder.decode(body)),
         "batch": lambda: replica.serve(batch_decoder.decode(body)),

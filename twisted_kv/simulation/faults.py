@@ -6,14 +6,18 @@ Runs with all faults on find less than runs with some (Groce et al., "Swarm Test
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
+from typing import Any
 
 from twisted.internet.defer import ensureDeferred
 from twisted.python.failure import Failure
 
 from ..errors import KvError
-from ..membership import State, decode_state
+from ..membership import Seat, State, decode_state, is_leaving, present_seats
+from ..quorum import met
+from ..roster import Roster
+from ..views import View
 from .cluster import Cluster, Node
 from .disk import Disk
 from .network import Weather
@@ -88,9 +92,12 @@ class Swarm:
         cluster = self._cluster
         if cluster.replicas < 3 or self._random.random() < 0.5 or not self._all_remember():
             return False
-        node = self._random.choice(self._members()).host.name
+        node, state = self._random.choice(self._members()), self._state()
+        assert state is not None
+        if not can_do_without(state, node.url):
+            return False
         for proxy in cluster.proxies:
-            cluster.network.deaf |= {(node, proxy.host.name), (proxy.host.name, node)}
+            cluster.network.deaf |= {(node.host.name, proxy.host.name), (proxy.host.name, node.host.name)}
         return True
 
     def heal(self) -> None:
@@ -260,22 +267,45 @@ class Swarm:
     def grow(self) -> bool:
         """A node joins."""
         cluster = self._cluster
-        up = [proxy for proxy in cluster.proxies if proxy.ready]
-        if len(cluster.nodes) >= NODES_MAX or not up:
+        if len(cluster.nodes) >= NODES_MAX:
             return False
-        adding = self._random.choice(up).rooms.roster.add(cluster.build().url, self._random.choice([1, 1, 2]))
-        ensureDeferred(adding).addErrback(expected).addErrback(cluster.bug)
-        return True
+        url, weight = cluster.build().url, self._random.choice([1, 1, 2])
+        return self._asked(lambda roster: roster.add(url, weight))
 
     def weigh(self) -> bool:
-        """A member's weight changes, and data moves."""
-        cluster = self._cluster
-        up = [proxy for proxy in cluster.proxies if proxy.ready]
-        if not up:
+        """A member's weight changes, or who had left comes back; data moves."""
+        url, weight = self._random.choice(self._cluster.nodes).url, self._random.choice([1, 2, 3])
+        return self._asked(lambda roster: roster.add(url, weight))
+
+    def drain(self) -> bool:
+        """A member leaves; the others get what it holds first."""
+        leaving = self._random.choice(self._seats()).id
+        return self._asked(lambda roster: roster.leave(leaving))
+
+    def replace(self) -> bool:
+        """A member is gone for good, disk and all, and is taken out."""
+        if not self._whole() or len(self._members()) < 4:
             return False
-        url = self._random.choice(cluster.nodes).url
-        weighing = self._random.choice(up).rooms.roster.add(url, self._random.choice([1, 2, 3]))
-        ensureDeferred(weighing).addErrback(expected).addErrback(cluster.bug)
+        gone = self._random.choice(self._seats())
+        node = next(node for node in self._cluster.nodes if node.url == gone.url)
+        node.forget(start=False)
+        return self._asked(lambda roster: roster.leave(gone.id, dead=True))
+
+    def cancel(self) -> bool:
+        """The change under way is taken back."""
+        state = self._state()
+        if state is None or state.change is None or not state.open:
+            return False
+        change_id = state.change.id
+        return self._asked(lambda roster: roster.cancel(change_id))
+
+    def _asked(self, ask: Callable[[Roster], Coroutine[Any, Any, object]]) -> bool:
+        """Ask some proxy for a change of the ring, and do not wait for it."""
+        up = [proxy for proxy in self._cluster.proxies if proxy.ready]
+        if not up or not self._seats():
+            return False
+        asking = ask(self._random.choice(up).rooms.roster)
+        ensureDeferred(asking).addErrback(expected).addErrback(self._cluster.bug)
         return True
 
     def late_watch(self) -> bool:
@@ -292,9 +322,12 @@ class Swarm:
 
     # What may be done without losing what nobody could keep.
 
-    def _members(self) -> list[Node]:
+    def _seats(self) -> tuple[Seat, ...]:
         state = self._state()
-        urls = {seat.url for seat in state.members} if state is not None else set()
+        return state.members if state is not None else ()
+
+    def _members(self) -> list[Node]:
+        urls = {seat.url for seat in self._seats()}
         return [node for node in self._cluster.nodes if node.url in urls]
 
     def _state(self) -> State | None:
@@ -318,6 +351,14 @@ class Swarm:
         return len(members) >= 3 and not bad and all(node.incarnation == lives[node.url] for node in members)
 
 
+def can_do_without(state: State, url: str) -> bool:
+    """Whether a member's silence leaves every slot its majorities, now and when all that is wished for is done."""
+    view = View(state)
+    silent = {node for node, seat in view.seats.items() if seat.url == url}
+    left = [seat for seat in present_seats(state) if not is_leaving(state, seat.id)]
+    return len(left) >= 3 and all(met(one.quorum, one.everybody & ~one.voters(silent)) for one in set(view.electorates))
+
+
 def expected(failure: Failure) -> None:
     failure.trap(KvError)
 
@@ -326,7 +367,7 @@ POWER_FAULTS = ["power_cut", "power_cut_after_write"]
 DISK_FAULTS = [*POWER_FAULTS, "lose_disk", "lose_tail", "slow_disk", "disk_trouble", "disk_fails", "flip_bit"]
 NETWORK_FAULTS = ["weather", "partition", "cut_line"]
 PROCESS_FAULTS = ["crash_node", "crash_after_answer", "crash_after_promise", "crash_proxy", "pause"]
-RING_FAULTS = ["grow", "weigh", "late_watch", "store_gone"]
+RING_FAULTS = ["grow", "weigh", "drain", "replace", "cancel", "late_watch", "store_gone"]
 EVERYTHING, CALM = "everything", "calm"
 PROFILES: dict[str, list[str]] = {
     EVERYTHING: [*NETWORK_FAULTS, *PROCESS_FAULTS, "clocks", *DISK_FAULTS, *RING_FAULTS],

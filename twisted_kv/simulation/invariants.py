@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from ..commit import GroupCommit
 from ..conditional import BEFORE_MAX
-from ..membership import View, decode_state
+from ..membership import decode_state
 from ..names import Key
-from ..quorum import majority
+from ..quorum import met
 from ..ring import slot_of
 from ..storage.memory import MemoryEngine
 from ..versions import record_version
+from ..views import View
 from .cluster import Cluster, Node, Proxy
 from .history import History
 from .judging import Broken
@@ -37,8 +38,8 @@ class Invariants:
     def check_settled(self) -> None:
         """See that what clients know to be settled lies on so many owners that every majority holds it.
 
-        Owners who lost what they had do not vote until they are filled again, so those count who did not. While the
-        epoch is closed, old and new owners differ, and nobody is answered.
+        Owners who lost what they had do not vote until they are filled again, so those count who did not. In a closed
+        epoch nobody is answered.
         """
         view = self._present_view()
         if view is None or not view.open:
@@ -51,14 +52,15 @@ class Invariants:
         for name, version in self._history.settled.items():
             key = Key(name)
             slot = slot_of(key)
-            owners = view.table[slot]
-            engines = [voters[url] for url in (view.seats[owner].url for owner in owners) if url in voters]
-            lacking = 0
-            for engine in engines:
-                cell = MemoryEngine.get(engine, slot, key)
-                lacking += cell is None or cell.accepted < version
-            if lacking >= majority(len(owners)):
-                what = f"{lacking} of the owners of {key!r} lack what a majority had: {version.hex()}"
+            electorate = view.electorates[slot]
+            lacking = []
+            for node in electorate.nodes:
+                engine = voters.get(view.seats[node].url)
+                cell = MemoryEngine.get(engine, slot, key) if engine is not None else None
+                if engine is not None and (cell is None or cell.accepted < version):
+                    lacking.append(node)
+            if met(electorate.quorum, electorate.voters(lacking)):
+                what = f"{', '.join(lacking)} of the owners of {key!r} lack what was settled: {version.hex()}"
                 raise Broken("settled", what, key)
 
     def _present_view(self) -> View | None:

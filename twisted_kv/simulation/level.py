@@ -15,6 +15,7 @@ from ..metrics import NodeMetrics
 from ..node import node_app
 from ..peers.http import HttpTransport
 from ..proxy import Rooms
+from ..pulling import Puller
 from ..quorum import Level
 from ..replica import Replica
 from ..web.site import KvSite
@@ -29,9 +30,9 @@ class Carriage(Protocol):
     """How requests come from one process to another."""
 
     def transport(self, host: Host) -> Line | HttpTransport:
-        """Give a proxy that starts its way to the nodes."""
+        """Give a process that starts its way to the nodes."""
 
-    def open_node(self, host: Host, replica: Replica, metrics: NodeMetrics) -> None:
+    def open_node(self, host: Host, replica: Replica, puller: Puller, metrics: NodeMetrics) -> None:
         """Open a node's door."""
 
     def open_proxy(self, host: Host, rooms: Rooms) -> None:
@@ -47,7 +48,7 @@ class Messages:
     def transport(self, host: Host) -> Line:
         return Line(self._network, host)
 
-    def open_node(self, host: Host, replica: Replica, metrics: NodeMetrics) -> None:
+    def open_node(self, host: Host, replica: Replica, puller: Puller, metrics: NodeMetrics) -> None:
         """See ``Carriage``. Whoever is named in the network is handed its requests."""
 
     def open_proxy(self, host: Host, rooms: Rooms) -> None:
@@ -64,8 +65,8 @@ class Wire:
     def transport(self, host: Host) -> HttpTransport:
         return HttpTransport(Stack(self.tcp, host), self._limits)
 
-    def open_node(self, host: Host, replica: Replica, metrics: NodeMetrics) -> None:
-        self._listen(host, node_app(replica, metrics, self._limits), self._limits.node_body_bytes_max)
+    def open_node(self, host: Host, replica: Replica, puller: Puller, metrics: NodeMetrics) -> None:
+        self._listen(host, node_app(replica, puller, metrics, self._limits), self._limits.node_body_bytes_max)
 
     def open_proxy(self, host: Host, rooms: Rooms) -> None:
         self._listen(host, rooms.app(self._limits, Level.STRONG), self._limits.body_bytes_max)

@@ -216,6 +216,8 @@ class Story:
             stopped: list[object] = []
             ensureDeferred(proxy.stop()).addBoth(stopped.append)
             self._must(lambda: bool(stopped), self.world.now_s + 30, f"{proxy.host.name} does not stop")  # noqa: B023
+        for node in cluster.nodes:
+            node.transport.close()
         self.world.run(cluster.limits.operation_timeout_s_max + 1)
         for proxy in cluster.proxies:
             coordinator = proxy.rooms.coordinator
@@ -255,7 +257,7 @@ def differing_owners(cluster: Cluster) -> list[str]:
     keys = {key for node in owners.values() for _, key in node.engine._cells}
     for key in sorted(keys):
         slot = slot_of(key)
-        cells = [owners[name].engine.get(slot, key) for name in view.table[slot]]
+        cells = [owners[name].engine.get(slot, key) for name in view.electorates[slot].nodes]
         held = {cell.record if cell is not None else b"" for cell in cells}
         if len(held) > 1:
             differing.append(repr(key))

@@ -47,6 +47,8 @@ STATUS: dict[type[KvError], int] = {
     errors.StateUnusable: 503,
     errors.NothingLost: 409,
     errors.MayRemember: 409,
+    errors.NoSuchMember: 404,
+    errors.NoSuchTask: 404,
     errors.ForeignOrigin: 403,
     errors.PeerRefused: 409,
     errors.OtherEpoch: 409,

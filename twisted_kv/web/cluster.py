@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -9,17 +10,17 @@ from klein import Klein
 
 from ..errors import MalformedKey, SlotsLost, StateBehind, StateUnusable
 from ..limits import Limits
-from ..membership import Seat, behind
+from ..membership import Seat, behind, is_leaving
 from ..metrics import CONTENT_TYPE, ProxyMetrics
 from ..mover import Mover
 from ..names import NodeId
-from ..quorum import Level, majority
-from ..ring import fnv1a, position, slot_of
+from ..quorum import Level, met
+from ..ring import SLOTS, fnv1a, position, slot_of
 from ..roster import Roster
 from ..wire import checked_key, parse_json
 from .answers import answer, answer_json
 from .health import add_liveness, answer_health
-from .parameters import refuse_unknown
+from .parameters import flag_of, name_in, refuse_unknown
 
 
 class NodeBody(msgspec.Struct):
@@ -38,12 +39,14 @@ class ClusterDoor:
         self._default = default
 
     def member_state(self, seat: Seat) -> str:
-        """One of ``up``, ``down``, ``joining`` and ``rebuilding``."""
+        """One of ``up``, ``down``, ``joining``, ``leaving`` and ``rebuilding``."""
         state = self.roster.state
         counted = state.seat(seat.id)
         if counted is None:
             return "joining"
-        info = self.roster.info_of(seat)
+        if is_leaving(state, seat.id):
+            return "leaving"
+        info = self.roster.probes.info_of(seat)
         if info is None:
             return "down"
         return "up" if info.incarnation == counted.incarnation else "rebuilding"
@@ -75,7 +78,7 @@ class ClusterDoor:
         }
 
     def _member(self, seat: Seat, owned: float) -> dict[str, Any]:
-        info = self.roster.info_of(seat)
+        info = self.roster.probes.info_of(seat)
         return {
             "id": seat.id,
             "url": seat.url,
@@ -117,20 +120,19 @@ class ClusterDoor:
         if view is None or not view.seats:
             return ["no storage node has joined this cluster yet: POST /AddServer"]
         found = [] if view.open else ["the cluster is moving data; clients wait"]
-        down = {node for node, seat in view.seats.items() if self.member_state(seat) != "up"}
-        short = (
-            sum(len(owners) - len(down.intersection(owners)) < majority(len(owners)) for owners in view.table)
-            if down
-            else 0
-        )
+        states = {node: self.member_state(seat) for node, seat in view.seats.items()}
+        down = {node for node, said in states.items() if said in ("down", "rebuilding")}
+        up = [node for node in states if node not in down]
+        electorates = Counter(view.electorates) if down else {}
+        short = sum(slots for one, slots in electorates.items() if not met(one.quorum, one.voters(up)))
         if short:
-            found.append(f"{short} of {len(view.table)} slots have no majority of owners up: {', '.join(sorted(down))}")
+            found.append(f"{short} of {SLOTS} slots have no majority of owners up: {', '.join(sorted(down))}")
         if isinstance(self._mover.trouble, (SlotsLost, StateBehind, StateUnusable)):
             found.append(f"{self._mover.trouble.detail}; {self._mover.trouble.hint}")
         if self.roster.ahead_of_store is not None:
             error = behind(self.roster.state, self.roster.ahead_of_store)
             found.append(f"{error.detail}; {error.hint}")
-        ahead_s = self.roster.clock_ahead_s()
+        ahead_s = self.roster.probes.clock_ahead_s()
         if ahead_s > self._limits.clock_ahead_s_max:
             found.append(f"this proxy's clock is {ahead_s:.0f} s ahead of most nodes'; set it right")
         return found
@@ -148,6 +150,13 @@ def add_cluster(app: Klein, door: ClusterDoor, metrics: ProxyMetrics) -> None:
         body = parse_json(request.content.read(), NodeBody)
         seat = await door.roster.add(body.url, body.weight, body.zone)
         return answer_json(request, {"id": seat.id, "url": seat.url, "weight": seat.weight, "zone": seat.zone})
+
+    @app.route("/v1/cluster/nodes/", methods=["DELETE"])
+    async def remove_node(request: Any) -> bytes:
+        refuse_unknown(request, b"dead")
+        await door.roster.leave(name_in(request), flag_of(request, b"dead"))
+        request.setResponseCode(204)
+        return b""
 
     @app.route("/v1/cluster/accept-loss", methods=["POST"])
     async def accept_loss(request: Any) -> bytes:

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 
 from ..errors import MalformedBody
 from ..metrics import CONTENT_TYPE, NodeMetrics
+from ..pulling import Puller
 from ..replica import Replica
 from ..wire import (
     UNDECODED,
@@ -19,12 +20,14 @@ from ..wire import (
     Join,
     announcement_decoder,
     batch_decoder,
+    digests_request_decoder,
     drop_request_decoder,
     due_request_decoder,
     encode,
     keys_request_decoder,
     page_request_decoder,
     parse_json,
+    pull_request_decoder,
 )
 from .answers import MSGPACK, answer, answer_json
 from .health import add_liveness, answer_health
@@ -38,7 +41,7 @@ def decoded(decode: Callable[[bytes], Any], request: Any) -> Any:
         raise MalformedBody(f"the body is not the msgpack that belongs here: {error}") from None
 
 
-def add_node(app: Klein, replica: Replica, metrics: NodeMetrics) -> None:
+def add_node(app: Klein, replica: Replica, puller: Puller, metrics: NodeMetrics) -> None:
     """Give a node's door its own interface."""
 
     def answer_reply(request: Any, reply: BatchReply) -> bytes:
@@ -76,6 +79,14 @@ def add_node(app: Klein, replica: Replica, metrics: NodeMetrics) -> None:
     @app.route("/node/v1/slots", methods=["POST"])
     def slots(request: Any) -> Deferred[bytes]:
         return asked(request, page_request_decoder, replica.page, answer_page)
+
+    @app.route("/node/v1/digests", methods=["POST"])
+    def digests(request: Any) -> Deferred[bytes]:
+        return asked(request, digests_request_decoder, replica.digests, answer_page)
+
+    @app.route("/node/v1/pull", methods=["POST"])
+    def pull(request: Any) -> Deferred[bytes]:
+        return asked(request, pull_request_decoder, puller.pull, answer_page)
 
     @app.route("/node/v1/keys", methods=["POST"])
     def keys(request: Any) -> Deferred[bytes]:

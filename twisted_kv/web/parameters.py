@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from urllib.parse import unquote
 
 from ..errors import BadParameter
 from ..limits import Limits
@@ -98,3 +99,19 @@ def refuse_unknown(request: Any, *known: bytes) -> None:
             shown = name.decode("ascii", "backslashreplace")[:40]
             names = ", ".join(other.decode() for other in known)
             raise BadParameter(f"there is no parameter {shown!r} here", f"known here: {names}" if names else "")
+
+
+def name_in(request: Any) -> str:
+    """Give the last part of a request's path: the id of a member or of a task."""
+    return unquote(request.path.rpartition(b"/")[2].decode("ascii", "backslashreplace"))
+
+
+def flag_of(request: Any, name: bytes) -> bool:
+    """Read a parameter that is on or off.
+
+    :raises BadParameter: if it is neither.
+    """
+    given = one_of(request, name) or "0"
+    if given not in ("0", "1", "false", "true"):
+        raise BadParameter(f"{name.decode()} is {given[:40]!r}", "use 1 or 0")
+    return given in ("1", "true")

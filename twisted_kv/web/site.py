@@ -95,7 +95,7 @@ class KvSite(Site):
 
 
 class Door(KleinResource):
-    """Klein's resource, with its routing remembered: every route is a fixed path, found by one look-up.
+    """Klein's resource, with its routing remembered: every route is a fixed path, or a folder, found by a look-up.
 
     Klein itself would ask werkzeug, which takes as long as all the rest, and show it the path decoded and its slashes
     merged: two keys would become one. Of a key it is shown nothing.
@@ -114,6 +114,11 @@ class Door(KleinResource):
     def render(self, request: Any) -> Any:
         path = KV_ROUTE if request.path.startswith(KV_PREFIX) else request.path
         endpoint = self._endpoints.get((request.method, path))
+        if endpoint is None and path not in self._methods:
+            # A route whose path ends with a slash stands for what follows it, too: its function looks at that itself.
+            folder = path[: path.rfind(b"/") + 1]
+            path = folder if folder in self._methods else path
+            endpoint = self._endpoints.get((request.method, path))
         try:
             if endpoint is None:
                 raise self._unroutable(request, path)

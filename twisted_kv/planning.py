@@ -1,0 +1,120 @@
+"""What a change has to copy, as a value: worked out from the state alone, before anybody is asked for anything."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+import msgspec
+
+from .membership import State
+from .names import NodeId, Slot
+from .quorum import blocking, majority
+from .views import Pair, forgotten, given_up, pairs_of
+
+
+class Fill(msgspec.Struct, frozen=True):
+    """Slots that the same targets get from the same sources."""
+
+    slots: tuple[Slot, ...]
+    sources: tuple[NodeId, ...]
+    """The old owners who remember. None at all: the slots start empty."""
+    needed: int
+    """So many of the sources hold together every acknowledged change (see ``quorum.blocking``)."""
+    majority: int
+    """So many of the sources are a majority of the old owners; in a rescue all of them."""
+    targets: tuple[NodeId, ...]
+    """Who must be filled."""
+    owners: tuple[NodeId, ...]
+    """All the new owners, the targets among them."""
+    rescue: bool = False
+    """Whether the operator has accepted the loss of what the sources do not show: then targets which forgot only a part
+    are sources too, and the newest of all that is left becomes the truth."""
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What a change has to do, as a value: what to fill, and what is lost for good."""
+
+    fills: tuple[Fill, ...]
+    emptied: int
+    """Slots that every owner forgot and that start empty."""
+    lost: int
+    """Slots of which too few owners remember to know the newest value."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether clients have to wait for it: they could not be served in any case."""
+        return bool(self.emptied) or any(fill.rescue for fill in self.fills)
+
+    def gained(self) -> dict[NodeId, list[Slot]]:
+        """Give the slots that each target has to start empty: what it may hold from an earlier time is out of date."""
+        gained: dict[NodeId, list[Slot]] = {}
+        for fill in self.fills:
+            for node in fill.targets:
+                if node not in fill.sources:
+                    gained.setdefault(node, []).extend(fill.slots)
+        return gained
+
+
+class _Wants(NamedTuple):
+    """What the slots of one pair of owner sets, old and new, need."""
+
+    sources: tuple[NodeId, ...]
+    needed: int
+    majority: int
+    targets: tuple[NodeId, ...]
+    owners: tuple[NodeId, ...]
+    rescue: bool = False
+
+
+def planned(state: State) -> Plan:
+    """Work out what the change of a state has to copy, slot by slot.
+
+    A target gets what ``blocking`` of the old owners hold together: a source alone may lack what a majority without it
+    acknowledged. Where an owner forgot, the others must still be that many, or the slot counts as lost; a plan with
+    lost slots must not be carried out.
+    """
+    assert state.change is not None
+    forgot, away = forgotten(state), given_up(state)
+    # Who is said to be dead has only left: that what he alone held is lost has to be accepted by itself.
+    given = {seat.id for seat in (*state.members, *state.change.seats) if not seat.incarnation}
+    accepted = given | set(state.change.accepted)
+    engines = {seat.id: seat.forgetful for seat in (*state.members, *state.change.seats)}
+    empties = {node for node, forgetful in engines.items() if forgetful}
+    groups: dict[_Wants, list[Slot]] = {}
+    emptied = lost = 0
+    for (had, gets), slots in pairs_of(state).items():
+        wants = _wants((had, gets), forgot, away)
+        if wants is None:
+            continue
+        if len(wants.sources) < wants.needed:
+            left = tuple(sorted(node for node in had if node not in away and not (node in forgot and node in empties)))
+            if not wants.sources and all(node in empties for node in had):
+                emptied += len(slots)
+            elif not accepted.issuperset(node for node in had if node in forgot):
+                lost += len(slots)
+            elif left != wants.sources:
+                # What is left of a change may be on any single one of them.
+                wants = wants._replace(sources=left, majority=len(left), rescue=True)
+            wants = wants._replace(needed=len(wants.sources))
+        groups.setdefault(wants, []).extend(slots)
+    return Plan(
+        tuple(Fill(tuple(sorted(slots)), *wants) for wants, slots in groups.items()),
+        emptied,
+        lost,
+    )
+
+
+def _wants(pair: Pair, forgot: Collection[str], away: Collection[str]) -> _Wants | None:
+    """Say who must be filled and from whom, None where nobody must."""
+    had, gets = pair
+    # With fewer owners than before, those who stay are filled as well: what two of three acknowledged may be missing on
+    # the one that is left.
+    fewer = len(gets) < len(had)
+    targets = tuple(sorted(n for n in gets if (fewer or n in forgot or n not in had) and n not in away))
+    sources = tuple(sorted(node for node in had if node not in forgot))
+    if not targets and len(sources) == len(had):
+        return None
+    # Who forgot votes in no epoch before it was rebuilt, so those who remember are majority enough among the old.
+    enough = min(majority(len(had)), len(sources))
+    return _Wants(sources, blocking(len(had)) if had else 0, enough, targets, tuple(sorted(gets)))
