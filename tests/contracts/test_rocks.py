@@ -29,8 +29,10 @@ from twisted_kv.digest import EMPTY
 from twisted_kv.errors import Damaged, DiskBusy, DiskFailed, DiskFull, KvError
 from twisted_kv.names import Key, Slot
 from twisted_kv.register import Cell
+from twisted_kv.storage.complaints import unopened, unwritten
 from twisted_kv.storage.engine import UNREADABLE, Change, Due, Place, Totals
-from twisted_kv.storage.rocks import RocksEngine, _unopened, _unwritten, decode_cell, encode_cell
+from twisted_kv.storage.rocks import RocksEngine
+from twisted_kv.storage.rows import decode_cell, encode_cell
 
 FOREVER_MS = 10**12
 
@@ -192,7 +194,7 @@ def test_a_locked_folder_is_refused_in_a_plain_sentence(engine: RocksEngine, fol
     ],
 )
 def test_why_a_folder_does_not_open_is_told_apart(sentence: str, kind: type[KvError], says: str) -> None:
-    error = _unopened(Exception(sentence))
+    error = unopened(Exception(sentence))
 
     assert type(error) is kind
     assert says in error.detail
@@ -488,7 +490,7 @@ def test_after_a_failed_write_nothing_is_confirmed_and_closing_works(engine: Roc
     ],
 )
 def test_the_reasons_of_failed_writes_are_told_apart(sentence: str, kind: type[KvError]) -> None:
-    assert type(_unwritten(Exception(sentence))) is kind
+    assert type(unwritten(Exception(sentence))) is kind
 
 
 # Any sequence of changes, with ends of both kinds between them.

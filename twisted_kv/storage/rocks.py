@@ -1,69 +1,45 @@
 """The engine on a disk: RocksDB through rocksdict, in raw mode (it would pickle otherwise).
 
-Column families, all flushed together, so that after any crash they are of one moment:
-
-======== =============================== ==============================================================
-``data``   slot(2) key                     format(1) checksum(4) promised(16) accepted(16) record
-``keys``   key                             flags(1) expires_ms(8): the key index, tombstones included
-``expiry`` expires_ms(8) key               nothing: the values that expire
-``meta``   ``d`` slot(2), ``n`` name, ``t``  digest(8) of a slot; a note; totals(16)
-======== =============================== ==============================================================
-
-Numbers are big-endian. A change and all that follows from it is one write batch, so nothing is ever counted anew.
-Changes go into the write-ahead log without being synced, which outlasts the process; ``sync`` makes them outlast the
-machine.
+``rows.py`` says what lies where. A change and all that follows from it is one write batch, so nothing is ever counted
+anew. Changes go into the write-ahead log without being synced, which outlasts the process; ``sync`` makes them outlast
+the machine.
 """
 
 from __future__ import annotations
 
-import struct
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from zlib import crc32
 
-from rocksdict import AccessType, Rdict, ReadOptions, WriteBatch, WriteOptions
+from rocksdict import AccessType, Rdict, WriteBatch, WriteOptions
 
 from twisted_kv.digest import EMPTY, moved, term
-from twisted_kv.errors import Damaged, DiskBusy, DiskFailed, DiskFull, KvError
+from twisted_kv.errors import Damaged, DiskFailed
 from twisted_kv.names import Key, Slot
 from twisted_kv.register import BLANK, Cell
 from twisted_kv.ring import SLOTS
-from twisted_kv.storage.engine import UNREADABLE, Change, Due, Listed, Place, Totals, indexed_alike, value_expiry
+from twisted_kv.storage.complaints import unopened, unreadable, unwritten
+from twisted_kv.storage.engine import UNREADABLE, Change, Due, Listed, Place, Totals, indexed_alike
+from twisted_kv.storage.rows import (
+    CELL,
+    END,
+    INDEX,
+    IS_VALUE,
+    NUMBER,
+    SLOT,
+    TOTALS,
+    TOTALS_KEY,
+    after_slot,
+    decode_cell,
+    encode_cell,
+    indexed,
+    walk,
+)
 from twisted_kv.storage.tuning import family_options, folder_options
-from twisted_kv.versions import Ballot, is_value
+from twisted_kv.versions import is_value
 
 SEEN_MAX = 8192
 """Cells remembered between their reading and their change; one batch holds fewer."""
-
-_FORMAT = 1
-_CELL = struct.Struct(">BI16s16s")
-_INDEX = struct.Struct(">BQ")
-_TOTALS = struct.Struct(">QQ")
-_SLOT = struct.Struct(">H")
-_NUMBER = struct.Struct(">Q")
-_IS_VALUE = 1
-_END = b"\xff" * 1100  # no key is as long
-_TOTALS_KEY = b"t"
-
-
-def encode_cell(key: Key, cell: Cell) -> bytes:
-    """Give a cell's bytes on the disk; the checksum covers the key too, so that no cell passes for another's."""
-    promised, accepted, record = cell
-    return _CELL.pack(_FORMAT, crc32(record, crc32(promised + accepted + key)), promised, accepted) + record
-
-
-def decode_cell(key: Key, data: bytes) -> Cell:
-    """Read a cell's bytes.
-
-    :raises Damaged: if they are not what was written under this key.
-    """
-    if len(data) >= _CELL.size:
-        form, checksum, promised, accepted = _CELL.unpack_from(data)
-        record = data[_CELL.size :]
-        if form == _FORMAT and crc32(record, crc32(promised + accepted + key)) == checksum:
-            return Cell(Ballot(promised), Ballot(accepted), record)
-    raise Damaged(f"the checksum of the record under {key[:100]!r} fails")
 
 
 class RocksEngine:
@@ -82,7 +58,7 @@ class RocksEngine:
         try:
             self._db = Rdict(str(folder), options, column_families=families, access_type=AccessType.read_write())
         except Exception as error:
-            raise _unopened(error) from None
+            raise unopened(error) from None
         self._closed = False
         self._data, self._keys, self._expiry, self._meta = map(self._db.get_column_family, families)
         self._to_data, self._to_keys, self._to_expiry, self._to_meta = map(self._db.get_column_family_handle, families)
@@ -106,11 +82,11 @@ class RocksEngine:
         self._digests = array("Q", bytes(8 * SLOTS))
         self._notes: dict[str, bytes] = {}
         self._totals = Totals(0, 0)
-        for row, value in _rows(self._meta, b"", _END):
-            if row == _TOTALS_KEY:
-                self._totals = Totals(*_TOTALS.unpack(value))
+        for row, value in walk(self._meta, b"", END):
+            if row == TOTALS_KEY:
+                self._totals = Totals(*TOTALS.unpack(value))
             elif row[:1] == b"d":
-                self._digests[_SLOT.unpack(row[1:])[0]] = _NUMBER.unpack(value)[0]
+                self._digests[SLOT.unpack(row[1:])[0]] = NUMBER.unpack(value)[0]
             else:
                 self._notes[row[1:].decode()] = value
 
@@ -121,14 +97,14 @@ class RocksEngine:
 
     def get(self, slot: Slot, key: Key) -> Cell | None:
         """See ``Engine``."""
-        place = _SLOT.pack(slot) + key
+        place = SLOT.pack(slot) + key
         seen = self._seen
         if place in seen:
             return seen[place]
         try:
             data = self._data.get(place)
         except Exception as error:
-            raise _unreadable(error) from None
+            raise unreadable(error) from None
         cell = decode_cell(key, data) if data is not None else None
         if len(seen) >= SEEN_MAX:
             seen.clear()
@@ -142,12 +118,12 @@ class RocksEngine:
         page: list[Change] = []
         if first > last:
             return page
-        start = _SLOT.pack(first)
+        start = SLOT.pack(first)
         if after is not None and after[0] >= first:
-            start = _SLOT.pack(after[0]) + after[1] + b"\0"
+            start = SLOT.pack(after[0]) + after[1] + b"\0"
         room = bytes_max
-        for place, data in _rows(self._data, start, _after_slot(last), limit):
-            slot, key = Slot(_SLOT.unpack_from(place)[0]), Key(place[2:])
+        for place, data in walk(self._data, start, after_slot(last), limit):
+            slot, key = Slot(SLOT.unpack_from(place)[0]), Key(place[2:])
             try:
                 cell = decode_cell(key, data)
             except Damaged:
@@ -170,7 +146,7 @@ class RocksEngine:
         put, to_data = batch.put, self._to_data
         for (slot, key), cell in last.items():
             old = self.get(slot, key)
-            put(_SLOT.pack(slot) + key, encode_cell(key, cell), to_data)
+            put(SLOT.pack(slot) + key, encode_cell(key, cell), to_data)
             if old is None:
                 bytes_ += len(key)
                 old = BLANK
@@ -179,7 +155,7 @@ class RocksEngine:
                 bytes_ += len(now) - len(was)
                 if not indexed_alike(was, now):
                     keys += is_value(now) - is_value(was)
-                    self._index(batch, key, _indexed(was), _indexed(now))
+                    self._index(batch, key, indexed(was), indexed(now))
             if cell.accepted != old.accepted:
                 digest = digests.get(slot)
                 if digest is None:
@@ -194,19 +170,19 @@ class RocksEngine:
         if new is None:
             batch.delete(key, self._to_keys)
         else:
-            batch.put(key, _INDEX.pack(new.is_value, new.expires_ms), self._to_keys)
+            batch.put(key, INDEX.pack(new.is_value, new.expires_ms), self._to_keys)
         was, now = old.expires_ms if old else 0, new.expires_ms if new else 0
         if was != now:
             if was:
-                batch.delete(_NUMBER.pack(was) + key, self._to_expiry)
+                batch.delete(NUMBER.pack(was) + key, self._to_expiry)
             if now:
-                batch.put(_NUMBER.pack(now) + key, b"", self._to_expiry)
+                batch.put(NUMBER.pack(now) + key, b"", self._to_expiry)
 
     def _write(self, batch: WriteBatch, digests: dict[Slot, int], totals: Totals) -> None:
         put, to_meta = batch.put, self._to_meta
         for slot, digest in digests.items():
-            put(b"d" + _SLOT.pack(slot), _NUMBER.pack(digest), to_meta)
-        batch.put(_TOTALS_KEY, _TOTALS.pack(*totals), self._to_meta)
+            put(b"d" + SLOT.pack(slot), NUMBER.pack(digest), to_meta)
+        batch.put(TOTALS_KEY, TOTALS.pack(*totals), self._to_meta)
         self._commit(batch)
         self._seen.clear()
         self._totals = totals
@@ -219,7 +195,7 @@ class RocksEngine:
         try:
             self._db.write(batch, self._write_options)
         except Exception as error:
-            raise _unwritten(error) from None
+            raise unwritten(error) from None
         self._short = False
 
     def drop(self, first: Slot, last: Slot, limit: int) -> int:
@@ -230,18 +206,18 @@ class RocksEngine:
         digests: dict[Slot, int] = {}
         keys, bytes_ = self._totals
         rows = 0
-        for place, data in _rows(self._data, _SLOT.pack(first), _after_slot(last), limit):
+        for place, data in walk(self._data, SLOT.pack(first), after_slot(last), limit):
             rows += 1
-            slot, key = Slot(_SLOT.unpack_from(place)[0]), Key(place[2:])
+            slot, key = Slot(SLOT.unpack_from(place)[0]), Key(place[2:])
             batch.delete(place, self._to_data)
-            bytes_ -= len(key) + max(0, len(data) - _CELL.size)
+            bytes_ -= len(key) + max(0, len(data) - CELL.size)
             digest = digests.get(slot, self._digests[slot])
             try:
                 cell = decode_cell(key, data)
             except Damaged:
                 listed = self._listed(key)
             else:
-                listed = _indexed(cell.record)
+                listed = indexed(cell.record)
                 digest = moved(digest, term(key, cell.accepted), 0)
             digests[slot] = digest
             self._index(batch, key, listed, None)
@@ -255,10 +231,10 @@ class RocksEngine:
         return rows
 
     def _listed(self, key: Key) -> Listed | None:
-        """Give what the key index holds, in the form of ``_indexed``, where the cell itself cannot be read."""
-        for _, data in _rows(self._keys, key, key + b"\0", 1):
-            flags, expires_ms = _INDEX.unpack_from(data)
-            return Listed(Key(b""), bool(flags & _IS_VALUE), expires_ms)
+        """Give what the key index holds, in the form of ``indexed``, where the cell itself cannot be read."""
+        for _, data in walk(self._keys, key, key + b"\0", 1):
+            flags, expires_ms = INDEX.unpack_from(data)
+            return Listed(Key(b""), bool(flags & IS_VALUE), expires_ms)
         return None
 
     def totals(self) -> Totals:
@@ -273,16 +249,16 @@ class RocksEngine:
         """See ``Engine``."""
         start = prefix if after < prefix else after + b"\0"
         page = []
-        for key, data in _rows(self._keys, start, prefix + _END, limit):
-            flags, expires_ms = _INDEX.unpack_from(data)
-            page.append(Listed(Key(key), bool(flags & _IS_VALUE), expires_ms))
+        for key, data in walk(self._keys, start, prefix + END, limit):
+            flags, expires_ms = INDEX.unpack_from(data)
+            page.append(Listed(Key(key), bool(flags & IS_VALUE), expires_ms))
         return page
 
     def due(self, until_ms: int, after: Due | None, limit: int) -> list[Due]:
         """See ``Engine``."""
-        start = _NUMBER.pack(after.expires_ms) + after.key + b"\0" if after is not None else b""
-        rows = _rows(self._expiry, start, _NUMBER.pack(until_ms + 1), limit)
-        return [Due(_NUMBER.unpack_from(name)[0], Key(name[_NUMBER.size :])) for name, _ in rows]
+        start = NUMBER.pack(after.expires_ms) + after.key + b"\0" if after is not None else b""
+        rows = walk(self._expiry, start, NUMBER.pack(until_ms + 1), limit)
+        return [Due(NUMBER.unpack_from(name)[0], Key(name[NUMBER.size :])) for name, _ in rows]
 
     def read_note(self, name: str) -> bytes | None:
         """See ``Engine``."""
@@ -316,9 +292,9 @@ class RocksEngine:
         :raises Damaged: at the first that fails.
         """
         for family in (self._keys, self._expiry, self._meta):
-            for _ in _rows(family, b"", _END):
+            for _ in walk(family, b"", END):
                 pass
-        for place, data in _rows(self._data, b"", _END):
+        for place, data in walk(self._data, b"", END):
             decode_cell(Key(place[2:]), data)
 
     def close(self) -> None:
@@ -332,65 +308,3 @@ class RocksEngine:
                     part.close()
                 except Exception:
                     pass  # after a failed write each of them complains of it once more, and is closed all the same
-
-
-def _rows(family: Rdict, start: bytes, end: bytes, limit: int = 1 << 62) -> Iterator[tuple[bytes, bytes]]:
-    """Walk through a column family from ``start`` to before ``end``.
-
-    :raises Damaged: if a block cannot be read. An iterator just ends there, and has to be asked why.
-    """
-    # The upper bound only: rocksdict's setter of the lower bound sets the upper one.
-    bounds = ReadOptions()
-    bounds.set_iterate_upper_bound(end)
-    iterator = family.iter(bounds)
-    iterator.seek(start)
-    try:
-        while limit and iterator.valid():
-            yield iterator.key(), iterator.value()
-            limit -= 1
-            if limit:
-                iterator.next()
-        try:
-            iterator.status()
-        except Exception as error:
-            raise _unreadable(error) from None
-    finally:
-        # The error's traceback would keep it, and it the folder's lock, while opening.py moves the folder aside.
-        del iterator
-
-
-def _after_slot(slot: Slot) -> bytes:
-    """Give the bytes above every place of a slot, and below those of the next one."""
-    return _SLOT.pack(slot) + _END
-
-
-def _indexed(record: bytes) -> Listed | None:
-    """Say what the key index holds for a record: nothing for a bare promise."""
-    if not record:
-        return None
-    return Listed(Key(b""), is_value(record), value_expiry(record))
-
-
-def _unreadable(error: Exception) -> Damaged:
-    return Damaged(f"what is stored cannot be read: {error}")
-
-
-def _unwritten(error: Exception) -> KvError:
-    """Tell a failed write's reasons apart; rocksdict raises a plain Exception with RocksDB's sentence for all."""
-    text = str(error)
-    if "Write stall" in text:
-        return DiskBusy("the disk is behind with what was written before", "try again in a moment")
-    if "No space left" in text:
-        return DiskFull("there is no room left on the node's disk", "make room, or add a node")
-    return DiskFailed(f"the disk has failed: {text}")
-
-
-def _unopened(error: Exception) -> KvError:
-    """Tell lost data, which the other owners can give back, from what an operator has to mend."""
-    text = str(error)
-    # A file that is missing is one that the others name: CURRENT names a manifest, which names tables.
-    if text.startswith("Corruption") or "may be corrupted" in text or "No such file or directory" in text:
-        return Damaged(f"what is on the disk is not what was written: {text}")
-    if "While lock file" in text or "lock hold by current process" in text:
-        return DiskFailed("another process has the node's data open", "stop it, or name another --data-dir")
-    return DiskFailed(f"the node's data cannot be opened: {text}", "mend what it says, then start the node again")

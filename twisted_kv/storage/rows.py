@@ -1,0 +1,94 @@
+"""The rows that the engine on a disk keeps in RocksDB: their bytes, and the walk through them.
+
+Column families, all flushed together, so that after any crash they are of one moment:
+
+======== =============================== ==============================================================
+``data``   slot(2) key                     format(1) checksum(4) promised(16) accepted(16) record
+``keys``   key                             flags(1) expires_ms(8): the key index, tombstones included
+``expiry`` expires_ms(8) key               nothing: the values that expire
+``meta``   ``d`` slot(2), ``n`` name, ``t``  digest(8) of a slot; a note; totals(16)
+======== =============================== ==============================================================
+
+Numbers are big-endian.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from zlib import crc32
+
+from rocksdict import Rdict, ReadOptions
+
+from twisted_kv.errors import Damaged
+from twisted_kv.names import Key, Slot
+from twisted_kv.register import Cell
+from twisted_kv.storage.complaints import unreadable
+from twisted_kv.storage.engine import Listed, value_expiry
+from twisted_kv.versions import Ballot, is_value
+
+_FORMAT = 1
+CELL = struct.Struct(">BI16s16s")
+INDEX = struct.Struct(">BQ")
+TOTALS = struct.Struct(">QQ")
+SLOT = struct.Struct(">H")
+NUMBER = struct.Struct(">Q")
+IS_VALUE = 1
+END = b"\xff" * 1100  # no key is as long
+TOTALS_KEY = b"t"
+
+
+def encode_cell(key: Key, cell: Cell) -> bytes:
+    """Give a cell's bytes on the disk; the checksum covers the key too, so that no cell passes for another's."""
+    promised, accepted, record = cell
+    return CELL.pack(_FORMAT, crc32(record, crc32(promised + accepted + key)), promised, accepted) + record
+
+
+def decode_cell(key: Key, data: bytes) -> Cell:
+    """Read a cell's bytes.
+
+    :raises Damaged: if they are not what was written under this key.
+    """
+    if len(data) >= CELL.size:
+        form, checksum, promised, accepted = CELL.unpack_from(data)
+        record = data[CELL.size :]
+        if form == _FORMAT and crc32(record, crc32(promised + accepted + key)) == checksum:
+            return Cell(Ballot(promised), Ballot(accepted), record)
+    raise Damaged(f"the checksum of the record under {key[:100]!r} fails")
+
+
+def indexed(record: bytes) -> Listed | None:
+    """Say what the key index holds for a record: nothing for a bare promise."""
+    if not record:
+        return None
+    return Listed(Key(b""), is_value(record), value_expiry(record))
+
+
+def after_slot(slot: Slot) -> bytes:
+    """Give the bytes above every place of a slot, and below those of the next one."""
+    return SLOT.pack(slot) + END
+
+
+def walk(family: Rdict, start: bytes, end: bytes, limit: int = 1 << 62) -> Iterator[tuple[bytes, bytes]]:
+    """Walk through a column family from ``start`` to before ``end``.
+
+    :raises Damaged: if a block cannot be read. An iterator just ends there, and has to be asked why.
+    """
+    # The upper bound only: rocksdict's setter of the lower bound sets the upper one.
+    bounds = ReadOptions()
+    bounds.set_iterate_upper_bound(end)
+    iterator = family.iter(bounds)
+    iterator.seek(start)
+    try:
+        while limit and iterator.valid():
+            yield iterator.key(), iterator.value()
+            limit -= 1
+            if limit:
+                iterator.next()
+        try:
+            iterator.status()
+        except Exception as error:
+            raise unreadable(error) from None
+    finally:
+        # The error's traceback would keep it, and it the folder's lock, while opening.py moves the folder aside.
+        del iterator
