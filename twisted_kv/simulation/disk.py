@@ -6,13 +6,13 @@ from its middle, and never what was synced.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from random import Random
 from typing import TypeVar
 
 from ..errors import Damaged, DiskBusy, DiskFailed, DiskFull
 from ..names import Key, Slot
-from ..register import Cell
+from ..register import Cell, Floor
 from ..storage.engine import UNREADABLE, Change, Place
 from ..storage.memory import MemoryEngine
 
@@ -95,6 +95,11 @@ class Disk(MemoryEngine):
         if self.bad:
             self.bad -= {key for _, key in before - self._cells.keys()}
         return gone
+
+    def set_floors(self, floors: Mapping[Slot, Floor], changes: Iterable[Change] = ()) -> None:
+        """See ``Engine``."""
+        set_, drawn = dict(floors), list(changes)
+        self._do(lambda engine: MemoryEngine.set_floors(engine, set_, drawn))
 
     def write_note(self, name: str, value: bytes) -> None:
         """See ``Engine``."""

@@ -8,7 +8,7 @@ the machine.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rocksdict import AccessType, Rdict, WriteBatch, WriteOptions
@@ -16,19 +16,22 @@ from rocksdict import AccessType, Rdict, WriteBatch, WriteOptions
 from twisted_kv.digest import EMPTY, moved, term
 from twisted_kv.errors import Damaged, DiskFailed
 from twisted_kv.names import Key, Slot
-from twisted_kv.register import BLANK, Cell
+from twisted_kv.register import BLANK, NO_FLOOR, Cell, Floor
 from twisted_kv.ring import SLOTS
 from twisted_kv.storage.complaints import unopened, unreadable, unwritten
 from twisted_kv.storage.engine import UNREADABLE, Change, Due, Listed, Place, Totals, indexed_alike
 from twisted_kv.storage.rows import (
     CELL,
     END,
+    FLOOR,
     INDEX,
     IS_VALUE,
     NUMBER,
     SLOT,
+    SUMS,
     TOTALS,
     TOTALS_KEY,
+    Sums,
     after_slot,
     decode_cell,
     encode_cell,
@@ -36,7 +39,7 @@ from twisted_kv.storage.rows import (
     walk,
 )
 from twisted_kv.storage.tuning import family_options, folder_options
-from twisted_kv.versions import is_value
+from twisted_kv.versions import NONE, Ballot, is_value
 
 SEEN_MAX = 8192
 """Cells remembered between their reading and their change; one batch holds fewer."""
@@ -79,16 +82,42 @@ class RocksEngine:
 
         :raises Damaged: if some of it cannot be read.
         """
-        self._digests = array("Q", bytes(8 * SLOTS))
+        self._digests = array("Q", [EMPTY]) * SLOTS
+        self._graves = array("I", [0]) * SLOTS
+        self._floors: dict[Slot, Floor] = {}
         self._notes: dict[str, bytes] = {}
         self._totals = Totals(0, 0)
+        highest: bytes = NONE
         for row, value in walk(self._meta, b"", END):
+            kind, name = row[:1], row[1:]
             if row == TOTALS_KEY:
-                self._totals = Totals(*TOTALS.unpack(value))
-            elif row[:1] == b"d":
-                self._digests[SLOT.unpack(row[1:])[0]] = NUMBER.unpack(value)[0]
-            else:
-                self._notes[row[1:].decode()] = value
+                keys, bytes_, highest = TOTALS.unpack_from(value.ljust(TOTALS.size, b"\0"))
+                self._totals = Totals(keys, bytes_)
+            elif kind == b"d":
+                (slot,) = SLOT.unpack(name)
+                self._digests[slot], self._graves[slot] = SUMS.unpack_from(value.ljust(SUMS.size, b"\0"))
+            elif kind == b"f":
+                promised, accepted = FLOOR.unpack_from(value)
+                self._floors[Slot(SLOT.unpack(name)[0])] = Floor(Ballot(promised), Ballot(accepted))
+            elif kind == b"n":
+                self._notes[name.decode()] = value
+        self.highest = Ballot(highest)
+        """See ``Engine``."""
+        if self.highest == NONE:
+            # No row says it in a folder of an older version. Nothing is written here: that would make the sequence
+            # number grow, by which ``opening.py`` knows how much was recovered.
+            self.highest = self._highest_cell()
+
+    def _highest_cell(self) -> Ballot:
+        """Find the highest ballot of all cells that can be read."""
+        highest = NONE
+        for place, data in walk(self._data, b"", END):
+            try:
+                cell = decode_cell(Key(place[2:]), data)
+            except Damaged:
+                continue
+            highest = max(highest, cell.promised, cell.accepted)
+        return highest
 
     @property
     def sequence(self) -> int:
@@ -137,31 +166,55 @@ class RocksEngine:
 
     def apply(self, changes: Iterable[Change]) -> None:
         """See ``Engine``."""
+        self.set_floors({}, changes)
+
+    def set_floors(self, floors: Mapping[Slot, Floor], changes: Iterable[Change] = ()) -> None:
+        """See ``Engine``."""
         last = {(slot, key): cell for slot, key, cell in changes}
-        if not last:
+        if not last and not floors:
             return
         batch = WriteBatch(raw_mode=True)
-        digests: dict[Slot, int] = {}
+        sums: dict[Slot, Sums] = {}
         keys, bytes_ = self._totals
+        highest = self.highest
         put, to_data = batch.put, self._to_data
         for (slot, key), cell in last.items():
             old = self.get(slot, key)
-            put(SLOT.pack(slot) + key, encode_cell(key, cell), to_data)
-            if old is None:
-                bytes_ += len(key)
-                old = BLANK
-            now, was = cell.record, old.record
+            dug = 0
+            if cell is None:
+                if old is None:
+                    continue
+                batch.delete(SLOT.pack(slot) + key, to_data)
+                bytes_ -= len(key)
+                dug = -1
+                cell = BLANK
+            else:
+                put(SLOT.pack(slot) + key, encode_cell(key, cell), to_data)
+                if old is None:
+                    bytes_ += len(key)
+                    dug = 1
+                    old = BLANK
+            promised, accepted, now = cell
+            was = old.record
+            if promised > highest:
+                highest = promised
+            if accepted > highest:
+                highest = accepted
             if now is not was:
                 bytes_ += len(now) - len(was)
                 if not indexed_alike(was, now):
-                    keys += is_value(now) - is_value(was)
+                    values = is_value(now) - is_value(was)
+                    keys += values
+                    dug -= values
                     self._index(batch, key, indexed(was), indexed(now))
-            if cell.accepted != old.accepted:
-                digest = digests.get(slot)
-                if digest is None:
-                    digest = self._digests[slot]
-                digests[slot] = moved(digest, term(key, old.accepted), term(key, cell.accepted))
-        self._write(batch, digests, Totals(keys, bytes_))
+            if dug or accepted != old.accepted:
+                digest, graves = sums.get(slot) or (self._digests[slot], self._graves[slot])
+                # A folder of an older version may count fewer graves than there are.
+                graves = max(0, graves + dug)
+                sums[slot] = moved(digest, term(key, old.accepted), term(key, accepted)), graves
+        for floor in floors.values():
+            highest = max(highest, *floor)
+        self._write(batch, sums, Totals(keys, bytes_), highest, floors)
 
     def _index(self, batch: WriteBatch, key: Key, old: Listed | None, new: Listed | None) -> None:
         """Put what changes in both indexes into a batch."""
@@ -178,16 +231,36 @@ class RocksEngine:
             if now:
                 batch.put(NUMBER.pack(now) + key, b"", self._to_expiry)
 
-    def _write(self, batch: WriteBatch, digests: dict[Slot, int], totals: Totals) -> None:
+    def _write(
+        self,
+        batch: WriteBatch,
+        sums: dict[Slot, Sums],
+        totals: Totals,
+        highest: Ballot,
+        floors: Mapping[Slot, Floor],
+    ) -> None:
+        """Write a batch and what follows from it, then keep that in memory too."""
         put, to_meta = batch.put, self._to_meta
-        for slot, digest in digests.items():
-            put(b"d" + SLOT.pack(slot), NUMBER.pack(digest), to_meta)
-        batch.put(TOTALS_KEY, TOTALS.pack(*totals), self._to_meta)
+        for slot, (digest, graves) in sums.items():
+            put(b"d" + SLOT.pack(slot), SUMS.pack(digest, graves), to_meta)
+        for slot, floor in floors.items():
+            if floor == NO_FLOOR:
+                batch.delete(b"f" + SLOT.pack(slot), to_meta)
+            else:
+                put(b"f" + SLOT.pack(slot), FLOOR.pack(*floor), to_meta)
+        put(TOTALS_KEY, TOTALS.pack(*totals, highest), to_meta)
         self._commit(batch)
         self._seen.clear()
         self._totals = totals
-        for slot, digest in digests.items():
+        self.highest = highest
+        for slot, (digest, graves) in sums.items():
             self._digests[slot] = digest
+            self._graves[slot] = graves
+        for slot, floor in floors.items():
+            if floor == NO_FLOOR:
+                self._floors.pop(slot, None)
+            else:
+                self._floors[slot] = floor
 
     def _commit(self, batch: WriteBatch) -> None:
         # Said before it is known, so that no sync begins between the failure and its notice.
@@ -203,7 +276,8 @@ class RocksEngine:
         if first > last:
             return 0
         batch = WriteBatch(raw_mode=True)
-        digests: dict[Slot, int] = {}
+        sums: dict[Slot, Sums] = {}
+        floors: dict[Slot, Floor] = {}
         keys, bytes_ = self._totals
         rows = 0
         for place, data in walk(self._data, SLOT.pack(first), after_slot(last), limit):
@@ -211,7 +285,7 @@ class RocksEngine:
             slot, key = Slot(SLOT.unpack_from(place)[0]), Key(place[2:])
             batch.delete(place, self._to_data)
             bytes_ -= len(key) + max(0, len(data) - CELL.size)
-            digest = digests.get(slot, self._digests[slot])
+            digest, graves = sums.get(slot) or (self._digests[slot], self._graves[slot])
             try:
                 cell = decode_cell(key, data)
             except Damaged:
@@ -219,16 +293,26 @@ class RocksEngine:
             else:
                 listed = indexed(cell.record)
                 digest = moved(digest, term(key, cell.accepted), 0)
-            digests[slot] = digest
             self._index(batch, key, listed, None)
-            keys -= listed is not None and listed.is_value
+            value = listed is not None and listed.is_value
+            keys -= value
+            sums[slot] = digest, max(0, graves - (not value))
         if rows < limit:
-            # Nothing is left here. What a digest still says is the term of a cell that could not be read.
-            unsettled = enumerate(self._digests[first : last + 1], first)
-            digests |= {Slot(slot): EMPTY for slot, digest in unsettled if digests.get(Slot(slot), digest) != EMPTY}
-        if rows or digests:
-            self._write(batch, digests, Totals(keys, bytes_))
+            # Nothing is left here. What is still counted is the part of cells that could not be read.
+            kept = enumerate(zip(self._digests[first : last + 1], self._graves[first : last + 1], strict=True), first)
+            sums |= {Slot(slot): (EMPTY, 0) for slot, old in kept if sums.get(Slot(slot), old) != (EMPTY, 0)}
+            floors = dict.fromkeys(self.floors(first, last), NO_FLOOR)
+        if rows or sums or floors:
+            self._write(batch, sums, Totals(keys, bytes_), self.highest, floors)
         return rows
+
+    def floor(self, slot: Slot) -> Floor:
+        """See ``Engine``."""
+        return self._floors.get(slot, NO_FLOOR)
+
+    def floors(self, first: Slot, last: Slot) -> dict[Slot, Floor]:
+        """See ``Engine``."""
+        return {slot: floor for slot, floor in self._floors.items() if first <= slot <= last}
 
     def _listed(self, key: Key) -> Listed | None:
         """Give what the key index holds, in the form of ``indexed``, where the cell itself cannot be read."""
@@ -244,6 +328,10 @@ class RocksEngine:
     def digests(self, first: Slot, last: Slot) -> Sequence[int]:
         """See ``Engine``."""
         return self._digests[first : last + 1]
+
+    def graves(self, first: Slot, last: Slot) -> Sequence[int]:
+        """See ``Engine``."""
+        return self._graves[first : last + 1]
 
     def keys(self, after: bytes, prefix: bytes, limit: int) -> list[Listed]:
         """See ``Engine``."""

@@ -2,20 +2,24 @@
 
 Column families, all flushed together, so that after any crash they are of one moment:
 
-======== =============================== ==============================================================
-``data``   slot(2) key                     format(1) checksum(4) promised(16) accepted(16) record
-``keys``   key                             flags(1) expires_ms(8): the key index, tombstones included
-``expiry`` expires_ms(8) key               nothing: the values that expire
-``meta``   ``d`` slot(2), ``n`` name, ``t``  digest(8) of a slot; a note; totals(16)
-======== =============================== ==============================================================
+========== ==================== ==============================================================
+``data``   slot(2) key          format(1) checksum(4) promised(16) accepted(16) record
+``keys``   key                  flags(1) expires_ms(8): the key index, tombstones included
+``expiry`` expires_ms(8) key    nothing: the values that expire
+``meta``   ``d`` slot(2)        digest(8) graves(4) of a slot
+``meta``   ``f`` slot(2)        promised(16) accepted(16): the floor of a slot that has one
+``meta``   ``n`` name           a note
+``meta``   ``t``                keys(8) bytes(8) highest(16): totals, and the highest ballot ever kept
+========== ==================== ==============================================================
 
-Numbers are big-endian.
+Numbers are big-endian. Older versions kept neither graves nor the highest ballot, and their rows end before them.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from typing import TypeAlias
 from zlib import crc32
 
 from rocksdict import Rdict, ReadOptions
@@ -30,12 +34,17 @@ from twisted_kv.versions import Ballot, is_value
 _FORMAT = 1
 CELL = struct.Struct(">BI16s16s")
 INDEX = struct.Struct(">BQ")
-TOTALS = struct.Struct(">QQ")
+TOTALS = struct.Struct(">QQ16s")
+SUMS = struct.Struct(">QI")
+FLOOR = struct.Struct(">16s16s")
 SLOT = struct.Struct(">H")
 NUMBER = struct.Struct(">Q")
 IS_VALUE = 1
 END = b"\xff" * 1100  # no key is as long
 TOTALS_KEY = b"t"
+
+Sums: TypeAlias = tuple[int, int]
+"""What is kept of a slot beside its cells: its digest, and how many of them hold no value."""
 
 
 def encode_cell(key: Key, cell: Cell) -> bytes:
