@@ -20,13 +20,11 @@ from twisted_kv.register import BLANK, NO_FLOOR, Cell, Floor
 from twisted_kv.ring import SLOTS
 from twisted_kv.storage.complaints import unopened, unreadable, unwritten
 from twisted_kv.storage.engine import UNREADABLE, Change, Due, Listed, Place, Totals, indexed_alike
+from twisted_kv.storage.indexes import Indexes, indexed
 from twisted_kv.storage.rows import (
     CELL,
     END,
     FLOOR,
-    INDEX,
-    IS_VALUE,
-    NUMBER,
     SLOT,
     SUMS,
     TOTALS,
@@ -35,7 +33,6 @@ from twisted_kv.storage.rows import (
     after_slot,
     decode_cell,
     encode_cell,
-    indexed,
     walk,
 )
 from twisted_kv.storage.tuning import family_options, folder_options
@@ -63,8 +60,9 @@ class RocksEngine:
         except Exception as error:
             raise unopened(error) from None
         self._closed = False
-        self._data, self._keys, self._expiry, self._meta = map(self._db.get_column_family, families)
-        self._to_data, self._to_keys, self._to_expiry, self._to_meta = map(self._db.get_column_family_handle, families)
+        self._data, self._meta = map(self._db.get_column_family, ("data", "meta"))
+        self._to_data, self._to_meta = map(self._db.get_column_family_handle, ("data", "meta"))
+        self._indexes = Indexes(self._db)
         self._write_options = WriteOptions()
         # A stalled write would hold the interpreter's lock for as long as it is stalled.
         self._write_options.no_slowdown = True
@@ -206,7 +204,7 @@ class RocksEngine:
                     values = is_value(now) - is_value(was)
                     keys += values
                     dug -= values
-                    self._index(batch, key, indexed(was), indexed(now))
+                    self._indexes.move(batch, key, indexed(was), indexed(now))
             if dug or accepted != old.accepted:
                 digest, graves = sums.get(slot) or (self._digests[slot], self._graves[slot])
                 # A folder of an older version may count fewer graves than there are.
@@ -215,21 +213,6 @@ class RocksEngine:
         for floor in floors.values():
             highest = max(highest, *floor)
         self._write(batch, sums, Totals(keys, bytes_), highest, floors)
-
-    def _index(self, batch: WriteBatch, key: Key, old: Listed | None, new: Listed | None) -> None:
-        """Put what changes in both indexes into a batch."""
-        if new == old:
-            return
-        if new is None:
-            batch.delete(key, self._to_keys)
-        else:
-            batch.put(key, INDEX.pack(new.is_value, new.expires_ms), self._to_keys)
-        was, now = old.expires_ms if old else 0, new.expires_ms if new else 0
-        if was != now:
-            if was:
-                batch.delete(NUMBER.pack(was) + key, self._to_expiry)
-            if now:
-                batch.put(NUMBER.pack(now) + key, b"", self._to_expiry)
 
     def _write(
         self,
@@ -289,11 +272,11 @@ class RocksEngine:
             try:
                 cell = decode_cell(key, data)
             except Damaged:
-                listed = self._listed(key)
+                listed = self._indexes.listed(key)
             else:
                 listed = indexed(cell.record)
                 digest = moved(digest, term(key, cell.accepted), 0)
-            self._index(batch, key, listed, None)
+            self._indexes.move(batch, key, listed, None)
             value = listed is not None and listed.is_value
             keys -= value
             sums[slot] = digest, max(0, graves - (not value))
@@ -314,13 +297,6 @@ class RocksEngine:
         """See ``Engine``."""
         return {slot: floor for slot, floor in self._floors.items() if first <= slot <= last}
 
-    def _listed(self, key: Key) -> Listed | None:
-        """Give what the key index holds, in the form of ``indexed``, where the cell itself cannot be read."""
-        for _, data in walk(self._keys, key, key + b"\0", 1):
-            flags, expires_ms = INDEX.unpack_from(data)
-            return Listed(Key(b""), bool(flags & IS_VALUE), expires_ms)
-        return None
-
     def totals(self) -> Totals:
         """See ``Engine``."""
         return self._totals
@@ -335,18 +311,11 @@ class RocksEngine:
 
     def keys(self, after: bytes, prefix: bytes, limit: int) -> list[Listed]:
         """See ``Engine``."""
-        start = prefix if after < prefix else after + b"\0"
-        page = []
-        for key, data in walk(self._keys, start, prefix + END, limit):
-            flags, expires_ms = INDEX.unpack_from(data)
-            page.append(Listed(Key(key), bool(flags & IS_VALUE), expires_ms))
-        return page
+        return self._indexes.keys(after, prefix, limit)
 
     def due(self, until_ms: int, after: Due | None, limit: int) -> list[Due]:
         """See ``Engine``."""
-        start = NUMBER.pack(after.expires_ms) + after.key + b"\0" if after is not None else b""
-        rows = walk(self._expiry, start, NUMBER.pack(until_ms + 1), limit)
-        return [Due(NUMBER.unpack_from(name)[0], Key(name[NUMBER.size :])) for name, _ in rows]
+        return self._indexes.due(until_ms, after, limit)
 
     def read_note(self, name: str) -> bytes | None:
         """See ``Engine``."""
@@ -379,9 +348,9 @@ class RocksEngine:
 
         :raises Damaged: at the first that fails.
         """
-        for family in (self._keys, self._expiry, self._meta):
-            for _ in walk(family, b"", END):
-                pass
+        self._indexes.verify()
+        for _ in walk(self._meta, b"", END):
+            pass
         for place, data in walk(self._data, b"", END):
             decode_cell(Key(place[2:]), data)
 
@@ -390,8 +359,8 @@ class RocksEngine:
         if not self._closed:
             self._closed = True
             # Each of these would keep the folder locked for as long as it lives.
-            del self._to_data, self._to_keys, self._to_expiry, self._to_meta
-            for part in (self._data, self._keys, self._expiry, self._meta, self._db):
+            del self._to_data, self._to_meta
+            for part in (self._data, self._meta, *self._indexes.release(), self._db):
                 try:
                     part.close()
                 except Exception:

@@ -28,18 +28,15 @@ from twisted_kv.errors import Damaged
 from twisted_kv.names import Key, Slot
 from twisted_kv.register import Cell
 from twisted_kv.storage.complaints import unreadable
-from twisted_kv.storage.engine import Listed, value_expiry
-from twisted_kv.versions import Ballot, is_value
+from twisted_kv.versions import Ballot
 
 _FORMAT = 1
 CELL = struct.Struct(">BI16s16s")
-INDEX = struct.Struct(">BQ")
 TOTALS = struct.Struct(">QQ16s")
 SUMS = struct.Struct(">QI")
 FLOOR = struct.Struct(">16s16s")
 SLOT = struct.Struct(">H")
 NUMBER = struct.Struct(">Q")
-IS_VALUE = 1
 END = b"\xff" * 1100  # no key is as long
 TOTALS_KEY = b"t"
 
@@ -64,13 +61,6 @@ def decode_cell(key: Key, data: bytes) -> Cell:
         if form == _FORMAT and crc32(record, crc32(promised + accepted + key)) == checksum:
             return Cell(Ballot(promised), Ballot(accepted), record)
     raise Damaged(f"the checksum of the record under {key[:100]!r} fails")
-
-
-def indexed(record: bytes) -> Listed | None:
-    """Say what the key index holds for a record: nothing for a bare promise."""
-    if not record:
-        return None
-    return Listed(Key(b""), is_value(record), value_expiry(record))
 
 
 def after_slot(slot: Slot) -> bytes:
