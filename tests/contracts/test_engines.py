@@ -13,10 +13,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from tests.cluster.paper_disk import PaperDisk
 from twisted_kv.digest import EMPTY, term
 from twisted_kv.names import Key, Slot
 from twisted_kv.register import NO_FLOOR, Cell, Floor
-from twisted_kv.storage.engine import Change, Due, Engine, Listed, Place, Totals
+from twisted_kv.simulation.disk import Disk
+from twisted_kv.storage.engine import Change, Due, Engine, Inspection, Listed, Place, Totals
 from twisted_kv.storage.memory import MemoryEngine
 from twisted_kv.storage.rocks import RocksEngine
 from twisted_kv.versions import NONE, Ballot, Record, Version, decode_record
@@ -27,6 +29,8 @@ Open = Callable[[Path], Engine]
 ENGINES: dict[str, Open] = {
     "memory": lambda directory: MemoryEngine(),
     "rocksdb": lambda directory: RocksEngine(directory / "data"),
+    "simulated": lambda directory: Disk(),
+    "paper": lambda directory: PaperDisk(),
 }
 
 LOWEST, HIGHEST = Slot(0), Slot(65_535)
@@ -503,6 +507,55 @@ def test_the_highest_ballot_never_goes_back(engine: Engine) -> None:
     assert engine.highest == ballot(7)
 
 
+@pytest.mark.parametrize("before", [None, value(1, b"x", 9), tombstone(1), promise(1)])
+@pytest.mark.parametrize("after", [None, value(2, b"longer", 7), tombstone(2), promise(2)])
+def test_a_cell_that_can_be_read_is_replaced_like_one_that_cannot(
+    engine: Engine, before: Cell | None, after: Cell | None
+) -> None:
+    others = [change(1, b"a", tombstone(1)), change(1, b"z", value(1)), change(2, b"two", value(3, b"", 8))]
+    engine.apply([*others, change(1, b"key", before)])
+
+    engine.replace_damaged(Slot(1), Key(b"key"), after)
+
+    rows = sorted([*others, *([change(1, b"key", after)] if after is not None else [])])
+    assert everything(engine) == rows
+    assert engine.totals() == recount(rows)
+    assert engine.keys(b"", b"", 9) == relist(rows)
+    assert engine.due(99, None, 9) == sorted(Due(row.expires_ms, row.key) for row in relist(rows) if row.expires_ms)
+    assert list(engine.digests(Slot(1), Slot(2))) == [redigest(rows)[Slot(1)], redigest(rows)[Slot(2)]]
+    assert graves(engine) == regrave(rows)
+    assert engine.highest == ballot(3)
+
+
+def test_a_cell_that_replaces_another_raises_the_highest_ballot(engine: Engine) -> None:
+    engine.replace_damaged(Slot(1), Key(b"key"), promise(7))
+    engine.replace_damaged(Slot(1), Key(b"key"), value(6))
+    engine.replace_damaged(Slot(1), Key(b"key"), None)
+
+    assert engine.highest == ballot(7)
+
+
+def test_an_inspection_counts_the_cells_of_its_slot_and_finds_them_right(engine: Engine) -> None:
+    engine.apply([change(1, b"a", value(1)), change(1, b"b", tombstone(1)), change(1, b"c", promise(1))])
+    engine.apply([change(0, b"d", tombstone(1)), change(2, b"e", value(1))])
+
+    assert engine.inspect(Slot(1)) == Inspection(3, [], True)
+    assert engine.inspect(Slot(3)) == Inspection(0, [], True)
+    assert engine.inspect(HIGHEST) == Inspection(0, [], True)
+
+
+def test_to_mend_what_is_right_changes_nothing(engine: Engine) -> None:
+    rows = [change(1, b"a", value(1)), change(1, b"b", tombstone(1)), change(2, b"c", promise(1))]
+    engine.apply(rows)
+
+    for slot in (0, 1, 2):
+        engine.mend_digest(Slot(slot))
+
+    assert everything(engine) == rows
+    assert list(engine.digests(Slot(0), Slot(2))) == [EMPTY, redigest(rows)[Slot(1)], EMPTY]
+    assert graves(engine) == regrave(rows)
+
+
 def test_a_sync_runs_in_a_thread_of_its_own_beside_changes(engine: Engine) -> None:
     syncs = Thread(target=lambda: [engine.sync() for _ in range(20)])
     syncs.start()
@@ -590,6 +643,20 @@ class EngineBesideADict(RuleBasedStateMachine):
             else:
                 self.model[place] = cell
                 self.highest = max(self.highest, cell.promised, cell.accepted)
+
+    @rule(place=places, cell=st.none() | cells)
+    def replace(self, place: Place, cell: Cell | None) -> None:
+        self.engine.replace_damaged(*place, cell)
+        self.take([Change(*place, cell)])
+
+    @rule(slot=slots)
+    def mend(self, slot: Slot) -> None:
+        self.engine.mend_digest(slot)
+
+    @rule(slot=slots)
+    def inspect(self, slot: Slot) -> None:
+        rows = sum(place[0] == slot for place in self.model)
+        assert self.engine.inspect(slot) == Inspection(rows, [], True)
 
     @rule(set_=st.dictionaries(slots, floors, max_size=4), batch=st.just([]) | batches)
     def set_floors(self, set_: Mapping[Slot, Floor], batch: list[Change]) -> None:

@@ -34,9 +34,9 @@ from twisted_kv.errors import Damaged, DiskBusy, DiskFailed, DiskFull, KvError
 from twisted_kv.names import Key, Slot
 from twisted_kv.register import NO_FLOOR, Cell
 from twisted_kv.storage.complaints import unopened, unwritten
-from twisted_kv.storage.engine import UNREADABLE, Change, Due, Place, Totals
+from twisted_kv.storage.engine import UNREADABLE, Change, Due, Inspection, Place, Totals
 from twisted_kv.storage.rocks import RocksEngine
-from twisted_kv.storage.rows import decode_cell, encode_cell, walk
+from twisted_kv.storage.rows import NUMBER, SUMS, decode_cell, encode_cell, walk
 
 FOREVER_MS = 10**12
 
@@ -352,6 +352,119 @@ def test_a_drop_forgets_a_damaged_cell_like_all_the_rest(engine: RocksEngine, ga
     assert engine.keys(b"", b"", 9) == relist(everything(engine))
     assert engine.due(99, None, 9) == [(30, b"stays")]
     assert list(engine.digests(Slot(0), Slot(1))) == [EMPTY, EMPTY]
+
+
+SAME_LENGTH = [name for name in GARBLED if not name.startswith(("a cut", "nothing"))]
+
+
+@pytest.mark.parametrize("name", GARBLED)
+@pytest.mark.parametrize(
+    "old", [value(1, b"text", 30), tombstone(1), promise(1)], ids=["value", "tombstone", "promise"]
+)
+@pytest.mark.parametrize("new", [None, value(6, b"new", 40), tombstone(6), promise(6)])
+def test_a_damaged_cell_can_be_replaced_or_removed(
+    engine: RocksEngine, folder: Path, name: str, old: Cell, new: Cell | None
+) -> None:
+    others = {(Slot(1), Key(b"a")): tombstone(2), (Slot(1), Key(b"c")): value(2, b"", 9), (Slot(2), Key(b"d")): old}
+    engine.apply([*(Change(*place, cell) for place, cell in others.items()), change(1, b"b", old)])
+    engine._data[b"\x00\x01b"] = GARBLED[name](encode_cell(Key(b"b"), old))
+
+    engine.replace_damaged(Slot(1), Key(b"b"), new)
+
+    cells = others | ({(Slot(1), Key(b"b")): new} if new is not None else {})
+    if name in SAME_LENGTH:
+        holds(engine, cells)
+    assert engine.get(Slot(1), Key(b"b")) == new
+    assert engine.inspect(Slot(1)) == Inspection(2 + (new is not None), [], True)
+    assert engine.totals().keys == recount(everything(engine)).keys
+    assert engine.keys(b"", b"", 9) == relist(everything(engine))
+    assert engine.highest == ballot(2 if new is None else 6)
+    reached = engine.totals(), engine.highest
+    engine.close()
+    again = RocksEngine(folder)
+    assert again.inspect(Slot(1)).right
+    assert (again.totals(), again.highest) == reached
+    again.close()
+
+
+def test_other_damaged_cells_of_the_slot_count_nothing_when_one_is_replaced(engine: RocksEngine) -> None:
+    engine.apply(change(1, key, tombstone(1)) for key in (b"a", b"b", b"c"))
+    for key in (b"a", b"b"):
+        engine._data[b"\x00\x01" + key] = GARBLED["a flipped bit of the checksum"](encode_cell(Key(key), tombstone(1)))
+
+    engine.replace_damaged(Slot(1), Key(b"a"), value(2))
+
+    read = [change(1, b"a", value(2)), change(1, b"c", tombstone(1))]
+    assert list(engine.digests(Slot(1), Slot(1))) == [redigest(read)[Slot(1)]]
+    assert graves(engine) == {1: 1}
+    assert engine.inspect(Slot(1)) == Inspection(3, [Key(b"b")], True)
+
+
+def test_an_inspection_names_damaged_cells_and_a_mended_digest_leaves_them_out(
+    engine: RocksEngine, folder: Path
+) -> None:
+    engine.apply(change(1, key, tombstone(number)) for number, key in enumerate((b"a", b"b", b"c"), 1))
+    engine.apply([change(2, b"d", value(4))])
+    for key in (b"c", b"a"):
+        engine._data[b"\x00\x01" + key] = b"damaged"
+    totals = engine.totals()
+
+    assert engine.inspect(Slot(1)) == Inspection(3, [Key(b"a"), Key(b"c")], False)
+    assert engine.inspect(Slot(2)) == Inspection(1, [], True)
+    engine.mend_digest(Slot(1))
+
+    assert engine.inspect(Slot(1)) == Inspection(3, [Key(b"a"), Key(b"c")], True)
+    assert engine.totals() == totals
+    engine.close()
+    again = RocksEngine(folder)
+    assert list(again.digests(Slot(1), Slot(1))) == [redigest([change(1, b"b", tombstone(2))])[Slot(1)]]
+    assert graves(again) == {1: 1}
+    assert again.highest == ballot(4)
+    again.close()
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        lambda digest, graves: SUMS.pack(digest ^ 1, graves),
+        lambda digest, graves: SUMS.pack(digest, graves + 1),
+        lambda digest, graves: NUMBER.pack(digest),
+    ],
+    ids=["another digest", "one grave too many", "the row of an older version"],
+)
+def test_an_inspection_notices_that_what_is_kept_is_wrong(
+    engine: RocksEngine, folder: Path, kept: Callable[[int, int], bytes]
+) -> None:
+    rows = [change(1, b"a", tombstone(1)), change(1, b"b", value(1))]
+    engine.apply(rows)
+    engine._meta[b"d\x00\x01"] = kept(redigest(rows)[Slot(1)], 1)
+    engine.close()
+    again = RocksEngine(folder)
+
+    assert again.inspect(Slot(1)) == Inspection(2, [], False)
+    again.mend_digest(Slot(1))
+
+    assert again.inspect(Slot(1)) == Inspection(2, [], True)
+    holds(again, {(slot, key): cell for slot, key, cell in rows})
+    again.close()
+
+
+def test_a_slot_of_which_part_cannot_be_read_at_all_is_neither_inspected_nor_mended(folder: Path, noise: bytes) -> None:
+    written_out(folder, value(1, noise[:2000]), value(1, noise[2000:]))
+    flip(tables(folder), noise[2500:2600])
+    engine = RocksEngine(folder)
+    before = engine.totals(), list(engine.digests(LOWEST, HIGHEST))
+
+    with pytest.raises(Damaged):
+        engine.inspect(Slot(1))
+    with pytest.raises(Damaged):
+        engine.mend_digest(Slot(1))
+    for cell in (value(2), None):
+        with pytest.raises(Damaged):
+            engine.replace_damaged(Slot(1), Key(b"key1"), cell)
+
+    assert (engine.totals(), list(engine.digests(LOWEST, HIGHEST))) == before
+    engine.close()
 
 
 @pytest.mark.parametrize("cell", [value(1, b"text"), tombstone(1), promise(1)])

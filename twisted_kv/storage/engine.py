@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
+from twisted_kv.digest import EMPTY, moved, term
 from twisted_kv.names import Key, Slot
 from twisted_kv.register import Cell, Floor
 from twisted_kv.versions import Ballot, is_value, record_expiry
@@ -47,6 +48,17 @@ class Listed(NamedTuple):
     expires_ms: int
 
 
+class Inspection(NamedTuple):
+    """What was found when all of a slot was read."""
+
+    rows: int
+    """Its cells, those that cannot be read too."""
+    damaged: list[Key]
+    """The keys of those that cannot be read, in order."""
+    right: bool
+    """Whether the kept digest and graves are those of the cells that can be read."""
+
+
 class Due(NamedTuple):
     """A value that expires, in the order of the expiry index."""
 
@@ -61,6 +73,28 @@ def value_expiry(record: bytes) -> int:
 
 UNREADABLE = Cell(b"unreadable", b"unreadable", b"")  # type: ignore[arg-type]
 """What a scan shows for a cell whose checksum fails. It is compared by identity."""
+
+
+class Stock(NamedTuple):
+    """What a slot's cells come to when they are counted anew: rows and damaged as in ``Inspection``."""
+
+    rows: int
+    damaged: list[Key]
+    digest: int
+    graves: int
+
+
+def take_stock(cells: Iterable[tuple[Key, Cell]]) -> Stock:
+    """Count the cells of one slot. ``UNREADABLE`` ones are rows, and count nothing else."""
+    rows, damaged, digest, graves = 0, [], EMPTY, 0
+    for key, cell in cells:
+        rows += 1
+        if cell is UNREADABLE:
+            damaged.append(key)
+        else:
+            digest = moved(digest, 0, term(key, cell.accepted))
+            graves += not is_value(cell.record)
+    return Stock(rows, damaged, digest, graves)
 
 
 def indexed_alike(was: bytes, now: bytes) -> bool:
@@ -113,11 +147,32 @@ class Engine(Protocol):
         batch is drawn up before anything is touched: if drawing raises, nothing has changed, and drawing may read this
         engine.
 
-        :raises Damaged: if a cell is to be replaced or removed that cannot be read.
+        :raises Damaged: if a cell is to be replaced or removed that cannot be read; ``replace_damaged`` does that.
         :raises DiskBusy: if the disk is behind; nothing has changed, try again in a moment.
         :raises DiskFull: if there is no room; nothing has changed.
         :raises DiskFailed: if the disk has failed. Nothing may be done with this engine afterwards but ``close``.
         """
+
+    def replace_damaged(self, slot: Slot, key: Key, cell: Cell | None) -> None:
+        """Put a cell in the place of one that cannot be read, or with None remove it; works on any other place too.
+
+        What the old cell was to the slot's digest and graves is unknown, so both are counted anew from the cells of the
+        slot that can be read; others that are damaged count nothing. Totals and both indexes follow too, as long as the
+        damage has left the old cell its length. All of it happens at one moment. Errors as in ``apply``.
+
+        :raises Damaged: if part of the slot cannot be read at all, as in ``inspect``; nothing has changed.
+        """
+
+    def inspect(self, slot: Slot) -> Inspection:
+        """Read every cell of a slot from where it is kept, check it, and count digest and graves anew.
+
+        It takes as long as the slot is large, and leaves no trace in caches.
+
+        :raises Damaged: if part of the slot cannot be read at all, so that it is not known what is there.
+        """
+
+    def mend_digest(self, slot: Slot) -> None:
+        """Set the kept digest and graves of a slot to what ``inspect`` counts. Errors as in both."""
 
     def drop(self, first: Slot, last: Slot, limit: int) -> int:
         """Forget at most ``limit`` cells in slots ``first`` to ``last`` (both included), and say how many.

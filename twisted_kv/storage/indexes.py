@@ -69,7 +69,7 @@ class Indexes:
         :raises Damaged: if part of them cannot be read.
         """
         for family in (self._keys, self._expiry):
-            for _ in walk(family, b"", END):
+            for _ in walk(family, b"", END, cached=False):
                 pass
 
     def release(self) -> tuple[Rdict, Rdict]:

@@ -7,11 +7,11 @@ from itertools import islice, takewhile
 
 from sortedcontainers import SortedList
 
-from twisted_kv.digest import moved, term
+from twisted_kv.digest import EMPTY, moved, term
 from twisted_kv.names import Key, Slot
 from twisted_kv.register import BLANK, NO_FLOOR, Cell, Floor
 from twisted_kv.ring import SLOTS
-from twisted_kv.storage.engine import Change, Due, Listed, Place, Totals, value_expiry
+from twisted_kv.storage.engine import Change, Due, Inspection, Listed, Place, Stock, Totals, take_stock, value_expiry
 from twisted_kv.versions import NONE, is_value
 
 
@@ -106,12 +106,36 @@ class MemoryEngine:
         if now.accepted > self.highest:
             self.highest = now.accepted
         if now.accepted != was.accepted:
-            digest = self._digests.get(slot, 0)
+            digest = self._digests.get(slot, EMPTY)
             self._digests[slot] = moved(digest, term(key, was.accepted), term(key, now.accepted))
         if expires_ms := value_expiry(was.record):
             self._due.remove(Due(expires_ms, key))
         if expires_ms := value_expiry(now.record):
             self._due.add(Due(expires_ms, key))
+
+    def replace_damaged(self, slot: Slot, key: Key, cell: Cell | None) -> None:
+        """See ``Engine``. Nothing is damaged here, but a simulated disk shows cells as if they were."""
+        self._put([Change(slot, key, cell)])
+        self._recount(slot)
+
+    def inspect(self, slot: Slot) -> Inspection:
+        """See ``Engine``."""
+        stock = self._stock(slot)
+        kept = self._digests.get(slot, EMPTY), self._graves.get(slot, 0)
+        return Inspection(stock.rows, stock.damaged, kept == (stock.digest, stock.graves))
+
+    def mend_digest(self, slot: Slot) -> None:
+        """See ``Engine``."""
+        self._recount(slot)
+
+    def _stock(self, slot: Slot) -> Stock:
+        rows = self.scan(slot, slot, None, len(self._cells))
+        return take_stock((key, cell) for _, key, cell in rows if cell is not None)
+
+    def _recount(self, slot: Slot) -> None:
+        stock = self._stock(slot)
+        self._digests[slot] = stock.digest
+        self._graves[slot] = stock.graves
 
     def drop(self, first: Slot, last: Slot, limit: int) -> int:
         """See ``Engine``."""
@@ -151,7 +175,7 @@ class MemoryEngine:
 
     def digests(self, first: Slot, last: Slot) -> Sequence[int]:
         """See ``Engine``."""
-        return [self._digests.get(Slot(slot), 0) for slot in range(first, min(last + 1, SLOTS))]
+        return [self._digests.get(Slot(slot), EMPTY) for slot in range(first, min(last + 1, SLOTS))]
 
     def graves(self, first: Slot, last: Slot) -> Sequence[int]:
         """See ``Engine``."""

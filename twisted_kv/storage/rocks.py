@@ -8,18 +8,29 @@ the machine.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from rocksdict import AccessType, Rdict, WriteBatch, WriteOptions
 
 from twisted_kv.digest import EMPTY, moved, term
-from twisted_kv.errors import Damaged, DiskFailed
+from twisted_kv.errors import DiskFailed
 from twisted_kv.names import Key, Slot
 from twisted_kv.register import BLANK, NO_FLOOR, Cell, Floor
 from twisted_kv.ring import SLOTS
 from twisted_kv.storage.complaints import unopened, unreadable, unwritten
-from twisted_kv.storage.engine import UNREADABLE, Change, Due, Listed, Place, Totals, indexed_alike
+from twisted_kv.storage.engine import (
+    UNREADABLE,
+    Change,
+    Due,
+    Inspection,
+    Listed,
+    Place,
+    Totals,
+    indexed_alike,
+    take_stock,
+)
 from twisted_kv.storage.indexes import Indexes, indexed
 from twisted_kv.storage.rows import (
     CELL,
@@ -33,6 +44,7 @@ from twisted_kv.storage.rows import (
     after_slot,
     decode_cell,
     encode_cell,
+    shown_cell,
     walk,
 )
 from twisted_kv.storage.tuning import family_options, folder_options
@@ -109,12 +121,10 @@ class RocksEngine:
     def _highest_cell(self) -> Ballot:
         """Find the highest ballot of all cells that can be read."""
         highest = NONE
-        for place, data in walk(self._data, b"", END):
-            try:
-                cell = decode_cell(Key(place[2:]), data)
-            except Damaged:
-                continue
-            highest = max(highest, cell.promised, cell.accepted)
+        for place, data in walk(self._data, b"", END, cached=False):
+            cell = shown_cell(Key(place[2:]), data)
+            if cell is not UNREADABLE:
+                highest = max(highest, cell.promised, cell.accepted)
         return highest
 
     @property
@@ -151,10 +161,7 @@ class RocksEngine:
         room = bytes_max
         for place, data in walk(self._data, start, after_slot(last), limit):
             slot, key = Slot(SLOT.unpack_from(place)[0]), Key(place[2:])
-            try:
-                cell = decode_cell(key, data)
-            except Damaged:
-                cell = UNREADABLE
+            cell = shown_cell(key, data)
             if room is not None:
                 room -= len(key) + len(cell.record)
                 if room < 0 and page:
@@ -254,6 +261,56 @@ class RocksEngine:
             raise unwritten(error) from None
         self._short = False
 
+    def replace_damaged(self, slot: Slot, key: Key, cell: Cell | None) -> None:
+        """See ``Engine``."""
+        place = SLOT.pack(slot) + key
+        try:
+            data = self._data.get(place)
+        except Exception as error:
+            raise unreadable(error) from None
+        batch = WriteBatch(raw_mode=True)
+        keys, bytes_ = self._totals
+        highest = self.highest
+        was = now = None
+        cells: Iterable[tuple[Key, Cell]] = ((other, shown) for other, shown in self._cells(slot) if other != key)
+        if data is not None:
+            was = self._was_listed(key, shown_cell(key, data))
+            bytes_ -= _counted_bytes(key, data)
+        if cell is None:
+            batch.delete(place, self._to_data)
+        else:
+            batch.put(place, encode_cell(key, cell), self._to_data)
+            now = indexed(cell.record)
+            bytes_ += len(key) + len(cell.record)
+            highest = max(highest, cell.promised, cell.accepted)
+            cells = chain(cells, [(key, cell)])
+        self._indexes.move(batch, key, was, now)
+        keys += (now is not None and now.is_value) - (was is not None and was.is_value)
+        stock = take_stock(cells)
+        self._write(batch, {slot: (stock.digest, stock.graves)}, Totals(keys, bytes_), highest, {})
+
+    def _was_listed(self, key: Key, cell: Cell) -> Listed | None:
+        """Say what both indexes hold for a cell: told by itself, or if it cannot be read by the key index."""
+        return self._indexes.listed(key) if cell is UNREADABLE else indexed(cell.record)
+
+    def _cells(self, slot: Slot) -> Iterator[tuple[Key, Cell]]:
+        """Read a slot's cells, past the cache."""
+        for place, data in walk(self._data, SLOT.pack(slot), after_slot(slot), cached=False):
+            key = Key(place[2:])
+            yield key, shown_cell(key, data)
+
+    def inspect(self, slot: Slot) -> Inspection:
+        """See ``Engine``."""
+        stock = take_stock(self._cells(slot))
+        right = (self._digests[slot], self._graves[slot]) == (stock.digest, stock.graves)
+        return Inspection(stock.rows, stock.damaged, right)
+
+    def mend_digest(self, slot: Slot) -> None:
+        """See ``Engine``."""
+        stock = take_stock(self._cells(slot))
+        sums = {slot: (stock.digest, stock.graves)}
+        self._write(WriteBatch(raw_mode=True), sums, self._totals, self.highest, {})
+
     def drop(self, first: Slot, last: Slot, limit: int) -> int:
         """See ``Engine``."""
         if first > last:
@@ -267,15 +324,12 @@ class RocksEngine:
             rows += 1
             slot, key = Slot(SLOT.unpack_from(place)[0]), Key(place[2:])
             batch.delete(place, self._to_data)
-            bytes_ -= len(key) + max(0, len(data) - CELL.size)
+            bytes_ -= _counted_bytes(key, data)
             digest, graves = sums.get(slot) or (self._digests[slot], self._graves[slot])
-            try:
-                cell = decode_cell(key, data)
-            except Damaged:
-                listed = self._indexes.listed(key)
-            else:
-                listed = indexed(cell.record)
+            cell = shown_cell(key, data)
+            if cell is not UNREADABLE:
                 digest = moved(digest, term(key, cell.accepted), 0)
+            listed = self._was_listed(key, cell)
             self._indexes.move(batch, key, listed, None)
             value = listed is not None and listed.is_value
             keys -= value
@@ -349,9 +403,9 @@ class RocksEngine:
         :raises Damaged: at the first that fails.
         """
         self._indexes.verify()
-        for _ in walk(self._meta, b"", END):
+        for _ in walk(self._meta, b"", END, cached=False):
             pass
-        for place, data in walk(self._data, b"", END):
+        for place, data in walk(self._data, b"", END, cached=False):
             decode_cell(Key(place[2:]), data)
 
     def close(self) -> None:
@@ -365,3 +419,8 @@ class RocksEngine:
                     part.close()
                 except Exception:
                     pass  # after a failed write each of them complains of it once more, and is closed all the same
+
+
+def _counted_bytes(key: Key, data: bytes) -> int:
+    """Say what a cell counts in the totals, by its length alone."""
+    return len(key) + max(0, len(data) - CELL.size)

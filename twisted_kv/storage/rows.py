@@ -28,6 +28,7 @@ from twisted_kv.errors import Damaged
 from twisted_kv.names import Key, Slot
 from twisted_kv.register import Cell
 from twisted_kv.storage.complaints import unreadable
+from twisted_kv.storage.engine import UNREADABLE
 from twisted_kv.versions import Ballot
 
 _FORMAT = 1
@@ -63,19 +64,31 @@ def decode_cell(key: Key, data: bytes) -> Cell:
     raise Damaged(f"the checksum of the record under {key[:100]!r} fails")
 
 
+def shown_cell(key: Key, data: bytes) -> Cell:
+    """Read a cell's bytes as a scan shows them: ``UNREADABLE`` if they are not what was written."""
+    try:
+        return decode_cell(key, data)
+    except Damaged:
+        return UNREADABLE
+
+
 def after_slot(slot: Slot) -> bytes:
     """Give the bytes above every place of a slot, and below those of the next one."""
     return SLOT.pack(slot) + END
 
 
-def walk(family: Rdict, start: bytes, end: bytes, limit: int = 1 << 62) -> Iterator[tuple[bytes, bytes]]:
+def walk(
+    family: Rdict, start: bytes, end: bytes, limit: int = 1 << 62, *, cached: bool = True
+) -> Iterator[tuple[bytes, bytes]]:
     """Walk through a column family from ``start`` to before ``end``.
 
+    :param cached: whether the blocks that are read stay in the cache.
     :raises Damaged: if a block cannot be read. An iterator just ends there, and has to be asked why.
     """
     # The upper bound only: rocksdict's setter of the lower bound sets the upper one.
     bounds = ReadOptions()
     bounds.set_iterate_upper_bound(end)
+    bounds.fill_cache(cached)  # type: ignore[call-arg]  # the stub forgets the argument
     iterator = family.iter(bounds)
     iterator.seek(start)
     try:
