@@ -55,6 +55,21 @@ class Cell(NamedTuple):
 BLANK = Cell(NONE, NONE, b"")
 
 
+class Floor(NamedTuple):
+    """What one owner keeps for a slot whose tombstones were purged.
+
+    Every ballot up to ``promised`` is refused for each key of the slot. A key that has no cell counts as one whose
+    tombstone was accepted at ``accepted``.
+    """
+
+    promised: Ballot
+    accepted: Ballot
+
+
+NO_FLOOR = Floor(NONE, NONE)
+"""The floor of a slot in which nothing was ever purged."""
+
+
 def decide(cell: Cell, op: Op) -> tuple[Reply, Cell]:
     """Apply the acceptor's rules: the answer, and the cell that must be kept before the answer leaves.
 

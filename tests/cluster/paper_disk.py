@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from random import Random
 
-from twisted_kv.names import Slot
+from twisted_kv.names import Key, Slot
+from twisted_kv.register import Cell, Floor
 from twisted_kv.storage.engine import Change
 from twisted_kv.storage.memory import MemoryEngine
 
@@ -39,8 +40,18 @@ class PaperDisk(MemoryEngine):
         drawn = list(changes)
         self._do(lambda engine: MemoryEngine.apply(engine, drawn))
 
+    def replace_damaged(self, slot: Slot, key: Key, cell: Cell | None) -> None:
+        self._do(lambda engine: MemoryEngine.replace_damaged(engine, slot, key, cell))
+
+    def mend_digest(self, slot: Slot) -> None:
+        self._do(lambda engine: MemoryEngine.mend_digest(engine, slot))
+
     def drop(self, first: Slot, last: Slot, limit: int) -> int:
         return self._do(lambda engine: MemoryEngine.drop(engine, first, last, limit))  # type: ignore[return-value]
+
+    def set_floors(self, floors: Mapping[Slot, Floor], changes: Iterable[Change] = ()) -> None:
+        set_, drawn = dict(floors), list(changes)
+        self._do(lambda engine: MemoryEngine.set_floors(engine, set_, drawn))
 
     def write_note(self, name: str, value: bytes) -> None:
         self._do(lambda engine: MemoryEngine.write_note(engine, name, value))

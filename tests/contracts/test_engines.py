@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
@@ -12,10 +13,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from tests.cluster.paper_disk import PaperDisk
 from twisted_kv.digest import EMPTY, term
 from twisted_kv.names import Key, Slot
-from twisted_kv.register import Cell
-from twisted_kv.storage.engine import Change, Due, Engine, Listed, Place, Totals
+from twisted_kv.register import NO_FLOOR, Cell, Floor
+from twisted_kv.simulation.disk import Disk
+from twisted_kv.storage.engine import Change, Due, Engine, Inspection, Listed, Place, Totals
 from twisted_kv.storage.memory import MemoryEngine
 from twisted_kv.storage.rocks import RocksEngine
 from twisted_kv.versions import NONE, Ballot, Record, Version, decode_record
@@ -26,6 +29,8 @@ Open = Callable[[Path], Engine]
 ENGINES: dict[str, Open] = {
     "memory": lambda directory: MemoryEngine(),
     "rocksdb": lambda directory: RocksEngine(directory / "data"),
+    "simulated": lambda directory: Disk(),
+    "paper": lambda directory: PaperDisk(),
 }
 
 LOWEST, HIGHEST = Slot(0), Slot(65_535)
@@ -63,7 +68,11 @@ def promise(number: int) -> Cell:
     return Cell(ballot(number), NONE, b"")
 
 
-def change(slot: int, key: bytes, cell: Cell) -> Change:
+def floor(promised: int, accepted: int) -> Floor:
+    return Floor(ballot(promised), ballot(accepted))
+
+
+def change(slot: int, key: bytes, cell: Cell | None) -> Change:
     return Change(Slot(slot), Key(key), cell)
 
 
@@ -103,6 +112,16 @@ def redigest(changes: Iterable[Change]) -> dict[Slot, int]:
     for slot, key, cell in changes:
         digests[slot] = (digests.get(slot, EMPTY) + term(key, cell.accepted)) % 2**64
     return digests
+
+
+def regrave(changes: Iterable[Change]) -> Counter[Slot]:
+    """Count anew how many cells of each slot hold no value, by reading records whole."""
+    return Counter(slot for slot, _, cell in changes if not cell.record or decode_record(cell.record).value is None)
+
+
+def graves(engine: Engine) -> dict[Slot, int]:
+    """Give the count of those slots that have any."""
+    return {Slot(slot): count for slot, count in enumerate(engine.graves(LOWEST, HIGHEST)) if count}
 
 
 # One promise each.
@@ -314,6 +333,229 @@ def test_a_slot_has_the_same_digest_whichever_way_it_came_to_hold_what_it_holds(
     assert len(engine.digests(LOWEST, HIGHEST)) == 65_536
 
 
+@pytest.mark.parametrize("cell", [value(1, b"text", 30), tombstone(1), promise(1)])
+def test_a_removed_cell_leaves_nothing_behind(engine: Engine, cell: Cell) -> None:
+    stays = change(1, b"stays", value(1))
+    engine.apply([stays])
+    (digest,) = engine.digests(Slot(1), Slot(1))
+    engine.apply([change(1, b"key", cell)])
+
+    engine.apply([change(1, b"key", None)])
+
+    assert engine.get(Slot(1), Key(b"key")) is None
+    assert everything(engine) == [stays]
+    assert engine.totals() == recount([stays])
+    assert engine.keys(b"", b"", 9) == [(b"stays", True, 0)]
+    assert engine.due(99, None, 9) == []
+    assert list(engine.digests(Slot(1), Slot(1))) == [digest]
+    assert graves(engine) == {}
+
+
+def test_to_remove_what_is_not_there_changes_nothing(engine: Engine) -> None:
+    rows = [change(1, b"a", value(1)), change(1, b"b", tombstone(2))]
+    engine.apply(rows)
+
+    engine.apply([change(1, b"c", None), change(2, b"d", None)])
+
+    assert everything(engine) == rows
+    assert engine.totals() == recount(rows)
+    assert graves(engine) == {1: 1}
+
+
+def test_a_key_may_be_removed_and_written_in_one_batch_and_what_comes_later_wins(engine: Engine) -> None:
+    engine.apply([change(1, b"a", value(1)), change(1, b"b", value(1))])
+
+    engine.apply(
+        [
+            change(1, b"a", None),
+            change(1, b"a", tombstone(2)),
+            change(1, b"b", value(2)),
+            change(1, b"b", None),
+            change(1, b"c", value(2)),
+            change(1, b"c", None),
+        ]
+    )
+
+    assert everything(engine) == [change(1, b"a", tombstone(2))]
+    assert engine.totals() == recount(everything(engine))
+    assert graves(engine) == {1: 1}
+
+
+def test_a_removed_key_can_be_written_again(engine: Engine) -> None:
+    engine.apply([change(1, b"key", value(1, b"", 10))])
+    engine.apply([change(1, b"key", None)])
+
+    engine.apply([change(1, b"key", value(2, b"", 20))])
+
+    assert everything(engine) == [change(1, b"key", value(2, b"", 20))]
+    assert engine.totals() == recount(everything(engine))
+    assert engine.due(99, None, 9) == [(20, b"key")]
+
+
+def test_graves_are_the_tombstones_and_bare_promises_of_a_slot(engine: Engine) -> None:
+    cells = {b"value": value(1), b"gone": tombstone(1), b"asked": promise(1), b"expires": value(1, b"", 5)}
+    engine.apply(change(7, key, cell) for key, cell in cells.items())
+    engine.apply([change(65_535, b"gone too", tombstone(1))])
+
+    assert list(engine.graves(Slot(6), Slot(8))) == [0, 2, 0]
+    assert list(engine.graves(HIGHEST, HIGHEST)) == [1]
+    assert len(engine.graves(LOWEST, HIGHEST)) == 65_536
+
+
+@pytest.mark.parametrize("before", [None, value(1, b"x"), tombstone(1), promise(1)])
+@pytest.mark.parametrize("after", [None, value(2, b"longer"), tombstone(2), promise(2)])
+def test_graves_follow_a_key_from_any_kind_of_cell_to_any_other(
+    engine: Engine, before: Cell | None, after: Cell | None
+) -> None:
+    engine.apply([change(1, b"key", before), change(1, b"other", tombstone(1))])
+    engine.apply([change(1, b"key", after)])
+
+    assert graves(engine) == regrave(everything(engine))
+
+
+def test_a_dropped_grave_is_none(engine: Engine) -> None:
+    engine.apply(change(1, key, tombstone(1)) for key in (b"a", b"b", b"c"))
+
+    engine.drop(Slot(1), Slot(1), 2)
+    assert graves(engine) == {1: 1}
+    engine.drop(Slot(1), Slot(1), 2)
+    assert graves(engine) == {}
+
+
+def test_a_slot_has_the_floor_that_it_was_given_last(engine: Engine) -> None:
+    assert engine.floor(Slot(7)) == NO_FLOOR
+
+    engine.set_floors({Slot(7): floor(3, 2), Slot(8): floor(4, 4), HIGHEST: floor(9, 1)})
+    engine.set_floors({Slot(7): floor(1, 1), Slot(8): NO_FLOOR, Slot(9): NO_FLOOR})
+
+    assert [engine.floor(Slot(slot)) for slot in (6, 7, 8)] == [NO_FLOOR, floor(1, 1), NO_FLOOR]
+    assert engine.floors(LOWEST, HIGHEST) == {7: floor(1, 1), HIGHEST: floor(9, 1)}
+    assert engine.floors(Slot(7), Slot(7)) == {7: floor(1, 1)}
+    assert engine.floors(Slot(8), Slot(65_534)) == {}
+    assert engine.floors(HIGHEST, LOWEST) == {}
+
+
+def test_floors_come_together_with_the_changes_that_they_stand_for(engine: Engine) -> None:
+    engine.apply([change(1, b"gone", tombstone(1)), change(1, b"stays", value(1))])
+
+    engine.set_floors({Slot(1): floor(2, 2)}, [change(1, b"gone", None), change(1, b"new", promise(3))])
+
+    assert engine.floor(Slot(1)) == floor(2, 2)
+    assert everything(engine) == [change(1, b"new", promise(3)), change(1, b"stays", value(1))]
+    assert engine.totals() == recount(everything(engine))
+    assert graves(engine) == {1: 1}
+
+
+def test_floors_whose_changes_fail_while_they_are_drawn_up_are_not_set(engine: Engine) -> None:
+    def breaks_off() -> Iterator[Change]:
+        yield change(1, b"new", value(2))
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        engine.set_floors({Slot(1): floor(2, 2)}, breaks_off())
+
+    assert engine.floors(LOWEST, HIGHEST) == {}
+    assert everything(engine) == []
+    assert engine.highest == NONE
+
+
+def test_the_floors_of_a_range_go_with_the_last_of_its_cells(engine: Engine) -> None:
+    engine.set_floors(
+        {Slot(slot): floor(slot, slot) for slot in (1, 2, 3, 4)},
+        [change(2, b"a", value(1)), change(3, b"b", value(1))],
+    )
+
+    assert engine.drop(Slot(2), Slot(3), 2) == 2
+    assert len(engine.floors(LOWEST, HIGHEST)) == 4
+    assert engine.drop(Slot(2), Slot(3), 2) == 0
+    assert engine.floors(LOWEST, HIGHEST) == {1: floor(1, 1), 4: floor(4, 4)}
+    assert engine.drop(Slot(4), Slot(4), 1) == 0
+    assert engine.floors(LOWEST, HIGHEST) == {1: floor(1, 1)}
+
+
+@pytest.mark.parametrize(
+    "come",
+    [
+        lambda engine: engine.apply([change(1, b"other", promise(7)), change(1, b"low", value(5))]),
+        lambda engine: engine.apply([change(1, b"other", Cell(NONE, ballot(7), b""))]),
+        lambda engine: engine.set_floors({Slot(1): floor(7, 2)}),
+        lambda engine: engine.set_floors({Slot(1): floor(2, 7), Slot(2): floor(1, 1)}),
+        lambda engine: engine.set_floors({}, [change(1, b"other", promise(7))]),
+    ],
+    ids=["a promise", "an accepted ballot", "a floor's promise", "a floor's accepted ballot", "beside floors"],
+)
+def test_the_highest_ballot_is_the_highest_that_was_ever_kept(engine: Engine, come: Callable[[Engine], object]) -> None:
+    assert engine.highest == NONE
+    engine.apply([change(1, b"key", value(6))])
+    assert engine.highest == ballot(6)
+
+    come(engine)
+
+    assert engine.highest == ballot(7)
+
+
+def test_the_highest_ballot_never_goes_back(engine: Engine) -> None:
+    engine.apply([change(1, b"key", value(6))])
+
+    engine.apply([change(1, b"key", value(5))])
+    engine.apply([change(1, b"key", None)])
+    engine.set_floors({Slot(1): floor(7, 7)})
+    engine.set_floors({Slot(1): NO_FLOOR})
+    engine.drop(LOWEST, HIGHEST, 9)
+    engine.apply([change(1, b"key", value(1))])
+
+    assert engine.highest == ballot(7)
+
+
+@pytest.mark.parametrize("before", [None, value(1, b"x", 9), tombstone(1), promise(1)])
+@pytest.mark.parametrize("after", [None, value(2, b"longer", 7), tombstone(2), promise(2)])
+def test_a_cell_that_can_be_read_is_replaced_like_one_that_cannot(
+    engine: Engine, before: Cell | None, after: Cell | None
+) -> None:
+    others = [change(1, b"a", tombstone(1)), change(1, b"z", value(1)), change(2, b"two", value(3, b"", 8))]
+    engine.apply([*others, change(1, b"key", before)])
+
+    engine.replace_damaged(Slot(1), Key(b"key"), after)
+
+    rows = sorted([*others, *([change(1, b"key", after)] if after is not None else [])])
+    assert everything(engine) == rows
+    assert engine.totals() == recount(rows)
+    assert engine.keys(b"", b"", 9) == relist(rows)
+    assert engine.due(99, None, 9) == sorted(Due(row.expires_ms, row.key) for row in relist(rows) if row.expires_ms)
+    assert list(engine.digests(Slot(1), Slot(2))) == [redigest(rows)[Slot(1)], redigest(rows)[Slot(2)]]
+    assert graves(engine) == regrave(rows)
+    assert engine.highest == ballot(3)
+
+
+def test_a_cell_that_replaces_another_raises_the_highest_ballot(engine: Engine) -> None:
+    engine.replace_damaged(Slot(1), Key(b"key"), promise(7))
+    engine.replace_damaged(Slot(1), Key(b"key"), value(6))
+    engine.replace_damaged(Slot(1), Key(b"key"), None)
+
+    assert engine.highest == ballot(7)
+
+
+def test_an_inspection_counts_the_cells_of_its_slot_and_finds_them_right(engine: Engine) -> None:
+    engine.apply([change(1, b"a", value(1)), change(1, b"b", tombstone(1)), change(1, b"c", promise(1))])
+    engine.apply([change(0, b"d", tombstone(1)), change(2, b"e", value(1))])
+
+    assert engine.inspect(Slot(1)) == Inspection(3, [], True)
+    assert engine.inspect(Slot(3)) == Inspection(0, [], True)
+    assert engine.inspect(HIGHEST) == Inspection(0, [], True)
+
+
+def test_to_mend_what_is_right_changes_nothing(engine: Engine) -> None:
+    rows = [change(1, b"a", value(1)), change(1, b"b", tombstone(1)), change(2, b"c", promise(1))]
+    engine.apply(rows)
+
+    for slot in (0, 1, 2):
+        engine.mend_digest(Slot(slot))
+
+    assert everything(engine) == rows
+    assert list(engine.digests(Slot(0), Slot(2))) == [EMPTY, redigest(rows)[Slot(1)], EMPTY]
+    assert graves(engine) == regrave(rows)
+
+
 def test_a_sync_runs_in_a_thread_of_its_own_beside_changes(engine: Engine) -> None:
     syncs = Thread(target=lambda: [engine.sync() for _ in range(20)])
     syncs.start()
@@ -352,7 +594,8 @@ cells = st.one_of(
     st.builds(promise, st.integers(1, 9)),
 )
 places = st.sampled_from(PLACES)
-batches = st.lists(st.builds(lambda place, cell: Change(*place, cell), places, cells), max_size=12)
+batches = st.lists(st.builds(lambda place, cell: Change(*place, cell), places, st.none() | cells), max_size=12)
+floors = st.just(NO_FLOOR) | st.builds(floor, st.integers(0, 9), st.integers(0, 9))
 room = st.none() | st.integers(1, 300)
 
 Model = dict[Place, Cell]
@@ -381,6 +624,8 @@ class EngineBesideADict(RuleBasedStateMachine):
         self.engine = opens(Path(self.directory.name))
         self.model: Model = {}
         self.notes: dict[str, bytes] = {}
+        self.floors: dict[Slot, Floor] = {}
+        self.highest = NONE
 
     def teardown(self) -> None:
         self.engine.close()
@@ -389,7 +634,36 @@ class EngineBesideADict(RuleBasedStateMachine):
     @rule(batch=batches)
     def apply(self, batch: list[Change]) -> None:
         self.engine.apply(batch)
-        self.model.update({(slot, key): cell for slot, key, cell in batch})
+        self.take(batch)
+
+    def take(self, batch: list[Change]) -> None:
+        for place, cell in {(slot, key): cell for slot, key, cell in batch}.items():
+            if cell is None:
+                self.model.pop(place, None)
+            else:
+                self.model[place] = cell
+                self.highest = max(self.highest, cell.promised, cell.accepted)
+
+    @rule(place=places, cell=st.none() | cells)
+    def replace(self, place: Place, cell: Cell | None) -> None:
+        self.engine.replace_damaged(*place, cell)
+        self.take([Change(*place, cell)])
+
+    @rule(slot=slots)
+    def mend(self, slot: Slot) -> None:
+        self.engine.mend_digest(slot)
+
+    @rule(slot=slots)
+    def inspect(self, slot: Slot) -> None:
+        rows = sum(place[0] == slot for place in self.model)
+        assert self.engine.inspect(slot) == Inspection(rows, [], True)
+
+    @rule(set_=st.dictionaries(slots, floors, max_size=4), batch=st.just([]) | batches)
+    def set_floors(self, set_: Mapping[Slot, Floor], batch: list[Change]) -> None:
+        self.engine.set_floors(set_, batch)
+        self.take(batch)
+        self.floors = {slot: floor for slot, floor in (self.floors | dict(set_)).items() if floor != NO_FLOOR}
+        self.highest = max([self.highest, *(ballot for floor in set_.values() for ballot in floor)])
 
     @rule(batch=batches)
     def break_off_a_batch(self, batch: list[Change]) -> None:
@@ -407,6 +681,13 @@ class EngineBesideADict(RuleBasedStateMachine):
         assert self.engine.drop(first, last, limit) == min(len(within), limit)
         for place in within[:limit]:
             del self.model[place]
+        if len(within) < limit:
+            self.floors = {slot: floor for slot, floor in self.floors.items() if not first <= slot <= last}
+
+    @rule(first=slots, last=slots)
+    def ask_for_floors(self, first: Slot, last: Slot) -> None:
+        wanted = {slot: floor for slot, floor in self.floors.items() if first <= slot <= last}
+        assert self.engine.floors(first, last) == wanted
 
     @rule(after=st.just(b"") | st.sampled_from([key for _, key in PLACES]), prefix=st.binary(max_size=1), limit=limits)
     def list_keys(self, after: bytes, prefix: bytes, limit: int) -> None:
@@ -452,6 +733,21 @@ class EngineBesideADict(RuleBasedStateMachine):
         digests = redigest(Change(*place, cell) for place, cell in self.model.items())
         for slot in (0, 1, 2, 255, 256, 65_534, 65_535):
             assert list(self.engine.digests(Slot(slot), Slot(slot))) == [digests.get(Slot(slot), EMPTY)]
+
+    @invariant()
+    def graves_are_what_a_recount_gives(self) -> None:
+        counts = regrave(Change(*place, cell) for place, cell in self.model.items())
+        for slot in (0, 1, 2, 255, 256, 65_534, 65_535):
+            assert list(self.engine.graves(Slot(slot), Slot(slot))) == [counts[Slot(slot)]]
+
+    @invariant()
+    def floors_are_the_same(self) -> None:
+        for slot in (0, 1, 2, 255, 256, 65_534, 65_535):
+            assert self.engine.floor(Slot(slot)) == self.floors.get(Slot(slot), NO_FLOOR)
+
+    @invariant()
+    def the_highest_ballot_is_the_same(self) -> None:
+        assert self.engine.highest == self.highest
 
     @invariant()
     def totals_are_what_a_recount_gives(self) -> None:

@@ -6,38 +6,50 @@ from its middle, and never what was synced.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from random import Random
 from typing import TypeVar
 
 from ..errors import Damaged, DiskBusy, DiskFailed, DiskFull
 from ..names import Key, Slot
-from ..register import Cell
+from ..register import Cell, Floor
 from ..storage.engine import UNREADABLE, Change, Place
 from ..storage.memory import MemoryEngine
 
 R = TypeVar("R")
-Step = Callable[[MemoryEngine], object]
+Step = Callable[["Disk"], object]
+Spoiled = tuple[int, Place]
+"""A place whose cell went bad, and how many steps were written before that."""
 
 
 class Disk(MemoryEngine):
-    """The newest state of a log of steps, of which the first ``durable`` outlast a power cut."""
+    """The newest state of a log of steps, of which the first ``durable`` outlast a power cut.
 
-    __slots__ = ("_log", "bad", "broken", "busy", "durable", "full")
+    A cell that went bad stays so until a step replaces or drops it. Where a power cut takes that step, it is bad again.
+    """
+
+    __slots__ = ("_log", "_spoiled", "bad", "broken", "busy", "durable", "full")
 
     name = "simulated"
 
-    def __init__(self, log: Iterable[Step] = (), bad: Iterable[bytes] = ()) -> None:
+    def __init__(self, log: Iterable[Step] = (), spoiled: Iterable[Spoiled] = ()) -> None:
         super().__init__()
         self.bad: set[bytes] = set()
+        """The keys whose cells cannot be read."""
         self.broken = self.busy = self.full = False
         """Whether each write and sync fails for good, has to be tried again, has no room."""
         self._log: list[Step] = []
+        self._spoiled: list[Spoiled] = []
+        ahead = deque(spoiled)
         for step in log:
+            while ahead and ahead[0][0] <= self.written:
+                self._spoil(ahead.popleft()[1])
             step(self)
             self._log.append(step)
-        self.bad = set(bad)
-        self.durable = len(self._log)
+        for _, place in ahead:
+            self._spoil(place)
+        self.durable = self.written
 
     @property
     def written(self) -> int:
@@ -46,18 +58,24 @@ class Disk(MemoryEngine):
     def spoil(self, random: Random) -> None:
         """Flip a bit in one record, if there is any."""
         if self._cells:
-            self.bad.add(random.choice(list(self._cells))[1])
+            self._spoil(random.choice(list(self._cells)))
+
+    def _spoil(self, place: Place) -> None:
+        # A power cut may have taken the cell that was bad.
+        if place in self._cells:
+            self.bad.add(place[1])
+            self._spoiled.append((self.written, place))
 
     def after_crash(self, random: Random, power: bool) -> Disk:
         """The disk as its process's end leaves it, or with ``power`` the end of the whole machine."""
         kept = random.randint(self.durable, self.written) if power else self.written
-        return Disk(self._log[:kept], self.bad)
+        return Disk(self._log[:kept], self._spoiled)
 
     def without_tail(self, steps: int) -> Disk:
         """The disk without the last steps, synced or not."""
-        return Disk(self._log[: max(0, self.written - steps)], self.bad)
+        return Disk(self._log[: max(0, self.written - steps)], self._spoiled)
 
-    def _do(self, step: Callable[[MemoryEngine], R]) -> R:
+    def _do(self, step: Callable[[Disk], R]) -> R:
         if self.broken:
             raise DiskFailed("the simulated disk has failed")
         if self.full:
@@ -85,16 +103,44 @@ class Disk(MemoryEngine):
 
     def apply(self, changes: Iterable[Change]) -> None:
         """See ``Engine``."""
-        drawn = list(changes)
+        drawn = self._draw(changes)
         self._do(lambda engine: MemoryEngine.apply(engine, drawn))
+
+    def _draw(self, changes: Iterable[Change]) -> list[Change]:
+        drawn = list(changes)
+        for _, key, _ in drawn:
+            if key in self.bad:
+                raise Damaged(f"the checksum of the record under {key!r} fails")
+        return drawn
+
+    def replace_damaged(self, slot: Slot, key: Key, cell: Cell | None) -> None:
+        """See ``Engine``."""
+
+        def step(engine: Disk) -> None:
+            engine.bad.discard(key)
+            MemoryEngine.replace_damaged(engine, slot, key, cell)
+
+        self._do(step)
+
+    def mend_digest(self, slot: Slot) -> None:
+        """See ``Engine``."""
+        self._do(lambda engine: MemoryEngine.mend_digest(engine, slot))
 
     def drop(self, first: Slot, last: Slot, limit: int) -> int:
         """See ``Engine``."""
-        before = set(self._cells) if self.bad else set()
-        gone = self._do(lambda engine: MemoryEngine.drop(engine, first, last, limit))
-        if self.bad:
-            self.bad -= {key for _, key in before - self._cells.keys()}
-        return gone
+
+        def step(engine: Disk) -> int:
+            before = set(engine._cells) if engine.bad else set()
+            gone = MemoryEngine.drop(engine, first, last, limit)
+            engine.bad -= {key for _, key in before - engine._cells.keys()}
+            return gone
+
+        return self._do(step)
+
+    def set_floors(self, floors: Mapping[Slot, Floor], changes: Iterable[Change] = ()) -> None:
+        """See ``Engine``."""
+        set_, drawn = dict(floors), self._draw(changes)
+        self._do(lambda engine: MemoryEngine.set_floors(engine, set_, drawn))
 
     def write_note(self, name: str, value: bytes) -> None:
         """See ``Engine``."""

@@ -1,4 +1,4 @@
-"""The contract of storage engines: cells by slot and key, in order, and a few notes beside them.
+"""The contract of storage engines: cells by slot and key, in order, and beside them floors and a few notes.
 
 An engine knows nothing of ballots' rules: it keeps what it is given. Only ``replica.py`` calls one, and the suite
 ``tests/contracts/test_engines.py`` holds every engine to what is written here.
@@ -6,23 +6,27 @@ An engine knows nothing of ballots' rules: it keeps what it is given. Only ``rep
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
+from twisted_kv.digest import EMPTY, moved, term
 from twisted_kv.names import Key, Slot
-from twisted_kv.register import Cell
-from twisted_kv.versions import is_value, record_expiry
+from twisted_kv.register import Cell, Floor
+from twisted_kv.versions import Ballot, is_value, record_expiry
 
 Place: TypeAlias = tuple[Slot, Key]
 """Where a cell is. Places are ordered by slot, then by the key's bytes. A key always comes with the same slot."""
 
 
 class Change(NamedTuple):
-    """One place and the cell it holds: what is given to ``apply``, and what a scan shows."""
+    """One place and the cell it holds: what is given to ``apply``, and what a scan shows.
+
+    None instead of a cell removes the one that is there, if there is one; a scan never shows it.
+    """
 
     slot: Slot
     key: Key
-    cell: Cell
+    cell: Cell | None
 
 
 class Totals(NamedTuple):
@@ -44,6 +48,17 @@ class Listed(NamedTuple):
     expires_ms: int
 
 
+class Inspection(NamedTuple):
+    """What was found when all of a slot was read."""
+
+    rows: int
+    """Its cells, those that cannot be read too."""
+    damaged: list[Key]
+    """The keys of those that cannot be read, in order."""
+    right: bool
+    """Whether the kept digest and graves are those of the cells that can be read."""
+
+
 class Due(NamedTuple):
     """A value that expires, in the order of the expiry index."""
 
@@ -58,6 +73,28 @@ def value_expiry(record: bytes) -> int:
 
 UNREADABLE = Cell(b"unreadable", b"unreadable", b"")  # type: ignore[arg-type]
 """What a scan shows for a cell whose checksum fails. It is compared by identity."""
+
+
+class Stock(NamedTuple):
+    """What a slot's cells come to when they are counted anew: rows and damaged as in ``Inspection``."""
+
+    rows: int
+    damaged: list[Key]
+    digest: int
+    graves: int
+
+
+def take_stock(cells: Iterable[tuple[Key, Cell]]) -> Stock:
+    """Count the cells of one slot. ``UNREADABLE`` ones are rows, and count nothing else."""
+    rows, damaged, digest, graves = 0, [], EMPTY, 0
+    for key, cell in cells:
+        rows += 1
+        if cell is UNREADABLE:
+            damaged.append(key)
+        else:
+            digest = moved(digest, 0, term(key, cell.accepted))
+            graves += not is_value(cell.record)
+    return Stock(rows, damaged, digest, graves)
 
 
 def indexed_alike(was: bytes, now: bytes) -> bool:
@@ -75,8 +112,15 @@ class Engine(Protocol):
     name: str
     """What ``/node/v1/info`` calls this kind of engine."""
 
+    @property
+    def highest(self) -> Ballot:
+        """The highest ballot, promised or accepted, that was ever put into a cell or a floor here; NONE at first.
+
+        It never goes back, whatever is removed or dropped, and outlasts what the cells outlast.
+        """
+
     def get(self, slot: Slot, key: Key) -> Cell | None:
-        """Give the cell of one key, or None if the key was never written here, or was dropped.
+        """Give the cell of one key, or None if the key was never written here, or was removed or dropped.
 
         :raises Damaged: if something is there that cannot be read.
         """
@@ -97,22 +141,56 @@ class Engine(Protocol):
         """
 
     def apply(self, changes: Iterable[Change]) -> None:
-        """Put every cell of a batch in its place, all or none of them, and keep both indexes and digests in step.
+        """Put every cell of a batch in its place, or remove it, all or none of them.
 
-        If one place occurs twice, the later cell wins. The batch is drawn up before anything is touched: if drawing
-        raises, nothing has changed, and drawing may read this engine.
+        Totals, both indexes, digests and graves are kept in step. If one place occurs twice, the later change wins. The
+        batch is drawn up before anything is touched: if drawing raises, nothing has changed, and drawing may read this
+        engine.
 
-        :raises Damaged: if a cell is to be replaced that cannot be read.
+        :raises Damaged: if a cell is to be replaced or removed that cannot be read; ``replace_damaged`` does that.
         :raises DiskBusy: if the disk is behind; nothing has changed, try again in a moment.
         :raises DiskFull: if there is no room; nothing has changed.
         :raises DiskFailed: if the disk has failed. Nothing may be done with this engine afterwards but ``close``.
         """
 
+    def replace_damaged(self, slot: Slot, key: Key, cell: Cell | None) -> None:
+        """Put a cell in the place of one that cannot be read, or with None remove it; works on any other place too.
+
+        What the old cell was to the slot's digest and graves is unknown, so both are counted anew from the cells of the
+        slot that can be read; others that are damaged count nothing. Totals and both indexes follow too, as long as the
+        damage has left the old cell its length. All of it happens at one moment. Errors as in ``apply``.
+
+        :raises Damaged: if part of the slot cannot be read at all, as in ``inspect``; nothing has changed.
+        """
+
+    def inspect(self, slot: Slot) -> Inspection:
+        """Read every cell of a slot from where it is kept, check it, and count digest and graves anew.
+
+        It takes as long as the slot is large, and leaves no trace in caches.
+
+        :raises Damaged: if part of the slot cannot be read at all, so that it is not known what is there.
+        """
+
+    def mend_digest(self, slot: Slot) -> None:
+        """Set the kept digest and graves of a slot to what ``inspect`` counts. Errors as in both."""
+
     def drop(self, first: Slot, last: Slot, limit: int) -> int:
         """Forget at most ``limit`` cells in slots ``first`` to ``last`` (both included), and say how many.
 
-        Fewer than ``limit`` were all that was left there. Notes stay. Errors as in ``apply``, but what cannot be read
-        is forgotten like all the rest.
+        Fewer than ``limit`` were all that was left there, and with the last of them the floors of these slots go. Notes
+        stay. Errors as in ``apply``, but what cannot be read is forgotten like all the rest.
+        """
+
+    def floor(self, slot: Slot) -> Floor:
+        """Give a slot's floor, ``NO_FLOOR`` if it has none: one look-up in memory."""
+
+    def floors(self, first: Slot, last: Slot) -> dict[Slot, Floor]:
+        """Give the floors of those slots from ``first`` to ``last`` (both included) that have one."""
+
+    def set_floors(self, floors: Mapping[Slot, Floor], changes: Iterable[Change] = ()) -> None:
+        """Set the floors of slots and apply a batch of changes, all of it or nothing. ``NO_FLOOR`` takes a floor away.
+
+        An engine does not compare floors: one may go down. Errors as in ``apply``.
         """
 
     def totals(self) -> Totals:
@@ -120,6 +198,13 @@ class Engine(Protocol):
 
     def digests(self, first: Slot, last: Slot) -> Sequence[int]:
         """Give the digests (see ``digest.py``) of slots ``first`` to ``last``, both included."""
+
+    def graves(self, first: Slot, last: Slot) -> Sequence[int]:
+        """Say of each slot from ``first`` to ``last``, both included, how many of its cells hold no value.
+
+        Those are tombstones and bare promises. A folder of a version that did not count them begins with 0 wherever
+        nothing was changed since, which is too few.
+        """
 
     def keys(self, after: bytes, prefix: bytes, limit: int) -> list[Listed]:
         """Give a page of the keys that hold a record, tombstones too, in the order of their bytes.

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice, takewhile
 
 from sortedcontainers import SortedList
 
-from twisted_kv.digest import moved, term
+from twisted_kv.digest import EMPTY, moved, term
 from twisted_kv.names import Key, Slot
-from twisted_kv.register import BLANK, Cell
+from twisted_kv.register import BLANK, NO_FLOOR, Cell, Floor
 from twisted_kv.ring import SLOTS
-from twisted_kv.storage.engine import Change, Due, Listed, Place, Totals, value_expiry
-from twisted_kv.versions import is_value
+from twisted_kv.storage.engine import Change, Due, Inspection, Listed, Place, Stock, Totals, take_stock, value_expiry
+from twisted_kv.versions import NONE, is_value
 
 
 class MemoryEngine:
-    """Keeps cells in a dict, and three ordered indexes that only new, dropped and expiring places touch."""
+    """Keeps cells in a dict, and three ordered indexes that only new, removed and expiring places touch."""
 
-    __slots__ = ("_bytes", "_cells", "_digests", "_due", "_keys", "_notes", "_places", "_slots")
+    __slots__ = (
+        "_bytes",
+        "_cells",
+        "_digests",
+        "_due",
+        "_floors",
+        "_graves",
+        "_keys",
+        "_notes",
+        "_places",
+        "_slots",
+        "highest",
+    )
 
     name = "memory"
 
@@ -28,9 +40,13 @@ class MemoryEngine:
         self._slots: SortedList[tuple[Key, Slot]] = SortedList()
         self._due: SortedList[Due] = SortedList()
         self._digests: dict[Slot, int] = {}
+        self._graves: dict[Slot, int] = {}
+        self._floors: dict[Slot, Floor] = {}
         self._notes: dict[str, bytes] = {}
         self._keys = 0
         self._bytes = 0
+        self.highest = NONE
+        """See ``Engine``."""
 
     def get(self, slot: Slot, key: Key) -> Cell | None:
         """See ``Engine``."""
@@ -54,28 +70,72 @@ class MemoryEngine:
 
     def apply(self, changes: Iterable[Change]) -> None:
         """See ``Engine``."""
+        self._put(changes)
+
+    def _put(self, changes: Iterable[Change]) -> None:
+        """Do what ``apply`` does. Disks that log their steps override that one."""
         batch = {(slot, key): cell for slot, key, cell in changes}
-        fresh = [place for place in batch if place not in self._cells]
+        fresh = []
         for place, cell in batch.items():
-            self._account(place, self._cells.get(place), cell)
+            old = self._cells.get(place)
+            self._account(place, old, cell)
+            if cell is not None:
+                if old is None:
+                    fresh.append(place)
+                self._cells[place] = cell
+            elif old is not None:
+                del self._cells[place]
+                self._places.remove(place)
+                self._slots.remove((place[1], place[0]))
         if fresh:
             self._places.update(fresh)
             self._slots.update((key, slot) for slot, key in fresh)
-        self._cells.update(batch)
 
     def _account(self, place: Place, old: Cell | None, new: Cell | None) -> None:
-        """Bring totals, digest and expiry index up to one change; None stands for no cell."""
+        """Bring all that is counted, and the expiry index, up to one change; None stands for no cell."""
         slot, key = place
         was, now = old or BLANK, new or BLANK
-        self._bytes += len(now.record) - len(was.record) + len(key) * ((new is not None) - (old is not None))
-        self._keys += is_value(now.record) - is_value(was.record)
+        cells = (new is not None) - (old is not None)
+        values = is_value(now.record) - is_value(was.record)
+        self._bytes += len(now.record) - len(was.record) + len(key) * cells
+        self._keys += values
+        if cells != values:
+            self._graves[slot] = self._graves.get(slot, 0) + cells - values
+        if now.promised > self.highest:
+            self.highest = now.promised
+        if now.accepted > self.highest:
+            self.highest = now.accepted
         if now.accepted != was.accepted:
-            digest = self._digests.get(slot, 0)
+            digest = self._digests.get(slot, EMPTY)
             self._digests[slot] = moved(digest, term(key, was.accepted), term(key, now.accepted))
         if expires_ms := value_expiry(was.record):
             self._due.remove(Due(expires_ms, key))
         if expires_ms := value_expiry(now.record):
             self._due.add(Due(expires_ms, key))
+
+    def replace_damaged(self, slot: Slot, key: Key, cell: Cell | None) -> None:
+        """See ``Engine``. Nothing is damaged here, but a simulated disk shows cells as if they were."""
+        self._put([Change(slot, key, cell)])
+        self._recount(slot)
+
+    def inspect(self, slot: Slot) -> Inspection:
+        """See ``Engine``."""
+        stock = self._stock(slot)
+        kept = self._digests.get(slot, EMPTY), self._graves.get(slot, 0)
+        return Inspection(stock.rows, stock.damaged, kept == (stock.digest, stock.graves))
+
+    def mend_digest(self, slot: Slot) -> None:
+        """See ``Engine``."""
+        self._recount(slot)
+
+    def _stock(self, slot: Slot) -> Stock:
+        rows = self.scan(slot, slot, None, len(self._cells))
+        return take_stock((key, cell) for _, key, cell in rows if cell is not None)
+
+    def _recount(self, slot: Slot) -> None:
+        stock = self._stock(slot)
+        self._digests[slot] = stock.digest
+        self._graves[slot] = stock.graves
 
     def drop(self, first: Slot, last: Slot, limit: int) -> int:
         """See ``Engine``."""
@@ -86,7 +146,28 @@ class MemoryEngine:
             self._account(place, self._cells.pop(place), None)
             self._slots.remove((place[1], place[0]))
         del self._places[low:gone]
+        if gone - low < limit:
+            for slot in self.floors(first, last):
+                del self._floors[slot]
         return gone - low
+
+    def floor(self, slot: Slot) -> Floor:
+        """See ``Engine``."""
+        return self._floors.get(slot, NO_FLOOR)
+
+    def floors(self, first: Slot, last: Slot) -> dict[Slot, Floor]:
+        """See ``Engine``."""
+        return {slot: floor for slot, floor in self._floors.items() if first <= slot <= last}
+
+    def set_floors(self, floors: Mapping[Slot, Floor], changes: Iterable[Change] = ()) -> None:
+        """See ``Engine``."""
+        self._put(changes)
+        for slot, floor in floors.items():
+            if floor == NO_FLOOR:
+                self._floors.pop(slot, None)
+            else:
+                self._floors[slot] = floor
+            self.highest = max(self.highest, *floor)
 
     def totals(self) -> Totals:
         """See ``Engine``."""
@@ -94,7 +175,11 @@ class MemoryEngine:
 
     def digests(self, first: Slot, last: Slot) -> Sequence[int]:
         """See ``Engine``."""
-        return [self._digests.get(Slot(slot), 0) for slot in range(first, min(last + 1, SLOTS))]
+        return [self._digests.get(Slot(slot), EMPTY) for slot in range(first, min(last + 1, SLOTS))]
+
+    def graves(self, first: Slot, last: Slot) -> Sequence[int]:
+        """See ``Engine``."""
+        return [self._graves.get(Slot(slot), 0) for slot in range(first, min(last + 1, SLOTS))]
 
     def keys(self, after: bytes, prefix: bytes, limit: int) -> list[Listed]:
         """See ``Engine``."""
@@ -126,8 +211,10 @@ class MemoryEngine:
 
     def close(self) -> None:
         """See ``Engine``."""
-        for kept in (self._cells, self._places, self._slots, self._due, self._digests, self._notes):
+        for kept in (self._cells, self._places, self._slots, self._due, self._notes):
             kept.clear()
+        for counted in (self._digests, self._graves, self._floors):
+            counted.clear()
         self._keys = self._bytes = 0
 
 

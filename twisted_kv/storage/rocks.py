@@ -1,69 +1,57 @@
 """The engine on a disk: RocksDB through rocksdict, in raw mode (it would pickle otherwise).
 
-Column families, all flushed together, so that after any crash they are of one moment:
-
-======== =============================== ==============================================================
-``data``   slot(2) key                     format(1) checksum(4) promised(16) accepted(16) record
-``keys``   key                             flags(1) expires_ms(8): the key index, tombstones included
-``expiry`` expires_ms(8) key               nothing: the values that expire
-``meta``   ``d`` slot(2), ``n`` name, ``t``  digest(8) of a slot; a note; totals(16)
-======== =============================== ==============================================================
-
-Numbers are big-endian. A change and all that follows from it is one write batch, so nothing is ever counted anew.
-Changes go into the write-ahead log without being synced, which outlasts the process; ``sync`` makes them outlast the
-machine.
+``rows.py`` says what lies where. A change and all that follows from it is one write batch, so nothing is ever counted
+anew. Changes go into the write-ahead log without being synced, which outlasts the process; ``sync`` makes them outlast
+the machine.
 """
 
 from __future__ import annotations
 
-import struct
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from zlib import crc32
 
-from rocksdict import AccessType, Rdict, ReadOptions, WriteBatch, WriteOptions
+from rocksdict import AccessType, Rdict, WriteBatch, WriteOptions
 
 from twisted_kv.digest import EMPTY, moved, term
-from twisted_kv.errors import Damaged, DiskBusy, DiskFailed, DiskFull, KvError
+from twisted_kv.errors import DiskFailed
 from twisted_kv.names import Key, Slot
-from twisted_kv.register import BLANK, Cell
+from twisted_kv.register import BLANK, NO_FLOOR, Cell, Floor
 from twisted_kv.ring import SLOTS
-from twisted_kv.storage.engine import UNREADABLE, Change, Due, Listed, Place, Totals, indexed_alike, value_expiry
+from twisted_kv.storage.complaints import unopened, unreadable, unwritten
+from twisted_kv.storage.engine import (
+    UNREADABLE,
+    Change,
+    Due,
+    Inspection,
+    Listed,
+    Place,
+    Totals,
+    indexed_alike,
+    take_stock,
+)
+from twisted_kv.storage.indexes import Indexes, indexed
+from twisted_kv.storage.rows import (
+    CELL,
+    END,
+    FLOOR,
+    SLOT,
+    SUMS,
+    TOTALS,
+    TOTALS_KEY,
+    Sums,
+    after_slot,
+    decode_cell,
+    encode_cell,
+    shown_cell,
+    walk,
+)
 from twisted_kv.storage.tuning import family_options, folder_options
-from twisted_kv.versions import Ballot, is_value
+from twisted_kv.versions import NONE, Ballot, is_value
 
 SEEN_MAX = 8192
 """Cells remembered between their reading and their change; one batch holds fewer."""
-
-_FORMAT = 1
-_CELL = struct.Struct(">BI16s16s")
-_INDEX = struct.Struct(">BQ")
-_TOTALS = struct.Struct(">QQ")
-_SLOT = struct.Struct(">H")
-_NUMBER = struct.Struct(">Q")
-_IS_VALUE = 1
-_END = b"\xff" * 1100  # no key is as long
-_TOTALS_KEY = b"t"
-
-
-def encode_cell(key: Key, cell: Cell) -> bytes:
-    """Give a cell's bytes on the disk; the checksum covers the key too, so that no cell passes for another's."""
-    promised, accepted, record = cell
-    return _CELL.pack(_FORMAT, crc32(record, crc32(promised + accepted + key)), promised, accepted) + record
-
-
-def decode_cell(key: Key, data: bytes) -> Cell:
-    """Read a cell's bytes.
-
-    :raises Damaged: if they are not what was written under this key.
-    """
-    if len(data) >= _CELL.size:
-        form, checksum, promised, accepted = _CELL.unpack_from(data)
-        record = data[_CELL.size :]
-        if form == _FORMAT and crc32(record, crc32(promised + accepted + key)) == checksum:
-            return Cell(Ballot(promised), Ballot(accepted), record)
-    raise Damaged(f"the checksum of the record under {key[:100]!r} fails")
 
 
 class RocksEngine:
@@ -82,10 +70,11 @@ class RocksEngine:
         try:
             self._db = Rdict(str(folder), options, column_families=families, access_type=AccessType.read_write())
         except Exception as error:
-            raise _unopened(error) from None
+            raise unopened(error) from None
         self._closed = False
-        self._data, self._keys, self._expiry, self._meta = map(self._db.get_column_family, families)
-        self._to_data, self._to_keys, self._to_expiry, self._to_meta = map(self._db.get_column_family_handle, families)
+        self._data, self._meta = map(self._db.get_column_family, ("data", "meta"))
+        self._to_data, self._to_meta = map(self._db.get_column_family_handle, ("data", "meta"))
+        self._indexes = Indexes(self._db)
         self._write_options = WriteOptions()
         # A stalled write would hold the interpreter's lock for as long as it is stalled.
         self._write_options.no_slowdown = True
@@ -103,16 +92,40 @@ class RocksEngine:
 
         :raises Damaged: if some of it cannot be read.
         """
-        self._digests = array("Q", bytes(8 * SLOTS))
+        self._digests = array("Q", [EMPTY]) * SLOTS
+        self._graves = array("I", [0]) * SLOTS
+        self._floors: dict[Slot, Floor] = {}
         self._notes: dict[str, bytes] = {}
         self._totals = Totals(0, 0)
-        for row, value in _rows(self._meta, b"", _END):
-            if row == _TOTALS_KEY:
-                self._totals = Totals(*_TOTALS.unpack(value))
-            elif row[:1] == b"d":
-                self._digests[_SLOT.unpack(row[1:])[0]] = _NUMBER.unpack(value)[0]
-            else:
-                self._notes[row[1:].decode()] = value
+        highest: bytes = NONE
+        for row, value in walk(self._meta, b"", END):
+            kind, name = row[:1], row[1:]
+            if row == TOTALS_KEY:
+                keys, bytes_, highest = TOTALS.unpack_from(value.ljust(TOTALS.size, b"\0"))
+                self._totals = Totals(keys, bytes_)
+            elif kind == b"d":
+                (slot,) = SLOT.unpack(name)
+                self._digests[slot], self._graves[slot] = SUMS.unpack_from(value.ljust(SUMS.size, b"\0"))
+            elif kind == b"f":
+                promised, accepted = FLOOR.unpack_from(value)
+                self._floors[Slot(SLOT.unpack(name)[0])] = Floor(Ballot(promised), Ballot(accepted))
+            elif kind == b"n":
+                self._notes[name.decode()] = value
+        self.highest = Ballot(highest)
+        """See ``Engine``."""
+        if self.highest == NONE:
+            # No row says it in a folder of an older version. Nothing is written here: that would make the sequence
+            # number grow, by which ``opening.py`` knows how much was recovered.
+            self.highest = self._highest_cell()
+
+    def _highest_cell(self) -> Ballot:
+        """Find the highest ballot of all cells that can be read."""
+        highest = NONE
+        for place, data in walk(self._data, b"", END, cached=False):
+            cell = shown_cell(Key(place[2:]), data)
+            if cell is not UNREADABLE:
+                highest = max(highest, cell.promised, cell.accepted)
+        return highest
 
     @property
     def sequence(self) -> int:
@@ -121,14 +134,14 @@ class RocksEngine:
 
     def get(self, slot: Slot, key: Key) -> Cell | None:
         """See ``Engine``."""
-        place = _SLOT.pack(slot) + key
+        place = SLOT.pack(slot) + key
         seen = self._seen
         if place in seen:
             return seen[place]
         try:
             data = self._data.get(place)
         except Exception as error:
-            raise _unreadable(error) from None
+            raise unreadable(error) from None
         cell = decode_cell(key, data) if data is not None else None
         if len(seen) >= SEEN_MAX:
             seen.clear()
@@ -142,16 +155,13 @@ class RocksEngine:
         page: list[Change] = []
         if first > last:
             return page
-        start = _SLOT.pack(first)
+        start = SLOT.pack(first)
         if after is not None and after[0] >= first:
-            start = _SLOT.pack(after[0]) + after[1] + b"\0"
+            start = SLOT.pack(after[0]) + after[1] + b"\0"
         room = bytes_max
-        for place, data in _rows(self._data, start, _after_slot(last), limit):
-            slot, key = Slot(_SLOT.unpack_from(place)[0]), Key(place[2:])
-            try:
-                cell = decode_cell(key, data)
-            except Damaged:
-                cell = UNREADABLE
+        for place, data in walk(self._data, start, after_slot(last), limit):
+            slot, key = Slot(SLOT.unpack_from(place)[0]), Key(place[2:])
+            cell = shown_cell(key, data)
             if room is not None:
                 room -= len(key) + len(cell.record)
                 if room < 0 and page:
@@ -161,57 +171,86 @@ class RocksEngine:
 
     def apply(self, changes: Iterable[Change]) -> None:
         """See ``Engine``."""
+        self.set_floors({}, changes)
+
+    def set_floors(self, floors: Mapping[Slot, Floor], changes: Iterable[Change] = ()) -> None:
+        """See ``Engine``."""
         last = {(slot, key): cell for slot, key, cell in changes}
-        if not last:
+        if not last and not floors:
             return
         batch = WriteBatch(raw_mode=True)
-        digests: dict[Slot, int] = {}
+        sums: dict[Slot, Sums] = {}
         keys, bytes_ = self._totals
+        highest = self.highest
         put, to_data = batch.put, self._to_data
         for (slot, key), cell in last.items():
             old = self.get(slot, key)
-            put(_SLOT.pack(slot) + key, encode_cell(key, cell), to_data)
-            if old is None:
-                bytes_ += len(key)
-                old = BLANK
-            now, was = cell.record, old.record
+            dug = 0
+            if cell is None:
+                if old is None:
+                    continue
+                batch.delete(SLOT.pack(slot) + key, to_data)
+                bytes_ -= len(key)
+                dug = -1
+                cell = BLANK
+            else:
+                put(SLOT.pack(slot) + key, encode_cell(key, cell), to_data)
+                if old is None:
+                    bytes_ += len(key)
+                    dug = 1
+                    old = BLANK
+            promised, accepted, now = cell
+            was = old.record
+            if promised > highest:
+                highest = promised
+            if accepted > highest:
+                highest = accepted
             if now is not was:
                 bytes_ += len(now) - len(was)
                 if not indexed_alike(was, now):
-                    keys += is_value(now) - is_value(was)
-                    self._index(batch, key, _indexed(was), _indexed(now))
-            if cell.accepted != old.accepted:
-                digest = digests.get(slot)
-                if digest is None:
-                    digest = self._digests[slot]
-                digests[slot] = moved(digest, term(key, old.accepted), term(key, cell.accepted))
-        self._write(batch, digests, Totals(keys, bytes_))
+                    values = is_value(now) - is_value(was)
+                    keys += values
+                    dug -= values
+                    self._indexes.move(batch, key, indexed(was), indexed(now))
+            if dug or accepted != old.accepted:
+                digest, graves = sums.get(slot) or (self._digests[slot], self._graves[slot])
+                # A folder of an older version may count fewer graves than there are.
+                graves = max(0, graves + dug)
+                sums[slot] = moved(digest, term(key, old.accepted), term(key, accepted)), graves
+        for floor in floors.values():
+            highest = max(highest, *floor)
+        self._write(batch, sums, Totals(keys, bytes_), highest, floors)
 
-    def _index(self, batch: WriteBatch, key: Key, old: Listed | None, new: Listed | None) -> None:
-        """Put what changes in both indexes into a batch."""
-        if new == old:
-            return
-        if new is None:
-            batch.delete(key, self._to_keys)
-        else:
-            batch.put(key, _INDEX.pack(new.is_value, new.expires_ms), self._to_keys)
-        was, now = old.expires_ms if old else 0, new.expires_ms if new else 0
-        if was != now:
-            if was:
-                batch.delete(_NUMBER.pack(was) + key, self._to_expiry)
-            if now:
-                batch.put(_NUMBER.pack(now) + key, b"", self._to_expiry)
-
-    def _write(self, batch: WriteBatch, digests: dict[Slot, int], totals: Totals) -> None:
+    def _write(
+        self,
+        batch: WriteBatch,
+        sums: dict[Slot, Sums],
+        totals: Totals,
+        highest: Ballot,
+        floors: Mapping[Slot, Floor],
+    ) -> None:
+        """Write a batch and what follows from it, then keep that in memory too."""
         put, to_meta = batch.put, self._to_meta
-        for slot, digest in digests.items():
-            put(b"d" + _SLOT.pack(slot), _NUMBER.pack(digest), to_meta)
-        batch.put(_TOTALS_KEY, _TOTALS.pack(*totals), self._to_meta)
+        for slot, (digest, graves) in sums.items():
+            put(b"d" + SLOT.pack(slot), SUMS.pack(digest, graves), to_meta)
+        for slot, floor in floors.items():
+            if floor == NO_FLOOR:
+                batch.delete(b"f" + SLOT.pack(slot), to_meta)
+            else:
+                put(b"f" + SLOT.pack(slot), FLOOR.pack(*floor), to_meta)
+        put(TOTALS_KEY, TOTALS.pack(*totals, highest), to_meta)
         self._commit(batch)
         self._seen.clear()
         self._totals = totals
-        for slot, digest in digests.items():
+        self.highest = highest
+        for slot, (digest, graves) in sums.items():
             self._digests[slot] = digest
+            self._graves[slot] = graves
+        for slot, floor in floors.items():
+            if floor == NO_FLOOR:
+                self._floors.pop(slot, None)
+            else:
+                self._floors[slot] = floor
 
     def _commit(self, batch: WriteBatch) -> None:
         # Said before it is known, so that no sync begins between the failure and its notice.
@@ -219,47 +258,98 @@ class RocksEngine:
         try:
             self._db.write(batch, self._write_options)
         except Exception as error:
-            raise _unwritten(error) from None
+            raise unwritten(error) from None
         self._short = False
+
+    def replace_damaged(self, slot: Slot, key: Key, cell: Cell | None) -> None:
+        """See ``Engine``."""
+        place = SLOT.pack(slot) + key
+        try:
+            data = self._data.get(place)
+        except Exception as error:
+            raise unreadable(error) from None
+        batch = WriteBatch(raw_mode=True)
+        keys, bytes_ = self._totals
+        highest = self.highest
+        was = now = None
+        cells: Iterable[tuple[Key, Cell]] = ((other, shown) for other, shown in self._cells(slot) if other != key)
+        if data is not None:
+            was = self._was_listed(key, shown_cell(key, data))
+            bytes_ -= _counted_bytes(key, data)
+        if cell is None:
+            batch.delete(place, self._to_data)
+        else:
+            batch.put(place, encode_cell(key, cell), self._to_data)
+            now = indexed(cell.record)
+            bytes_ += len(key) + len(cell.record)
+            highest = max(highest, cell.promised, cell.accepted)
+            cells = chain(cells, [(key, cell)])
+        self._indexes.move(batch, key, was, now)
+        keys += (now is not None and now.is_value) - (was is not None and was.is_value)
+        stock = take_stock(cells)
+        self._write(batch, {slot: (stock.digest, stock.graves)}, Totals(keys, bytes_), highest, {})
+
+    def _was_listed(self, key: Key, cell: Cell) -> Listed | None:
+        """Say what both indexes hold for a cell: told by itself, or if it cannot be read by the key index."""
+        return self._indexes.listed(key) if cell is UNREADABLE else indexed(cell.record)
+
+    def _cells(self, slot: Slot) -> Iterator[tuple[Key, Cell]]:
+        """Read a slot's cells, past the cache."""
+        for place, data in walk(self._data, SLOT.pack(slot), after_slot(slot), cached=False):
+            key = Key(place[2:])
+            yield key, shown_cell(key, data)
+
+    def inspect(self, slot: Slot) -> Inspection:
+        """See ``Engine``."""
+        stock = take_stock(self._cells(slot))
+        right = (self._digests[slot], self._graves[slot]) == (stock.digest, stock.graves)
+        return Inspection(stock.rows, stock.damaged, right)
+
+    def mend_digest(self, slot: Slot) -> None:
+        """See ``Engine``."""
+        stock = take_stock(self._cells(slot))
+        sums = {slot: (stock.digest, stock.graves)}
+        self._write(WriteBatch(raw_mode=True), sums, self._totals, self.highest, {})
 
     def drop(self, first: Slot, last: Slot, limit: int) -> int:
         """See ``Engine``."""
         if first > last:
             return 0
         batch = WriteBatch(raw_mode=True)
-        digests: dict[Slot, int] = {}
+        sums: dict[Slot, Sums] = {}
+        floors: dict[Slot, Floor] = {}
         keys, bytes_ = self._totals
         rows = 0
-        for place, data in _rows(self._data, _SLOT.pack(first), _after_slot(last), limit):
+        for place, data in walk(self._data, SLOT.pack(first), after_slot(last), limit):
             rows += 1
-            slot, key = Slot(_SLOT.unpack_from(place)[0]), Key(place[2:])
+            slot, key = Slot(SLOT.unpack_from(place)[0]), Key(place[2:])
             batch.delete(place, self._to_data)
-            bytes_ -= len(key) + max(0, len(data) - _CELL.size)
-            digest = digests.get(slot, self._digests[slot])
-            try:
-                cell = decode_cell(key, data)
-            except Damaged:
-                listed = self._listed(key)
-            else:
-                listed = _indexed(cell.record)
+            bytes_ -= _counted_bytes(key, data)
+            digest, graves = sums.get(slot) or (self._digests[slot], self._graves[slot])
+            cell = shown_cell(key, data)
+            if cell is not UNREADABLE:
                 digest = moved(digest, term(key, cell.accepted), 0)
-            digests[slot] = digest
-            self._index(batch, key, listed, None)
-            keys -= listed is not None and listed.is_value
+            listed = self._was_listed(key, cell)
+            self._indexes.move(batch, key, listed, None)
+            value = listed is not None and listed.is_value
+            keys -= value
+            sums[slot] = digest, max(0, graves - (not value))
         if rows < limit:
-            # Nothing is left here. What a digest still says is the term of a cell that could not be read.
-            unsettled = enumerate(self._digests[first : last + 1], first)
-            digests |= {Slot(slot): EMPTY for slot, digest in unsettled if digests.get(Slot(slot), digest) != EMPTY}
-        if rows or digests:
-            self._write(batch, digests, Totals(keys, bytes_))
+            # Nothing is left here. What is still counted is the part of cells that could not be read.
+            kept = enumerate(zip(self._digests[first : last + 1], self._graves[first : last + 1], strict=True), first)
+            sums |= {Slot(slot): (EMPTY, 0) for slot, old in kept if sums.get(Slot(slot), old) != (EMPTY, 0)}
+            floors = dict.fromkeys(self.floors(first, last), NO_FLOOR)
+        if rows or sums or floors:
+            self._write(batch, sums, Totals(keys, bytes_), self.highest, floors)
         return rows
 
-    def _listed(self, key: Key) -> Listed | None:
-        """Give what the key index holds, in the form of ``_indexed``, where the cell itself cannot be read."""
-        for _, data in _rows(self._keys, key, key + b"\0", 1):
-            flags, expires_ms = _INDEX.unpack_from(data)
-            return Listed(Key(b""), bool(flags & _IS_VALUE), expires_ms)
-        return None
+    def floor(self, slot: Slot) -> Floor:
+        """See ``Engine``."""
+        return self._floors.get(slot, NO_FLOOR)
+
+    def floors(self, first: Slot, last: Slot) -> dict[Slot, Floor]:
+        """See ``Engine``."""
+        return {slot: floor for slot, floor in self._floors.items() if first <= slot <= last}
 
     def totals(self) -> Totals:
         """See ``Engine``."""
@@ -269,20 +359,17 @@ class RocksEngine:
         """See ``Engine``."""
         return self._digests[first : last + 1]
 
+    def graves(self, first: Slot, last: Slot) -> Sequence[int]:
+        """See ``Engine``."""
+        return self._graves[first : last + 1]
+
     def keys(self, after: bytes, prefix: bytes, limit: int) -> list[Listed]:
         """See ``Engine``."""
-        start = prefix if after < prefix else after + b"\0"
-        page = []
-        for key, data in _rows(self._keys, start, prefix + _END, limit):
-            flags, expires_ms = _INDEX.unpack_from(data)
-            page.append(Listed(Key(key), bool(flags & _IS_VALUE), expires_ms))
-        return page
+        return self._indexes.keys(after, prefix, limit)
 
     def due(self, until_ms: int, after: Due | None, limit: int) -> list[Due]:
         """See ``Engine``."""
-        start = _NUMBER.pack(after.expires_ms) + after.key + b"\0" if after is not None else b""
-        rows = _rows(self._expiry, start, _NUMBER.pack(until_ms + 1), limit)
-        return [Due(_NUMBER.unpack_from(name)[0], Key(name[_NUMBER.size :])) for name, _ in rows]
+        return self._indexes.due(until_ms, after, limit)
 
     def read_note(self, name: str) -> bytes | None:
         """See ``Engine``."""
@@ -315,10 +402,10 @@ class RocksEngine:
 
         :raises Damaged: at the first that fails.
         """
-        for family in (self._keys, self._expiry, self._meta):
-            for _ in _rows(family, b"", _END):
-                pass
-        for place, data in _rows(self._data, b"", _END):
+        self._indexes.verify()
+        for _ in walk(self._meta, b"", END, cached=False):
+            pass
+        for place, data in walk(self._data, b"", END, cached=False):
             decode_cell(Key(place[2:]), data)
 
     def close(self) -> None:
@@ -326,71 +413,14 @@ class RocksEngine:
         if not self._closed:
             self._closed = True
             # Each of these would keep the folder locked for as long as it lives.
-            del self._to_data, self._to_keys, self._to_expiry, self._to_meta
-            for part in (self._data, self._keys, self._expiry, self._meta, self._db):
+            del self._to_data, self._to_meta
+            for part in (self._data, self._meta, *self._indexes.release(), self._db):
                 try:
                     part.close()
                 except Exception:
                     pass  # after a failed write each of them complains of it once more, and is closed all the same
 
 
-def _rows(family: Rdict, start: bytes, end: bytes, limit: int = 1 << 62) -> Iterator[tuple[bytes, bytes]]:
-    """Walk through a column family from ``start`` to before ``end``.
-
-    :raises Damaged: if a block cannot be read. An iterator just ends there, and has to be asked why.
-    """
-    # The upper bound only: rocksdict's setter of the lower bound sets the upper one.
-    bounds = ReadOptions()
-    bounds.set_iterate_upper_bound(end)
-    iterator = family.iter(bounds)
-    iterator.seek(start)
-    try:
-        while limit and iterator.valid():
-            yield iterator.key(), iterator.value()
-            limit -= 1
-            if limit:
-                iterator.next()
-        try:
-            iterator.status()
-        except Exception as error:
-            raise _unreadable(error) from None
-    finally:
-        # The error's traceback would keep it, and it the folder's lock, while opening.py moves the folder aside.
-        del iterator
-
-
-def _after_slot(slot: Slot) -> bytes:
-    """Give the bytes above every place of a slot, and below those of the next one."""
-    return _SLOT.pack(slot) + _END
-
-
-def _indexed(record: bytes) -> Listed | None:
-    """Say what the key index holds for a record: nothing for a bare promise."""
-    if not record:
-        return None
-    return Listed(Key(b""), is_value(record), value_expiry(record))
-
-
-def _unreadable(error: Exception) -> Damaged:
-    return Damaged(f"what is stored cannot be read: {error}")
-
-
-def _unwritten(error: Exception) -> KvError:
-    """Tell a failed write's reasons apart; rocksdict raises a plain Exception with RocksDB's sentence for all."""
-    text = str(error)
-    if "Write stall" in text:
-        return DiskBusy("the disk is behind with what was written before", "try again in a moment")
-    if "No space left" in text:
-        return DiskFull("there is no room left on the node's disk", "make room, or add a node")
-    return DiskFailed(f"the disk has failed: {text}")
-
-
-def _unopened(error: Exception) -> KvError:
-    """Tell lost data, which the other owners can give back, from what an operator has to mend."""
-    text = str(error)
-    # A file that is missing is one that the others name: CURRENT names a manifest, which names tables.
-    if text.startswith("Corruption") or "may be corrupted" in text or "No such file or directory" in text:
-        return Damaged(f"what is on the disk is not what was written: {text}")
-    if "While lock file" in text or "lock hold by current process" in text:
-        return DiskFailed("another process has the node's data open", "stop it, or name another --data-dir")
-    return DiskFailed(f"the node's data cannot be opened: {text}", "mend what it says, then start the node again")
+def _counted_bytes(key: Key, data: bytes) -> int:
+    """Say what a cell counts in the totals, by its length alone."""
+    return len(key) + max(0, len(data) - CELL.size)

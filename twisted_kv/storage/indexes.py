@@ -1,0 +1,85 @@
+"""The two indexes of the engine on a disk: the keys in their order, and the values that expire."""
+
+from __future__ import annotations
+
+import struct
+
+from rocksdict import Rdict, WriteBatch
+
+from twisted_kv.names import Key
+from twisted_kv.storage.engine import Due, Listed, value_expiry
+from twisted_kv.storage.rows import END, NUMBER, walk
+from twisted_kv.versions import is_value
+
+_INDEX = struct.Struct(">BQ")
+_IS_VALUE = 1
+
+
+class Indexes:
+    """Reads both indexes, and puts their changes into the batch of what they follow from.
+
+    :param database: has the column families ``keys`` and ``expiry``.
+    """
+
+    def __init__(self, database: Rdict) -> None:
+        self._keys, self._expiry = database.get_column_family("keys"), database.get_column_family("expiry")
+        self._to_keys = database.get_column_family_handle("keys")
+        self._to_expiry = database.get_column_family_handle("expiry")
+
+    def move(self, batch: WriteBatch, key: Key, old: Listed | None, new: Listed | None) -> None:
+        """Put what changes in both indexes into a batch; None stands for no record."""
+        if new == old:
+            return
+        if new is None:
+            batch.delete(key, self._to_keys)
+        else:
+            batch.put(key, _INDEX.pack(new.is_value, new.expires_ms), self._to_keys)
+        was, now = old.expires_ms if old else 0, new.expires_ms if new else 0
+        if was != now:
+            if was:
+                batch.delete(NUMBER.pack(was) + key, self._to_expiry)
+            if now:
+                batch.put(NUMBER.pack(now) + key, b"", self._to_expiry)
+
+    def listed(self, key: Key) -> Listed | None:
+        """Give what the key index holds, in the form of ``indexed``: for when the cell itself cannot be read."""
+        for _, data in walk(self._keys, key, key + b"\0", 1):
+            flags, expires_ms = _INDEX.unpack_from(data)
+            return Listed(Key(b""), bool(flags & _IS_VALUE), expires_ms)
+        return None
+
+    def keys(self, after: bytes, prefix: bytes, limit: int) -> list[Listed]:
+        """See ``Engine``."""
+        start = prefix if after < prefix else after + b"\0"
+        page = []
+        for key, data in walk(self._keys, start, prefix + END, limit):
+            flags, expires_ms = _INDEX.unpack_from(data)
+            page.append(Listed(Key(key), bool(flags & _IS_VALUE), expires_ms))
+        return page
+
+    def due(self, until_ms: int, after: Due | None, limit: int) -> list[Due]:
+        """See ``Engine``."""
+        start = NUMBER.pack(after.expires_ms) + after.key + b"\0" if after is not None else b""
+        rows = walk(self._expiry, start, NUMBER.pack(until_ms + 1), limit)
+        return [Due(NUMBER.unpack_from(name)[0], Key(name[NUMBER.size :])) for name, _ in rows]
+
+    def verify(self) -> None:
+        """Read both, past the cache.
+
+        :raises Damaged: if part of them cannot be read.
+        """
+        for family in (self._keys, self._expiry):
+            for _ in walk(family, b"", END, cached=False):
+                pass
+
+    def release(self) -> tuple[Rdict, Rdict]:
+        """Let go of the handles, and give what is to be closed: each would keep the folder locked."""
+        del self._to_keys, self._to_expiry
+        return self._keys, self._expiry
+
+
+def indexed(record: bytes) -> Listed | None:
+    """Say what the key index holds for a record: nothing for a bare promise."""
+    if not record:
+        return None
+    return Listed(Key(b""), is_value(record), value_expiry(record))
