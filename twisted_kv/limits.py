@@ -102,6 +102,48 @@ class Limits:
     page_bytes_max: int = 4 * MIB
     """Bytes in one page of a slot copy, unless a single record is larger."""
 
+    hints_max: int = 100_000
+    """Hints that a node keeps for others. Beyond it slots are marked for repair: no write is refused for a hint."""
+
+    hints_bytes_max: int = 32 * MIB
+    """Bytes of their keys, for the same reason."""
+
+    hints_age_s_max: float = 3 * 3600.0
+    """How old a hint may become. What was away for longer is compared slot by slot, which is cheaper by then."""
+
+    hints_tidy_interval_s: float = 60.0
+    """How often hints are looked at for their age."""
+
+    hints_page_max: int = 256
+    """Hints that are replayed at a time."""
+
+    courier_interval_s: float = 1.0
+    """How often a proxy looks whether hints wait; it also does as soon as a node is back."""
+
+    repair_interval_s: float = 10.0
+    """How often owners are compared: a fraction of a second's work where they agree."""
+
+    repair_slots_max: int = 4_096
+    """Slots whose digests are compared at a time: about 2 ms of a proxy's time."""
+
+    repair_at_once: int = 64
+    """Keys that repair makes alike at a time, so that clients have the rest of the nodes' time."""
+
+    repair_keys_max: int = 20_000
+    """Keys that one round of repair looks at; the next round goes on."""
+
+    purge_grace_s: float = 60.0
+    """How old a tombstone becomes at the least. Younger floors would refuse writes of proxies whose clocks are late."""
+
+    purge_slots_max: int = 1_024
+    """Slots that are purged at a time."""
+
+    scrub_period_s: float = 7 * 86_400.0
+    """How long it takes a node to read all of its data once, to find what its disk has spoiled."""
+
+    scrub_interval_s: float = 1.0
+    """How often a node reads a part of it."""
+
     pull_slots_max: int = 512
     """Slots that a node which copies compares at a time."""
 

@@ -42,6 +42,13 @@ class NodeMetrics(Metrics):
         self.damaged = Counter(
             "kv_node_damaged_reads", "Questions about records that could not be read", registry=self.registry
         )
+        self.refilled = Counter(
+            "kv_node_refilled_records", "Records that could not be read and were replaced", registry=self.registry
+        )
+        self.scrubbed = Counter("kv_node_scrubbed_slots", "Slots read to find damage", registry=self.registry)
+        self.digests_mended = Counter(
+            "kv_node_mended_digests", "Slots whose digest was not that of their records", registry=self.registry
+        )
         self.refusals = Counter("kv_node_refused_batches", "Batches refused whole", ["reason"], registry=self.registry)
 
 
@@ -56,6 +63,13 @@ class ProxyMetrics(Metrics):
             ["kind", "level", "outcome"],
             registry=self.registry,
         )
+        self.hints = Counter("kv_hints_left", "Hints left for owners that missed a write", registry=self.registry)
+        self.replayed = Counter(
+            "kv_hints_replayed", "Hints brought to whom they were for", registry=self.registry
+        )
+        self.repaired = Counter("kv_repaired_keys", "Keys whose owners were made alike", registry=self.registry)
+        self.refilled = Counter("kv_refilled_keys", "Keys that an owner could not read", registry=self.registry)
+        self.purged = Counter("kv_purged_slots", "Slots whose tombstones were purged", registry=self.registry)
         self.swept = Counter("kv_expired_swept", "Expired values that the sweep has found", registry=self.registry)
         self.batch_ops = Histogram(
             "kv_batch_operations",

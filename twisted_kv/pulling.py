@@ -11,7 +11,7 @@ order may be given again and again, and what was copied before costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
@@ -21,14 +21,28 @@ from twisted.python.failure import Failure
 
 from .buggify import Buggify, inert
 from .errors import DiskBusy, KvError, PeerSilent
+from .holding import SlotCopy
 from .limits import Limits
 from .names import Slot
 from .peers.control import Control
 from .peers.pages import Pages, Place, merged
+from .register import NO_FLOOR, Floor
 from .replica import Replica
 from .ring import runs, slot_of
-from .versions import NONE
-from .wire import FORMAT, DigestsRequest, Header, Page, PageRequest, PullReply, PullRequest, Row, Source, rows_digest
+from .versions import NONE, Ballot, is_value
+from .wire import (
+    FORMAT,
+    Digests,
+    DigestsRequest,
+    Header,
+    Page,
+    PageRequest,
+    PullReply,
+    PullRequest,
+    Row,
+    Source,
+    rows_digest,
+)
 
 T = TypeVar("T")
 
@@ -75,28 +89,32 @@ class Puller:
         return PullReply(FORMAT, request.header.epoch, order.rows, order.bytes, order.disputed, left)
 
     async def _some(self, order: _Order, slots: Sequence[int]) -> int:
-        """Copy some slots, or the first of them; say how many."""
+        """Copy some slots; say how many."""
         ranges = ranges_of(slots)
         said = await order.each(lambda source: self._digests(order, source, ranges))
-        own = list(self._replica.own_digests(ranges))
+        floors = _highest(said)
+        await self._replica.promise(order.epoch, {slot: floor.promised for slot, floor in floors.items()})
         agreed: dict[int, int] = {}
         mixed: list[int] = []
         for place, slot in enumerate(slots):
-            digests = {digests[place] for digests in said}
+            digests = {found.digests[place] for found in said}
+            floor = floors.get(Slot(slot), NO_FLOOR)
             if len(digests) > 1:
                 mixed.append(slot)
-            elif own[place] not in digests:
+            elif self._replica.digest_of(Slot(slot)) not in digests:
                 agreed[slot] = digests.pop()
+            elif self._replica.floor_of(Slot(slot)).accepted < floor.accepted:
+                mixed.append(slot)
         if agreed:
-            mixed += await self._copy(order, agreed)
+            mixed += await self._copy(order, agreed, floors)
         if mixed:
-            await self._merge(order, sorted(mixed))
+            await self._merge(order, sorted(mixed), floors)
         return len(slots)
 
-    async def _digests(self, order: _Order, source: Source, ranges: list[tuple[int, int]]) -> list[int]:
+    async def _digests(self, order: _Order, source: Source, ranges: list[tuple[int, int]]) -> Digests:
         return await self._control.digests(source.url, DigestsRequest(order.header(source), ranges))
 
-    async def _copy(self, order: _Order, agreed: dict[int, int]) -> list[int]:
+    async def _copy(self, order: _Order, agreed: dict[int, int], floors: Mapping[Slot, Floor]) -> list[int]:
         """Copy slots from one source, of which all said the same; give those that have changed since."""
         left = dict(agreed)
         stream = self._stream(order, order.one(), list(agreed))
@@ -107,33 +125,49 @@ class Puller:
                 horizon = stream.horizon
                 for row in stream.take(horizon):
                     rows.setdefault(slot_of(row.key), []).append(row)
-                found: list[Row] = []
+                copies = []
                 # The last slot of a page may go on in the next one.
                 for slot in [slot for slot in rows if slot < horizon[0]]:
                     whole = rows.pop(slot)
                     if rows_digest(whole) == left.get(slot):
                         del left[slot]
-                        found += whole
-                await self._take(order, found)
+                        copies.append(_copy_of(Slot(slot), whole, floors, agreed=True))
+                await self._take(order, copies)
         except _Lost:
             # It is asked with the others what it holds of the rest, and left out if it does not answer.
             pass
         return list(left)
 
-    async def _merge(self, order: _Order, slots: Sequence[int]) -> None:
+    async def _merge(self, order: _Order, slots: Sequence[int], floors: Mapping[Slot, Floor]) -> None:
         """Copy slots, key by key, from all sources together."""
         while True:
-            sources = order.sources
-            streams = [self._stream(order, source, slots) for source in sources]
+            streams = [self._stream(order, source, slots) for source in order.sources]
+            open_: dict[int, list[list[Row]]] = {slot: [] for slot in slots}
             try:
                 while (keys := await merged(streams)) is not None:
-                    agreed = [row for rows in keys if (row := agreed_on(rows, order.needed)) is not None]
-                    copied = {row.key for row in agreed}
-                    order.disputed += [rows[0].key for rows in keys if rows[0].key not in copied]
-                    await self._take(order, agreed)
+                    horizon = min(stream.horizon for stream in streams)[0]
+                    for rows in keys:
+                        open_[slot_of(rows[0].key)].append(rows)
+                    done = [slot for slot in open_ if slot < horizon]
+                    await self._settle_slots(order, {slot: open_.pop(slot) for slot in done}, floors)
+                await self._settle_slots(order, open_, floors)
                 return
             except _Lost as lost:
                 order.lose(lost.source, lost.error)
+
+    async def _settle_slots(
+        self, order: _Order, slots: Mapping[int, list[list[Row]]], floors: Mapping[Slot, Floor]
+    ) -> None:
+        """Take what the sources agree on of whole slots, and name the rest."""
+        copies = []
+        for slot, keys in slots.items():
+            floor = floors.get(Slot(slot), NO_FLOOR)
+            held = [rows for rows in keys if not _is_below(rows, floor)]
+            rows = [row for rows in held if (row := agreed_on(rows, order.needed)) is not None]
+            agreed = {row.key for row in rows}
+            order.disputed += [rows[0].key for rows in held if rows[0].key not in agreed]
+            copies.append(_copy_of(Slot(slot), rows, floors, agreed=len(rows) == len(held)))
+        await self._take(order, copies)
 
     def _stream(self, order: _Order, source: Source, slots: Sequence[int]) -> Pages:
         ranges = ranges_of(slots)
@@ -146,24 +180,28 @@ class Puller:
 
         return Pages(fetch)
 
-    async def _take(self, order: _Order, rows: list[Row]) -> None:
+    async def _take(self, order: _Order, copies: list[SlotCopy]) -> None:
         if self._buggify("pulling: what agrees is disputed all the same"):
-            order.disputed += [row.key for row in rows]
+            order.disputed += [row.key for copy in copies for row in copy.rows]
             return
-        order.rows += len(rows)
-        order.bytes += sum(len(row.key) + len(row.record) for row in rows)
-        for place in range(0, len(rows), self._limits.batch_ops_max):
-            some = rows[place : place + self._limits.batch_ops_max]
-            taking = self._replica.take(order.request.header.epoch, some)
-            order.taking.append(taking.addErrback(self._again, order, some))
-            # Others have their turn between two batches.
-            await deferLater(self._clock, 0)
+        batch: list[SlotCopy] = []
+        rows = 0
+        for place, copy in enumerate(copies, 1):
+            batch.append(copy)
+            rows += len(copy.rows)
+            order.rows += len(copy.rows)
+            order.bytes += sum(len(row.key) + len(row.record) for row in copy.rows)
+            if rows >= self._limits.batch_ops_max or place == len(copies):
+                order.taking.append(self._replica.take(order.epoch, batch).addErrback(self._again, order, batch))
+                batch, rows = [], 0
+                # Others have their turn between two batches.
+                await deferLater(self._clock, 0)
 
-    def _again(self, failure: Failure, order: _Order, rows: list[Row]) -> Deferred[list[bytes]]:
+    def _again(self, failure: Failure, order: _Order, batch: list[SlotCopy]) -> Deferred[list[bytes]]:
         """Try again what the disk was too busy for."""
         failure.trap(DiskBusy)
-        epoch, pause_s = order.request.header.epoch, self._limits.stall_retry_s
-        return deferLater(self._clock, pause_s, self._replica.take, epoch, rows).addErrback(self._again, order, rows)
+        waited = deferLater(self._clock, self._limits.stall_retry_s, self._replica.take, order.epoch, batch)
+        return waited.addErrback(self._again, order, batch)
 
 
 class _Lost(Exception):
@@ -180,6 +218,7 @@ class _Order:
 
     def __init__(self, request: PullRequest, turn: int) -> None:
         self.request = request
+        self.epoch = request.header.epoch
         self.needed = request.needed
         self.sources = list(request.sources)
         self.rows = self.bytes = 0
@@ -230,6 +269,27 @@ def agreed_on(rows: Sequence[Row], needed: int) -> Row | None:
     newest = max(rows, key=lambda row: row.ballot)
     holders = sum(row.ballot == newest.ballot for row in rows)
     return newest if newest.ballot != NONE and holders >= needed else None
+
+
+def _is_below(rows: Sequence[Row], floor: Floor) -> bool:
+    """Whether a key holds no value at any source, and nothing above a floor: then the floor says so already."""
+    return all(row.ballot <= floor.accepted and row.ballot != NONE and not is_value(row.record) for row in rows)
+
+
+def _copy_of(slot: Slot, rows: Sequence[Row], floors: Mapping[Slot, Floor], agreed: bool) -> SlotCopy:
+    floor = floors.get(slot, NO_FLOOR)
+    return SlotCopy(slot, [row for row in rows if not _is_below([row], floor)], floor, agreed)
+
+
+def _highest(said: Sequence[Digests]) -> dict[Slot, Floor]:
+    """Give the highest floors that the sources have."""
+    floors: dict[Slot, Floor] = {}
+    for found in said:
+        for row in found.floors:
+            floor = floors.get(Slot(row.slot), NO_FLOOR)
+            promised, accepted = max(floor.promised, row.promised), max(floor.accepted, row.accepted)
+            floors[Slot(row.slot)] = Floor(Ballot(promised), Ballot(accepted))
+    return floors
 
 
 def ranges_of(slots: Iterable[int]) -> list[tuple[int, int]]:

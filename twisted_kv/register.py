@@ -13,8 +13,9 @@ import msgspec
 
 from .versions import NONE, Ballot
 
-READ, FETCH, PREPARE, ACCEPT = range(4)
-"""The verbs: show the ballots; show the record too; promise; take this record."""
+READ, FETCH, PREPARE, ACCEPT, HINT = range(5)
+"""The verbs: show the ballots; show the record too; promise; take this record; note that an owner (its id stands in the
+place of the record) has missed this ballot of the key."""
 
 
 class Op(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -93,6 +93,8 @@ class PageRequest(msgspec.Struct, array_like=True):
     header: Header
     ranges: list[tuple[int, int]]
     after: tuple[int, bytes] | None = None
+    bare: bool = False
+    """Whether the records themselves are left out, and only the ballots wanted."""
 
 
 class Page(msgspec.Struct, array_like=True):
@@ -128,12 +130,76 @@ class DigestsRequest(msgspec.Struct, array_like=True):
     ranges: list[tuple[int, int]]
 
 
+class FloorRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A slot's floor."""
+
+    slot: int
+    promised: bytes
+    accepted: bytes
+
+
 class Digests(msgspec.Struct, array_like=True):
-    """Digests of slots, in the order they were asked for."""
+    """Digests of slots, and how many of their cells hold no value, in the order they were asked for; and the floors
+    of those that have one."""
 
     format: int
     epoch: int
     digests: list[int]
+    graves: list[int] = []
+    floors: list[FloorRow] = []
+
+
+class PurgeRequest(msgspec.Struct, array_like=True):
+    """Orders a node to take a floor for slots, each with the digest that it must have; or, where ``final``, to forget
+    what lies below it."""
+
+    header: Header
+    floor: bytes
+    slots: list[tuple[int, int]]
+    final: bool
+
+
+class PurgeReply(msgspec.Struct, array_like=True):
+    """The slots of which it was done."""
+
+    format: int
+    epoch: int
+    slots: list[int]
+
+
+class HintsRequest(msgspec.Struct, array_like=True):
+    """Asks for hints for an owner, by key, strictly after ``after``; those in ``done`` are forgotten first, unless they
+    have become newer than the ballot that is named."""
+
+    header: Header
+    owner: str
+    after: bytes
+    limit: int
+    done: list[tuple[bytes, bytes]] = []
+
+
+class HintsPage(msgspec.Struct, array_like=True):
+    """What the keys hold now that an owner has missed; a key that is not held any more has the ballot ``NONE``."""
+
+    format: int
+    epoch: int
+    rows: list[Row]
+    more: bool
+
+
+class MarksRequest(msgspec.Struct, array_like=True):
+    """Asks which slots are marked for repair; those in ``done`` are unmarked first."""
+
+    header: Header
+    done: list[int] = []
+
+
+class Marks(msgspec.Struct, array_like=True):
+    """Slots that are marked for repair."""
+
+    format: int
+    epoch: int
+    slots: list[int]
 
 
 class Source(msgspec.Struct, array_like=True, frozen=True):
@@ -248,6 +314,12 @@ class Info(msgspec.Struct):
     bytes: int
     now_ms: int
     version: str
+    hints: dict[str, int] = {}
+    """Hints by the member they are for."""
+    marks: int = 0
+    """Slots that are to be repaired."""
+    spoiled: bool = False
+    """Whether part of its data cannot be read at all, so that it has to be renewed."""
 
     @property
     def forgetful(self) -> bool:
@@ -275,6 +347,12 @@ digests_request_decoder = msgspec.msgpack.Decoder(DigestsRequest)
 digests_decoder = msgspec.msgpack.Decoder(Digests)
 pull_request_decoder = msgspec.msgpack.Decoder(PullRequest)
 pull_reply_decoder = msgspec.msgpack.Decoder(PullReply)
+purge_request_decoder = msgspec.msgpack.Decoder(PurgeRequest)
+purge_reply_decoder = msgspec.msgpack.Decoder(PurgeReply)
+hints_request_decoder = msgspec.msgpack.Decoder(HintsRequest)
+hints_page_decoder = msgspec.msgpack.Decoder(HintsPage)
+marks_request_decoder = msgspec.msgpack.Decoder(MarksRequest)
+marks_decoder = msgspec.msgpack.Decoder(Marks)
 drop_request_decoder = msgspec.msgpack.Decoder(DropRequest)
 announcement_decoder = msgspec.msgpack.Decoder(Announcement)
 

@@ -23,29 +23,39 @@ from ..wire import (
     DuePage,
     DueRequest,
     Header,
+    HintsPage,
+    HintsRequest,
     Info,
     Join,
     KeysPage,
     KeysRequest,
+    Marks,
+    MarksRequest,
     Page,
     PageRequest,
     PullReply,
     PullRequest,
+    PurgeReply,
+    PurgeRequest,
+    Row,
     Source,
     batch_reply_decoder,
     digests_decoder,
     due_page_decoder,
     encode,
+    hints_page_decoder,
     keys_page_decoder,
+    marks_decoder,
     page_decoder,
     pull_reply_decoder,
+    purge_reply_decoder,
 )
 from .peer import Answer, Transport
 from .queue import MSGPACK
 
 JSON = "application/json"
 
-P = TypeVar("P", Page, KeysPage, DuePage, Digests, PullReply)
+P = TypeVar("P", Page, KeysPage, DuePage, Digests, PullReply, PurgeReply, HintsPage, Marks)
 
 _PAGE_ERRORS: dict[str, type[KvError]] = {kind.slug: kind for kind in (Damaged, OtherEpoch)}
 
@@ -126,12 +136,56 @@ class Control:
             raise PeerSilent("the page is not whole")
         return page
 
-    async def digests(self, url: str, request: DigestsRequest) -> list[int]:
+    async def digests(self, url: str, request: DigestsRequest) -> Digests:
         """Ask a node for the digests of slots. Errors as in ``keys``."""
         found = await self._page(url, "digests", request, digests_decoder)
-        if len(found.digests) != sum(last - first + 1 for first, last in request.ranges):
-            raise PeerSilent(f"{len(found.digests)} digests came")
-        return found.digests
+        asked = sum(last - first + 1 for first, last in request.ranges)
+        if len(found.digests) != asked or len(found.graves) != asked:
+            raise PeerSilent(f"{len(found.digests)} digests came, {asked} were asked for")
+        return found
+
+    async def purge(
+        self, seat: Seat, state: State, floor: bytes, slots: Sequence[tuple[int, int]], final: bool
+    ) -> list[int]:
+        """Make a node take a floor, or forget what lies below it; give the slots of which it did. Errors as in
+        ``keys``."""
+        request = PurgeRequest(_header(seat, state), floor, list(slots), final)
+        return (await self._page(seat.url, "purge", request, purge_reply_decoder)).slots
+
+    async def hints(
+        self,
+        seat: Seat,
+        state: State,
+        owner: str,
+        after: bytes,
+        limit: int,
+        done: Sequence[tuple[bytes, bytes]] = (),
+    ) -> HintsPage:
+        """Read one page of the hints that a node keeps for an owner, after it has forgotten some. Errors as in
+        ``keys``."""
+        request = HintsRequest(_header(seat, state), owner, after, limit, list(done))
+        return await self._page(seat.url, "hints", request, hints_page_decoder)
+
+    async def marks(self, seat: Seat, state: State, done: Sequence[int] = ()) -> list[int]:
+        """Ask which slots a node wants repaired, after taking marks back. Errors as in ``keys``."""
+        request = MarksRequest(_header(seat, state), list(done))
+        return (await self._page(seat.url, "marks", request, marks_decoder)).slots
+
+    async def renew(self, seat: Seat, state: State) -> None:
+        """Make a node verify all that it has, and forget it if some of it cannot be read. Errors as in ``announce``."""
+        await self._order(seat, "renew", encode(MarksRequest(_header(seat, state))))
+
+    async def ballots(self, seat: Seat, state: State, slot: int) -> list[Row]:
+        """Read all of a slot, without the records. Errors as in ``page``."""
+        rows: list[Row] = []
+        after: tuple[int, bytes] | None = None
+        while True:
+            request = PageRequest(_header(seat, state), [(slot, slot)], after, bare=True)
+            page = await self.page_of(seat.url, request)
+            rows += page.rows
+            after = page.after
+            if after is None:
+                return rows
 
     async def pull(
         self, seat: Seat, state: State, ranges: Sequence[tuple[int, int]], first: int, sources: list[Seat], needed: int

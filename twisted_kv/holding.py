@@ -1,0 +1,354 @@
+"""What a replica holds, slot by slot: for movers, menders and couriers, who compare, copy, purge and repair it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+from twisted.internet.defer import Deferred, fail
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from .commit import NOTES, Commit
+from .errors import Damaged, DiskBusy, DiskFailed, DiskFull, KvError, MalformedBody, OtherEpoch, Stopping
+from .identity import Identity
+from .limits import Limits
+from .metrics import NodeMetrics
+from .names import Epoch, Key, Slot
+from .register import ACCEPT, BLANK, FETCH, HINT, PREPARE, READ, Cell, Floor, Op, decide
+from .ring import SLOTS
+from .storage.engine import UNREADABLE, Change, Due, Engine
+from .versions import NONE, Ballot, drawn_by_a_clock, is_whole
+from .wire import (
+    DISK_BUSY,
+    DISK_FULL,
+    FORMAT,
+    BatchReply,
+    Digests,
+    DigestsRequest,
+    DropRequest,
+    DuePage,
+    DueRequest,
+    FloorRow,
+    Header,
+    KeyRow,
+    KeysPage,
+    KeysRequest,
+    Page,
+    PageRequest,
+    Row,
+    rows_digest,
+)
+
+T = TypeVar("T")
+
+MEMBER_BYTES_MAX = 64
+"""The longest id of a member that anybody draws."""
+
+HARDLY_ANY_ROOM = "there is hardly any room left on the node's disk"
+
+
+class SlotCopy(NamedTuple):
+    """What is to be taken of one slot: the rows on which those agree who hold it, and its floor with them.
+
+    ``agreed`` says whether these are all that it holds; if not, the floor has to wait.
+    """
+
+    slot: Slot
+    rows: Sequence[Row]
+    floor: Floor
+    agreed: bool
+
+
+class Holding:
+    """A node's data. All its methods run on one thread.
+
+    :param now_ms: wall time, which expiry and the age of hints go by.
+    :param broken: told when the disk has failed; nothing may be answered any more.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        now_ms: Callable[[], int],
+        engine: Engine,
+        commit: Commit,
+        incarnation: str,
+        limits: Limits,
+        metrics: NodeMetrics,
+        broken: Callable[[Failure], None],
+    ) -> None:
+        self._now_ms = now_ms
+        self._engine = engine
+        self._commit = commit
+        self._limits = limits
+        self._metrics = metrics
+        self._broken = broken
+        self._identity = Identity(engine, commit, incarnation)
+        self.full = False
+        """Whether values are refused for want of room; reads and deletes go on."""
+        self._retired = False
+
+    def retire(self) -> None:
+        """Refuse whatever comes from now on: the engine is about to be closed."""
+        self._retired = True
+
+    @property
+    def epoch(self) -> Epoch:
+        return self._identity.epoch
+
+    @property
+    def incarnation(self) -> str:
+        return self._identity.incarnation
+
+    # What is there.
+
+    def page(self, request: PageRequest) -> Deferred[Page]:
+        """Give one page of accepted records; keys that were only promised are left out.
+
+        Errors: ``PeerRefused`` if the request means another node, life or epoch; ``Damaged`` if part of the range
+        cannot be read at all.
+        """
+        return self._when_safe(lambda: self._page(request), lambda page: [row.key for row in page.rows])
+
+    def _page(self, request: PageRequest) -> Page:
+        self._identity.admit(request.header, copying=True)
+        limits = self._limits
+        rows: list[Row] = []
+        size = 0
+        after = request.after
+        for first, last in request.ranges:
+            check_range(first, last)
+            if after is not None and after[0] > last:
+                continue
+            place = (Slot(after[0]), Key(after[1])) if after is not None and after[0] >= first else None
+            while True:
+                found = self._engine.scan(Slot(first), Slot(last), place, limits.page_records_max)
+                for slot, key, cell in found:
+                    place = (slot, key)
+                    if cell is UNREADABLE:
+                        rows.append(Row(key, NONE, b"", NONE))
+                    elif cell.accepted != NONE:
+                        record = b"" if request.bare else cell.record
+                        rows.append(Row(key, cell.accepted, record, cell.promised))
+                        size += len(key) + len(record)
+                    if len(rows) >= limits.page_records_max or size >= limits.page_bytes_max:
+                        return Page(FORMAT, self.epoch, rows, place, rows_digest(rows))
+                if len(found) < limits.page_records_max:
+                    break
+        return Page(FORMAT, self.epoch, rows, digest=rows_digest(rows))
+
+    def digests(self, request: DigestsRequest) -> Deferred[Digests]:
+        """Give the digests of slots, their graves and floors. Errors as in ``page``."""
+
+        def found() -> Digests:
+            self._identity.admit(request.header, copying=True)
+            digests: list[int] = []
+            graves: list[int] = []
+            floors: list[FloorRow] = []
+            for first, last in request.ranges:
+                check_range(first, last)
+                digests += self._engine.digests(Slot(first), Slot(last))
+                graves += self._engine.graves(Slot(first), Slot(last))
+                found = self._engine.floors(Slot(first), Slot(last))
+                floors += [FloorRow(slot, floor.promised, floor.accepted) for slot, floor in found.items()]
+            return Digests(FORMAT, self.epoch, digests, graves, floors)
+
+        return self._when_safe(found, lambda _: [NOTES])
+
+    def digest_of(self, slot: Slot) -> int:
+        """Give the digest of a slot as it is now."""
+        return self._engine.digests(slot, slot)[0]
+
+    def floor_of(self, slot: Slot) -> Floor:
+        return self._engine.floor(slot)
+
+    # What a move brings.
+
+    def admit(self, header: Header) -> None:
+        """Take an order, or refuse it.
+
+        :raises PeerRefused: as in ``page``.
+        """
+        self._identity.admit(header, copying=True)
+
+    def promise(self, epoch: int, floors: Mapping[Slot, Ballot]) -> Deferred[None]:
+        """Promise for whole slots what those who are copied from have promised. Errors as in ``take``."""
+
+        def promised() -> None:
+            self._must_be_in(epoch)
+            now = {slot: self._engine.floor(slot) for slot in floors}
+            raised = {slot: now[slot]._replace(promised=b) for slot, b in floors.items() if b > now[slot].promised}
+            if raised:
+                self._engine.set_floors(raised)
+                self._commit.wrote([NOTES])
+
+        return self._when_safe(promised, lambda _: [NOTES])
+
+    def take(self, epoch: int, copies: Sequence[SlotCopy]) -> Deferred[list[bytes]]:
+        """Take copies of what others hold; give the keys that this node has promised not to take, or cannot replace.
+
+        A slot's floor comes last, with what it does not leave standing: what lies below it here and is held by nobody
+        else is what a late message brought.
+
+        Errors: ``OtherEpoch`` if the epoch has moved; those of the disk.
+        """
+
+        def taken() -> list[bytes]:
+            self._must_be_in(epoch)
+            if self.full:
+                raise DiskFull(HARDLY_ANY_ROOM)
+            changes: list[Change] = []
+            floors: dict[Slot, Floor] = {}
+            refused: list[bytes] = []
+            for copy in copies:
+                kept_out = len(refused)
+                for row in copy.rows:
+                    self._take_row(copy.slot, row, changes, refused)
+                if copy.agreed and len(refused) == kept_out:
+                    changes += self._settled_under(copy, floors)
+            if changes or floors:
+                self._engine.set_floors(floors, changes) if floors else self._engine.apply(changes)
+                self._commit.wrote([change.key for change in changes])
+                if floors:
+                    self._commit.wrote([NOTES])
+            return refused
+
+        return self._when_safe(taken, lambda _: [row.key for copy in copies for row in copy.rows])
+
+    def _take_row(self, slot: Slot, row: Row, changes: list[Change], refused: list[bytes]) -> None:
+        """Accept a copied row. The slot's floor forbids nothing: what others hold below it was there before it."""
+        op = Op(ACCEPT, row.key, row.ballot, row.record)
+        check_op(op, self._limits)
+        key = Key(row.key)
+        try:
+            cell = self._engine.get(slot, key) or BLANK
+        except Damaged:
+            refused.append(key)
+            return
+        _, kept = decide(cell, op)
+        if kept is not cell:
+            changes.append(Change(slot, key, kept))
+        elif cell.accepted < row.ballot:
+            refused.append(key)
+
+    def _settled_under(self, copy: SlotCopy, floors: dict[Slot, Floor]) -> Iterator[Change]:
+        """Take a slot's floor; give what it leaves no room for."""
+        floor = self._engine.floor(copy.slot)
+        if copy.floor.accepted <= floor.accepted:
+            return
+        floors[copy.slot] = Floor(max(floor.promised, copy.floor.promised), copy.floor.accepted)
+        known = {row.key for row in copy.rows}
+        for _, key, cell in self._cells(copy.slot):
+            if cell is UNREADABLE or key in known or cell.accepted > copy.floor.accepted:
+                continue
+            above = cell.promised > copy.floor.promised
+            yield Change(copy.slot, key, Cell(cell.promised, NONE, b"") if above else None)
+
+    def _cells(self, slot: Slot) -> list[Change]:
+        return self._engine.scan(slot, slot, None, 1 << 30)
+
+    def drop(self, request: DropRequest) -> Deferred[BatchReply]:
+        """Forget slots, or the first cells of them. Errors: ``Damaged``."""
+
+        def dropped() -> BatchReply:
+            refusal = self._identity.refusal(request.header, copying=True)
+            if refusal is not None:
+                return refusal
+            for first, last in request.ranges:
+                check_range(first, last)
+            room = self._limits.drop_cells_max
+            try:
+                for first, last in request.ranges:
+                    room -= self._engine.drop(Slot(first), Slot(last), room)
+                    if not room:
+                        break
+            finally:
+                # Where one range fails, those before it are gone all the same.
+                self._commit.wrote([NOTES])
+            reply = self._done()
+            reply.unfinished = not room
+            return reply
+
+        return self._when_safe(self._or_refused(dropped), lambda reply: [NOTES])
+
+    def keys(self, request: KeysRequest) -> Deferred[KeysPage]:
+        """Give one page of the key index. Errors as in ``page``."""
+
+        def listed() -> KeysPage:
+            self._identity.admit(request.header, copying=False)
+            limit = min(request.limit, self._limits.keys_page_max)
+            found = self._engine.keys(request.after, request.prefix, limit)
+            return KeysPage(FORMAT, self.epoch, [KeyRow(*row) for row in found], more=len(found) == limit)
+
+        return self._when_safe(listed, lambda page: [row.key for row in page.rows])
+
+    def due(self, request: DueRequest) -> Deferred[DuePage]:
+        """Give one page of the values that have expired. Errors as in ``page``."""
+
+        def found() -> DuePage:
+            self._identity.admit(request.header, copying=False)
+            after = Due(request.after[0], Key(request.after[1])) if request.after is not None else None
+            limit = min(request.limit, self._limits.keys_page_max)
+            rows = self._engine.due(request.until_ms, after, limit)
+            return DuePage(FORMAT, self.epoch, [(row.expires_ms, row.key) for row in rows], more=len(rows) == limit)
+
+        return self._when_safe(found, lambda page: [key for _, key in page.rows])
+
+    # What all of them share.
+
+    def _when_safe(self, work: Callable[[], T], keys_of: Callable[[T], list[bytes]]) -> Deferred[T]:
+        """Do something now, and give what came of it when what it shows is safe."""
+        if self._retired:
+            return fail(Stopping("this node is stopping"))
+        try:
+            result = work()
+        except DiskFailed:
+            self._broken(Failure())
+            return fail(Failure())
+        except KvError:
+            # An error may tell of the epoch, or of whom this node belongs to.
+            failure = Failure()
+            return self._commit.release(None, [NOTES]).addCallback(lambda _: failure)
+        return self._commit.release(result, keys_of(result))
+
+    def _or_refused(self, work: Callable[[], BatchReply]) -> Callable[[], BatchReply]:
+        """Answer with a refusal where the disk takes no more; then nothing has changed."""
+
+        def worked() -> BatchReply:
+            try:
+                return work()
+            except DiskFull as error:
+                return self._identity.refuse(DISK_FULL, error.detail)
+            except DiskBusy as error:
+                return self._identity.refuse(DISK_BUSY, error.detail)
+
+        return worked
+
+    def _done(self) -> BatchReply:
+        return BatchReply(FORMAT, self.epoch)
+
+    def _must_be_in(self, epoch: int) -> None:
+        """:raises OtherEpoch: if the epoch has moved since an order was given."""
+        if self.epoch != epoch:
+            raise OtherEpoch(f"this node is at epoch {self.epoch}")
+
+
+def check_op(op: Op, limits: Limits) -> None:
+    """Refuse what no proxy of ours sends: it would be stored, and copied from then on."""
+    if not 0 < len(op.key) <= limits.key_bytes_max:
+        raise MalformedBody(f"the batch holds a key of {len(op.key)} bytes")
+    if op.verb in (READ, FETCH):
+        return
+    if op.verb not in (PREPARE, ACCEPT, HINT) or not drawn_by_a_clock(op.ballot):
+        raise MalformedBody("the batch holds an operation without a usable verb or ballot")
+    if op.verb == HINT and not 0 < len(op.record) <= MEMBER_BYTES_MAX:
+        raise MalformedBody("the batch holds a hint for nobody")
+    if op.verb == ACCEPT and not is_whole(op.record):
+        raise MalformedBody("the batch holds a record that is cut or of an unknown format")
+
+
+def check_range(first: int, last: int) -> None:
+    if not 0 <= first <= last < SLOTS:
+        raise MalformedBody(f"there is no range of slots from {first} to {last}")

@@ -1,0 +1,157 @@
+"""The upkeep of what a replica holds: purging, hints for others, what its disk has spoiled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from .commit import NOTES
+from .errors import Damaged, DiskBusy, DiskFull, MalformedBody
+from .floors import buried
+from .hinting import Hint, Hints
+from .holding import Holding, check_range
+from .names import Key, NodeId, Slot
+from .register import BLANK, Cell, Floor, Op
+from .ring import slot_of
+from .storage.engine import UNREADABLE, Change
+from .versions import Ballot, drawn_by_a_clock
+from .wire import FORMAT, HintsPage, HintsRequest, Marks, MarksRequest, PurgeReply, PurgeRequest, Row
+
+
+class Upkeep(Holding):
+    """See ``Holding``."""
+
+    def __init__(self, *holding: Any) -> None:
+        super().__init__(*holding)
+        self._hints = Hints(self._engine, self._limits)
+        self.spoiled = False
+        """Whether part of what is stored cannot be read at all."""
+
+    # Purging (``floors.py``).
+
+    def purge(self, request: PurgeRequest) -> Deferred[PurgeReply]:
+        """Take a floor for slots, or forget what lies below it. Errors as in ``page``."""
+
+        def purged() -> PurgeReply:
+            self._identity.admit(request.header, copying=True)
+            if not drawn_by_a_clock(request.floor):
+                raise MalformedBody("the floor is no ballot")
+            work = self._bury if request.final else self._promise_floor
+            floors: dict[Slot, Floor] = {}
+            changes: list[Change] = []
+            done = []
+            for number, digest in request.slots:
+                check_range(number, number)
+                slot = Slot(number)
+                if work(slot, digest, Ballot(request.floor), floors, changes):
+                    done.append(number)
+            if floors:
+                self._engine.set_floors(floors, changes)
+                self._commit.wrote([NOTES])
+            return PurgeReply(FORMAT, self.epoch, done)
+
+        return self._when_safe(purged, lambda _: [NOTES])
+
+    def _promise_floor(
+        self, slot: Slot, digest: int, ballot: Ballot, floors: dict[Slot, Floor], changes: list[Change]
+    ) -> bool:
+        if self.digest_of(slot) != digest or slot in self._hints.marks:
+            return False
+        floor = self._engine.floor(slot)
+        if floor.promised < ballot:
+            floors[slot] = Floor(ballot, floor.accepted)
+        return True
+
+    def _bury(self, slot: Slot, digest: int, ballot: Ballot, floors: dict[Slot, Floor], changes: list[Change]) -> bool:
+        floor = self._engine.floor(slot)
+        if floor.promised < ballot:
+            return False
+        if floor.accepted < ballot:
+            floors[slot] = Floor(floor.promised, ballot)
+            changes += [Change(slot, key, cell) for key, cell in buried(self._readable(slot), ballot)]
+        return True
+
+    def _readable(self, slot: Slot) -> list[tuple[Key, Cell]]:
+        return [(key, cell) for _, key, cell in self._cells(slot) if cell is not UNREADABLE and cell is not None]
+
+    # What others have missed, and what is to be repaired.
+
+    def _note_hints(self, ops: Sequence[Op]) -> None:
+        """Keep what others have missed. It is no part of anybody's write, so whatever hinders it hinders nobody."""
+        now_ms = self._now_ms()
+        hints = [
+            Hint(NodeId(op.record.decode("ascii", "replace")), Key(op.key), Ballot(op.ballot), now_ms) for op in ops
+        ]
+        try:
+            self._hints.keep(hints)
+        except (DiskBusy, DiskFull):
+            return
+        self._commit.wrote([hint.key for hint in hints])
+
+    def hints(self, request: HintsRequest) -> Deferred[HintsPage]:
+        """Give what keys hold that an owner has missed, after forgetting what it has by now. Errors as in ``page``."""
+
+        def found() -> HintsPage:
+            self._identity.admit(request.header, copying=True)
+            owner, limit = NodeId(request.owner), min(request.limit, self._limits.hints_page_max)
+            if request.done:
+                self._hints.drop(owner, request.done)
+            hints = self._hints.page(owner, Key(request.after), limit)
+            return HintsPage(FORMAT, self.epoch, [self._row(hint.key) for hint in hints], len(hints) == limit)
+
+        return self._when_safe(found, lambda page: [row.key for row in page.rows])
+
+    def _row(self, key: Key) -> Row:
+        try:
+            cell = self._engine.get(slot_of(key), key) or BLANK
+        except Damaged:
+            cell = BLANK
+        return Row(key, cell.accepted, cell.record, cell.promised)
+
+    def marks(self, request: MarksRequest) -> Deferred[Marks]:
+        """Give the slots that are marked for repair, after taking back those that are done. Errors as in ``page``."""
+
+        def found() -> Marks:
+            self._identity.admit(request.header, copying=True)
+            self._hints.unmark(map(Slot, request.done))
+            return Marks(FORMAT, self.epoch, sorted(self._hints.marks))
+
+        return self._when_safe(found, lambda _: [NOTES])
+
+    def tidy(self) -> None:
+        """Turn old hints into marks."""
+        try:
+            self._hints.tidy(self._now_ms())
+        except (DiskBusy, DiskFull):
+            pass  # the next time
+
+    def scrub(self, slot: Slot) -> None:
+        """Read all of a slot, mark it for repair where something cannot be read, and put its digest right.
+
+        :raises DiskFailed: if the disk has failed.
+        """
+        try:
+            found = self._engine.inspect(slot)
+        except Damaged as error:
+            self.spoiled = True
+            self._note_damage(slot, error.detail)
+            return
+        if found.damaged:
+            self._note_damage(slot, f"{len(found.damaged)} records of slot {slot} cannot be read")
+        if not found.right:
+            self._metrics.digests_mended.inc()
+            self._engine.mend_digest(slot)
+            self._commit.wrote([NOTES])
+
+    def _note_damage(self, slot: Slot, detail: str) -> None:
+        """Have a slot repaired, of which something cannot be read."""
+        self._metrics.damaged.inc()
+        if slot in self._hints.marks:
+            return
+        self.log.error("{detail}; it is to be repaired", detail=detail)
+        try:
+            self._hints.mark([slot])
+        except (DiskBusy, DiskFull):
+            pass  # whoever meets it next marks it
