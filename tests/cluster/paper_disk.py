@@ -53,6 +53,10 @@ class PaperDisk(MemoryEngine):
         set_, drawn = dict(floors), list(changes)
         self._do(lambda engine: MemoryEngine.set_floors(engine, set_, drawn))
 
+    def write_side(self, rows: Mapping[bytes, bytes | None]) -> None:
+        drawn = dict(rows)
+        self._do(lambda engine: MemoryEngine.write_side(engine, drawn))
+
     def write_note(self, name: str, value: bytes) -> None:
         self._do(lambda engine: MemoryEngine.write_note(engine, name, value))
 

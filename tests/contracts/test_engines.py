@@ -556,6 +556,44 @@ def test_to_mend_what_is_right_changes_nothing(engine: Engine) -> None:
     assert graves(engine) == regrave(rows)
 
 
+def test_the_side_table_gives_its_rows_in_the_order_of_their_names(engine: Engine) -> None:
+    rows = {b"b": b"2", b"a\x00": b"", b"": b"none", b"\xff" * 2000: b"last", b"a": b"1"}
+    engine.write_side(rows)
+
+    ordered = [(b"", b"none"), (b"a", b"1"), (b"a\x00", b""), (b"b", b"2"), (b"\xff" * 2000, b"last")]
+    assert engine.side(b"", b"\xff" * 2001, 9) == ordered
+    assert engine.side(b"", b"\xff" * 2001, 2) == ordered[:2]
+    assert engine.side(b"a", b"b", 9) == ordered[1:3]
+    assert engine.side(b"a\x00", b"b\x00", 9) == ordered[2:4]
+    assert engine.side(b"a", b"b", 1) == ordered[1:2]
+    assert engine.side(b"c", b"d", 9) == []
+    assert engine.side(b"a", b"a", 9) == []
+    assert engine.side(b"b", b"a", 9) == []
+
+
+def test_a_row_of_the_side_table_is_replaced_and_removed_beside_others(engine: Engine) -> None:
+    engine.write_side({b"a": b"1", b"b": b"2"})
+
+    engine.write_side({b"a": None, b"b": b"3", b"c": b"4", b"never": None})
+    engine.write_side({})
+
+    assert engine.side(b"", b"\xff", 9) == [(b"b", b"3"), (b"c", b"4")]
+
+
+def test_the_side_table_is_apart_from_cells_and_notes(engine: Engine) -> None:
+    engine.apply([change(1, b"key", value(1))])
+    engine.write_note("key", b"note")
+    engine.write_side({b"key": b"row", b"\x00\x01key": b"row"})
+    assert everything(engine) == [change(1, b"key", value(1))]
+    assert engine.totals() == recount(everything(engine))
+
+    engine.drop(LOWEST, HIGHEST, 9)
+
+    assert engine.side(b"", b"\xff", 9) == [(b"\x00\x01key", b"row"), (b"key", b"row")]
+    assert engine.read_note("key") == b"note"
+    assert engine.totals() == Totals(0, 0)
+
+
 def test_a_sync_runs_in_a_thread_of_its_own_beside_changes(engine: Engine) -> None:
     syncs = Thread(target=lambda: [engine.sync() for _ in range(20)])
     syncs.start()
@@ -595,6 +633,7 @@ cells = st.one_of(
 )
 places = st.sampled_from(PLACES)
 batches = st.lists(st.builds(lambda place, cell: Change(*place, cell), places, st.none() | cells), max_size=12)
+names = st.binary(max_size=2)
 floors = st.just(NO_FLOOR) | st.builds(floor, st.integers(0, 9), st.integers(0, 9))
 room = st.none() | st.integers(1, 300)
 
@@ -625,6 +664,7 @@ class EngineBesideADict(RuleBasedStateMachine):
         self.model: Model = {}
         self.notes: dict[str, bytes] = {}
         self.floors: dict[Slot, Floor] = {}
+        self.side: dict[bytes, bytes] = {}
         self.highest = NONE
 
     def teardown(self) -> None:
@@ -719,6 +759,20 @@ class EngineBesideADict(RuleBasedStateMachine):
     def write_a_note(self, name: str, text: bytes) -> None:
         self.engine.write_note(name, text)
         self.notes[name] = text
+
+    @rule(rows=st.dictionaries(names, st.none() | st.binary(max_size=9), max_size=5))
+    def write_side(self, rows: dict[bytes, bytes | None]) -> None:
+        self.engine.write_side(rows)
+        self.side = {name: row for name, row in (self.side | rows).items() if row is not None}
+
+    @rule(start=names, end=names, limit=limits)
+    def read_side(self, start: bytes, end: bytes, limit: int) -> None:
+        wanted = sorted(row for row in self.side.items() if start <= row[0] < end)
+        assert self.engine.side(start, end, limit) == wanted[:limit]
+
+    @invariant()
+    def side_tables_are_the_same(self) -> None:
+        assert self.engine.side(b"", b"\xff" * 3, EVERYTHING) == sorted(self.side.items())
 
     @invariant()
     def notes_are_the_same(self) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from rocksdict import Rdict
 
 from tests.contracts.test_engines import (
     EVERYTHING,
@@ -99,6 +100,8 @@ def tell(engine: RocksEngine) -> None:
     engine.apply([change(9, b"purged", tombstone(8))])
     engine.set_floors({Slot(9): floor(8, 8), Slot(7): floor(2, 1), Slot(5): floor(9, 9)}, [change(9, b"purged", None)])
     engine.set_floors({Slot(5): NO_FLOOR})
+    engine.write_side({b"hint": b"old", b"gone": b"row"})
+    engine.write_side({b"hint": b"row", b"gone": None})
 
 
 def remembers(engine: RocksEngine) -> None:
@@ -106,6 +109,7 @@ def remembers(engine: RocksEngine) -> None:
     assert engine.read_note("identity") == b"somebody"
     assert engine.floors(LOWEST, HIGHEST) == {9: floor(8, 8), 7: floor(2, 1)}
     assert engine.highest == ballot(9)
+    assert engine.side(b"", b"\xff", 9) == [(b"hint", b"row")]
 
 
 # Closing, and crashes.
@@ -190,6 +194,25 @@ def test_a_folder_of_an_older_version_opens_with_its_highest_ballot_and_with_no_
     once_more = RocksEngine(folder)
     assert once_more.highest == ballot(8)
     assert graves(once_more) == {1: 1}
+    once_more.close()
+
+
+def test_a_folder_of_an_older_version_gets_a_side_table(engine: RocksEngine, folder: Path) -> None:
+    tell(engine)
+    engine._hints.close()
+    del engine._hints, engine._to_hints
+    engine._db.drop_column_family("hints")
+    engine._hints, engine._to_hints = engine._meta, engine._to_meta
+    engine.close()
+    assert "hints" not in Rdict.list_cf(str(folder))
+
+    again = RocksEngine(folder)
+    assert again.side(b"", b"\xff", 9) == []
+    again.write_side({b"hint": b"row"})
+    again.close()
+    once_more = RocksEngine(folder)
+    holds(once_more, STORY)
+    remembers(once_more)
     once_more.close()
 
 
@@ -506,6 +529,22 @@ def test_a_flipped_bit_in_an_index_is_found_by_a_verification(engine: RocksEngin
     again.close()
 
 
+def test_a_flipped_bit_in_the_side_table_is_noticed_when_it_is_read(
+    engine: RocksEngine, folder: Path, noise: bytes
+) -> None:
+    engine.write_side({b"hint": noise})
+    engine.close()
+    RocksEngine(folder).close()
+    flip(tables(folder), noise[:100])
+    again = RocksEngine(folder)
+
+    with pytest.raises(Damaged):
+        again.side(b"", b"\xff", 9)
+    with pytest.raises(Damaged):
+        again.verify()
+    again.close()
+
+
 def test_an_engine_that_is_whole_verifies(folder: Path, noise: bytes) -> None:
     written_out(folder, value(1, noise), tombstone(2), promise(3))
     engine = RocksEngine(folder)
@@ -644,6 +683,9 @@ def test_after_a_failed_write_nothing_is_confirmed_and_closing_works(engine: Roc
     safe = list(told)
 
     with files_of_at_most(100_000), pytest.raises(DiskFailed, match="File too large"):
+        engine.write_side({b"small": b"", b"lost": bytes(500_000)})
+    assert engine.side(b"", b"\xff", 9) == []
+    with files_of_at_most(100_000), pytest.raises(DiskFailed):
         engine.set_floors(
             {Slot(1): floor(3, 3)}, [change(1, b"lost", value(2, b"x" * 500_000)), change(1, b"gone", tombstone(2))]
         )

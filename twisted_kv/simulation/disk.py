@@ -142,6 +142,11 @@ class Disk(MemoryEngine):
         set_, drawn = dict(floors), self._draw(changes)
         self._do(lambda engine: MemoryEngine.set_floors(engine, set_, drawn))
 
+    def write_side(self, rows: Mapping[bytes, bytes | None]) -> None:
+        """See ``Engine``."""
+        drawn = dict(rows)
+        self._do(lambda engine: MemoryEngine.write_side(engine, drawn))
+
     def write_note(self, name: str, value: bytes) -> None:
         """See ``Engine``."""
         self._do(lambda engine: MemoryEngine.write_note(engine, name, value))

@@ -1,4 +1,4 @@
-"""The contract of storage engines: cells by slot and key, in order, and beside them floors and a few notes.
+"""The contract of storage engines: cells by slot and key, in order; beside them floors, notes, and a side table.
 
 An engine knows nothing of ballots' rules: it keeps what it is given. Only ``replica.py`` calls one, and the suite
 ``tests/contracts/test_engines.py`` holds every engine to what is written here.
@@ -224,6 +224,21 @@ class Engine(Protocol):
         """Keep a small fact about the node: its identity, its epoch, the cluster's state document.
 
         Errors as in ``apply``.
+        """
+
+    def write_side(self, rows: Mapping[bytes, bytes | None]) -> None:
+        """Put rows into the side table, all or none of them; None removes a row, if it is there.
+
+        The side table is a small one for names that are no keys, in the order of their bytes: hints. It is none of the
+        engine's business what they mean; totals and digests do not know of them, and a drop leaves them. Errors as in
+        ``apply``.
+        """
+
+    def side(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Give a page of the side table: names from ``start`` to before ``end``, in order, each with its row.
+
+        :param limit: the most rows that the page may have; a shorter page is the end.
+        :raises Damaged: if part of the range cannot be read.
         """
 
     def sync(self) -> None:

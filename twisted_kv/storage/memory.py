@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice, takewhile
 
-from sortedcontainers import SortedList
+from sortedcontainers import SortedDict, SortedList
 
 from twisted_kv.digest import EMPTY, moved, term
 from twisted_kv.names import Key, Slot
@@ -28,6 +28,7 @@ class MemoryEngine:
         "_keys",
         "_notes",
         "_places",
+        "_side",
         "_slots",
         "highest",
     )
@@ -43,6 +44,7 @@ class MemoryEngine:
         self._graves: dict[Slot, int] = {}
         self._floors: dict[Slot, Floor] = {}
         self._notes: dict[str, bytes] = {}
+        self._side: SortedDict[bytes, bytes] = SortedDict()
         self._keys = 0
         self._bytes = 0
         self.highest = NONE
@@ -206,12 +208,24 @@ class MemoryEngine:
         """See ``Engine``."""
         self._notes[name] = value
 
+    def write_side(self, rows: Mapping[bytes, bytes | None]) -> None:
+        """See ``Engine``."""
+        for name, row in rows.items():
+            if row is None:
+                self._side.pop(name, None)
+            else:
+                self._side[name] = row
+
+    def side(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """See ``Engine``."""
+        return [(name, self._side[name]) for name in islice(self._side.irange(start, end, (True, False)), limit)]
+
     def sync(self) -> None:
         """See ``Engine``. Nothing here outlasts anything."""
 
     def close(self) -> None:
         """See ``Engine``."""
-        for kept in (self._cells, self._places, self._slots, self._due, self._notes):
+        for kept in (self._cells, self._places, self._slots, self._due, self._notes, self._side):
             kept.clear()
         for counted in (self._digests, self._graves, self._floors):
             counted.clear()

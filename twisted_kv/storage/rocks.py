@@ -33,7 +33,6 @@ from twisted_kv.storage.engine import (
 )
 from twisted_kv.storage.indexes import Indexes, indexed
 from twisted_kv.storage.rows import (
-    CELL,
     END,
     FLOOR,
     SLOT,
@@ -42,6 +41,8 @@ from twisted_kv.storage.rows import (
     TOTALS_KEY,
     Sums,
     after_slot,
+    cells,
+    counted_bytes,
     decode_cell,
     encode_cell,
     shown_cell,
@@ -66,14 +67,15 @@ class RocksEngine:
 
     def __init__(self, folder: Path, synced: Callable[[int], None] = lambda sequence: None) -> None:
         self._synced = synced
-        options, families = folder_options(folder.parent), family_options("data", "keys", "expiry", "meta")
+        options, families = folder_options(folder.parent), family_options("data", "keys", "expiry", "meta", "hints")
         try:
             self._db = Rdict(str(folder), options, column_families=families, access_type=AccessType.read_write())
         except Exception as error:
             raise unopened(error) from None
         self._closed = False
-        self._data, self._meta = map(self._db.get_column_family, ("data", "meta"))
-        self._to_data, self._to_meta = map(self._db.get_column_family_handle, ("data", "meta"))
+        own = "data", "meta", "hints"
+        self._data, self._meta, self._hints = map(self._db.get_column_family, own)
+        self._to_data, self._to_meta, self._to_hints = map(self._db.get_column_family_handle, own)
         self._indexes = Indexes(self._db)
         self._write_options = WriteOptions()
         # A stalled write would hold the interpreter's lock for as long as it is stalled.
@@ -121,8 +123,7 @@ class RocksEngine:
     def _highest_cell(self) -> Ballot:
         """Find the highest ballot of all cells that can be read."""
         highest = NONE
-        for place, data in walk(self._data, b"", END, cached=False):
-            cell = shown_cell(Key(place[2:]), data)
+        for _, cell in cells(self._data, b"", END):
             if cell is not UNREADABLE:
                 highest = max(highest, cell.promised, cell.accepted)
         return highest
@@ -272,10 +273,10 @@ class RocksEngine:
         keys, bytes_ = self._totals
         highest = self.highest
         was = now = None
-        cells: Iterable[tuple[Key, Cell]] = ((other, shown) for other, shown in self._cells(slot) if other != key)
+        rest: Iterable[tuple[Key, Cell]] = (row for row in self._cells(slot) if row[0] != key)
         if data is not None:
             was = self._was_listed(key, shown_cell(key, data))
-            bytes_ -= _counted_bytes(key, data)
+            bytes_ -= counted_bytes(key, data)
         if cell is None:
             batch.delete(place, self._to_data)
         else:
@@ -283,10 +284,10 @@ class RocksEngine:
             now = indexed(cell.record)
             bytes_ += len(key) + len(cell.record)
             highest = max(highest, cell.promised, cell.accepted)
-            cells = chain(cells, [(key, cell)])
+            rest = chain(rest, [(key, cell)])
         self._indexes.move(batch, key, was, now)
         keys += (now is not None and now.is_value) - (was is not None and was.is_value)
-        stock = take_stock(cells)
+        stock = take_stock(rest)
         self._write(batch, {slot: (stock.digest, stock.graves)}, Totals(keys, bytes_), highest, {})
 
     def _was_listed(self, key: Key, cell: Cell) -> Listed | None:
@@ -294,10 +295,7 @@ class RocksEngine:
         return self._indexes.listed(key) if cell is UNREADABLE else indexed(cell.record)
 
     def _cells(self, slot: Slot) -> Iterator[tuple[Key, Cell]]:
-        """Read a slot's cells, past the cache."""
-        for place, data in walk(self._data, SLOT.pack(slot), after_slot(slot), cached=False):
-            key = Key(place[2:])
-            yield key, shown_cell(key, data)
+        return cells(self._data, SLOT.pack(slot), after_slot(slot))
 
     def inspect(self, slot: Slot) -> Inspection:
         """See ``Engine``."""
@@ -324,7 +322,7 @@ class RocksEngine:
             rows += 1
             slot, key = Slot(SLOT.unpack_from(place)[0]), Key(place[2:])
             batch.delete(place, self._to_data)
-            bytes_ -= _counted_bytes(key, data)
+            bytes_ -= counted_bytes(key, data)
             digest, graves = sums.get(slot) or (self._digests[slot], self._graves[slot])
             cell = shown_cell(key, data)
             if cell is not UNREADABLE:
@@ -382,6 +380,22 @@ class RocksEngine:
         self._commit(batch)
         self._notes[name] = value
 
+    def write_side(self, rows: Mapping[bytes, bytes | None]) -> None:
+        """See ``Engine``."""
+        if not rows:
+            return
+        batch = WriteBatch(raw_mode=True)
+        for name, row in rows.items():
+            if row is None:
+                batch.delete(name, self._to_hints)
+            else:
+                batch.put(name, row, self._to_hints)
+        self._commit(batch)
+
+    def side(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """See ``Engine``."""
+        return list(walk(self._hints, start, end, limit))
+
     def sync(self) -> None:
         """See ``Engine``. Other threads run meanwhile."""
         if self._short:
@@ -403,8 +417,9 @@ class RocksEngine:
         :raises Damaged: at the first that fails.
         """
         self._indexes.verify()
-        for _ in walk(self._meta, b"", END, cached=False):
-            pass
+        for family in (self._meta, self._hints):
+            for _ in walk(family, b"", END, cached=False):
+                pass
         for place, data in walk(self._data, b"", END, cached=False):
             decode_cell(Key(place[2:]), data)
 
@@ -413,14 +428,9 @@ class RocksEngine:
         if not self._closed:
             self._closed = True
             # Each of these would keep the folder locked for as long as it lives.
-            del self._to_data, self._to_meta
-            for part in (self._data, self._meta, *self._indexes.release(), self._db):
+            del self._to_data, self._to_meta, self._to_hints
+            for part in (self._data, self._meta, self._hints, *self._indexes.release(), self._db):
                 try:
                     part.close()
                 except Exception:
                     pass  # after a failed write each of them complains of it once more, and is closed all the same
-
-
-def _counted_bytes(key: Key, data: bytes) -> int:
-    """Say what a cell counts in the totals, by its length alone."""
-    return len(key) + max(0, len(data) - CELL.size)

@@ -10,6 +10,7 @@ Column families, all flushed together, so that after any crash they are of one m
 ``meta``   ``f`` slot(2)        promised(16) accepted(16): the floor of a slot that has one
 ``meta``   ``n`` name           a note
 ``meta``   ``t``                keys(8) bytes(8) highest(16): totals, and the highest ballot ever kept
+``hints``  name                 a row of the side table, which only those who write it can read
 ========== ==================== ==============================================================
 
 Numbers are big-endian. Older versions kept neither graves nor the highest ballot, and their rows end before them.
@@ -72,6 +73,11 @@ def shown_cell(key: Key, data: bytes) -> Cell:
         return UNREADABLE
 
 
+def counted_bytes(key: Key, data: bytes) -> int:
+    """Say what a cell's bytes count in the totals; their length says it, damaged or not."""
+    return len(key) + max(0, len(data) - CELL.size)
+
+
 def after_slot(slot: Slot) -> bytes:
     """Give the bytes above every place of a slot, and below those of the next one."""
     return SLOT.pack(slot) + END
@@ -104,3 +110,13 @@ def walk(
     finally:
         # The error's traceback would keep it, and it the folder's lock, while opening.py moves the folder aside.
         del iterator
+
+
+def cells(data: Rdict, start: bytes, end: bytes) -> Iterator[tuple[Key, Cell]]:
+    """Walk through the cells between two places, past the cache, and give each with its key, as a scan shows it.
+
+    :raises Damaged: as ``walk``.
+    """
+    for place, value in walk(data, start, end, cached=False):
+        key = Key(place[2:])
+        yield key, shown_cell(key, value)
