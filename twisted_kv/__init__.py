@@ -5,21 +5,24 @@ movement of data is the same idempotent accept, so that anything may be interrup
 
 floor 0, the laws: no Twisted, no clock, no randomness, no files
     ``names`` ``errors`` ``limits``     what things are called, what goes wrong, how much is too much
-    ``versions`` ``register`` ``digest``  ballots and records; what one key is: the acceptor's rules
-    ``conversation`` ``reading`` ``proposing`` ``writing`` ``conditional``   what a proxy says to a key's owners, as
-                                        state machines
+    ``versions`` ``register`` ``floors`` ``digest``   ballots and records; what one key is: the acceptor's rules; what
+                                        is left of purged ones
+    ``conversation`` ``reading`` ``proposing`` ``writing`` ``conditional`` ``refilling``   what a proxy says to
+                                        a key's owners, as state machines
     ``ring`` ``quorum`` ``membership`` ``views`` ``planning`` ``seating``   who owns what; who votes; the state and its
                                         changes; what a change has to copy
     ``liveness`` ``wire`` ``preconditions``   who is avoided; bytes to messages and back; If-Match
 floor 1, the disk, what is counted, and what the simulation lets happen
     ``storage`` ``metrics`` ``buggify``
 floor 2, one replica, and the way to the others
-    ``replica`` ``identity`` ``commit`` ``peers`` ``state`` ``periodic`` ``throttle``
+    ``replica`` ``holding`` ``upkeep`` ``hinting`` ``scrubbing`` ``identity`` ``commit``   one owner's data
+    ``peers`` ``state`` ``leading`` ``periodic`` ``throttle``
 floor 3, conversations, one purpose each
     ``operation`` ``chain`` ``sharing`` ``coordinator``   a client's operation
     ``listing`` ``sweeper``             pages of keys; what has expired
     ``roster`` ``probing``              membership and epochs; who is there
     ``mover`` ``filling`` ``pulling`` ``settling``   carrying a change of the ring out
+    ``courier`` ``mender``              replay of hints; repair and purging
 floor 4, the doors
     ``web``
 floor 5, assembly

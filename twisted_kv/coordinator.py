@@ -21,6 +21,8 @@ from .operation import Done, Operation, changing
 from .peers.queue import Queues
 from .quorum import Electorate, Level
 from .reading import Read
+from .refilling import Refill
+from .register import HINT, Op, Reply
 from .ring import slot_of
 from .sharing import Changed, Sharing
 from .versions import HybridClock, Version, is_expired
@@ -28,6 +30,19 @@ from .views import View
 from .writing import Write
 
 READS_OF_A_TURN = 16
+
+
+class _Nobody:
+    """Waits for no answer: whether a hint was kept is nothing to whoever left it. See ``peers.peer.Asker``."""
+
+    def answered(self, node: NodeId, round_: int, reply: Reply, resent: bool) -> None: ...
+
+    def unanswered(self, node: NodeId, round_: int, error: str, arrived: bool) -> None: ...
+
+    def outdated(self, node: NodeId, round_: int) -> None: ...
+
+
+NOBODY = _Nobody()
 
 
 class Coordinator:
@@ -148,6 +163,18 @@ class Coordinator:
             return result
 
         return self._sharing.change(key, decide, timeout_s or self.limits.operation_timeout_s).addBoth(ended)
+
+    def refill(self, key: Key) -> Deferred[Done]:
+        """Propose what a key holds again, to every owner: one of them cannot read it. Errors as in ``put``."""
+        return self._start("refill", Refill(key, self.order(key, "write"), self._hybrid), 0, None)
+
+    def missed(self, conversation: Conversation, node: NodeId) -> None:
+        """Leave a hint for an owner that did not take what the others took."""
+        keeper = next(iter(conversation.electorate.members(conversation.confirmed)), None)
+        queue = self.queues.by_node.get(keeper) if keeper is not None else None
+        if queue is not None and self._view is not None and node in self._view.seats:
+            self._metrics.hints.inc()
+            queue.ask(NOBODY, 0, Op(HINT, conversation.key, conversation.ballot, node.encode()))
 
     async def bury(self, key: Key) -> bool:
         """Put a tombstone in the place of what has expired; say whether that was done now, and not found done.

@@ -126,17 +126,16 @@ class Courier:
         if done:
             await self._control.hints(keeper, view.state, owner, after, 1, done)
 
-    async def _brought(
-        self, view: View, keeper: Seat, owner: NodeId, rows: Iterable[Row]
-    ) -> list[tuple[bytes, bytes]]:
+    async def _brought(self, view: View, keeper: Seat, owner: NodeId, rows: Iterable[Row]) -> list[tuple[bytes, bytes]]:
         """Bring rows to whom they are for; name those that are there now, each with its ballot."""
         sent: dict[NodeId, list[Row]] = {}
-        gone = []
+        done: dict[bytes, bytes] = {}
         for row in rows:
             if row.ballot == NONE:
                 # The keeper has nothing of it any more: its slot has moved, and whoever owns it was filled.
-                gone.append((row.key, b"\xff" * 16))
+                done[row.key] = b"\xff" * 16
                 continue
+            done[row.key] = row.ballot
             owners = view.electorates[slot_of(row.key)].nodes
             for node in (owner,) if owner in owners else owners:
                 if node != keeper.id:
@@ -155,5 +154,4 @@ class Courier:
                     refused[Key(row.key)] = None
         results = await DeferredList([self._spread(key) for key in refused], consumeErrors=True)
         missed |= {key for key, (succeeded, _) in zip(refused, results, strict=True) if not succeeded}
-        brought = {row.key: row.ballot for some in sent.values() for row in some if row.key not in missed}
-        return [*gone, *brought.items()]
+        return [(key, ballot) for key, ballot in done.items() if key not in missed]

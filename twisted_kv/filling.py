@@ -148,7 +148,7 @@ class Filling:
         ranges = [(int(first), int(last)) for first, last in runs(fill.slots)]
         streams = [self._stream(node, ranges) for node in chosen]
         while (found := await merged(streams)) is not None:
-            keys = [Key(rows[0].key) for rows in found]
+            keys = [Key(rows[0].key) for rows in found[0]]
             if keys:
                 await self._settling.settle(fill, keys)
 

@@ -153,7 +153,7 @@ class Holding:
                 graves += self._engine.graves(Slot(first), Slot(last))
                 found = self._engine.floors(Slot(first), Slot(last))
                 floors += [FloorRow(slot, floor.promised, floor.accepted) for slot, floor in found.items()]
-            return Digests(FORMAT, self.epoch, digests, graves, floors)
+            return Digests(FORMAT, self.epoch, digests, graves, floors, self._engine.highest)
 
         return self._when_safe(found, lambda _: [NOTES])
 

@@ -123,8 +123,8 @@ class Limits:
     repair_interval_s: float = 10.0
     """How often owners are compared: a fraction of a second's work where they agree."""
 
-    repair_slots_max: int = 4_096
-    """Slots whose digests are compared at a time: about 2 ms of a proxy's time."""
+    repair_slots_max: int = 2_048
+    """Slots whose digests are compared at a time: about 4 ms of a proxy's time where all of them hold something."""
 
     repair_at_once: int = 64
     """Keys that repair makes alike at a time, so that clients have the rest of the nodes' time."""
@@ -135,7 +135,7 @@ class Limits:
     purge_grace_s: float = 60.0
     """How old a tombstone becomes at the least. Younger floors would refuse writes of proxies whose clocks are late."""
 
-    purge_slots_max: int = 1_024
+    purge_slots_max: int = 256
     """Slots that are purged at a time."""
 
     scrub_period_s: float = 7 * 86_400.0
@@ -144,8 +144,11 @@ class Limits:
     scrub_interval_s: float = 1.0
     """How often a node reads a part of it."""
 
-    pull_slots_max: int = 512
-    """Slots that a node which copies compares at a time."""
+    pull_slots_max: int = 16_384
+    """Slots that a node which copies compares at a time, where they hold little."""
+
+    pull_slots_min: int = 64
+    """Slots that it begins with: a cluster of five million keys has as many as fit into an order."""
 
     pull_records_max: int = 4_096
     """Records after which a node that copies reports to who drives the change: a fraction of a second's work."""

@@ -64,9 +64,7 @@ class ProxyMetrics(Metrics):
             registry=self.registry,
         )
         self.hints = Counter("kv_hints_left", "Hints left for owners that missed a write", registry=self.registry)
-        self.replayed = Counter(
-            "kv_hints_replayed", "Hints brought to whom they were for", registry=self.registry
-        )
+        self.replayed = Counter("kv_hints_replayed", "Hints brought to whom they were for", registry=self.registry)
         self.repaired = Counter("kv_repaired_keys", "Keys whose owners were made alike", registry=self.registry)
         self.refilled = Counter("kv_refilled_keys", "Keys that an owner could not read", registry=self.registry)
         self.purged = Counter("kv_purged_slots", "Slots whose tombstones were purged", registry=self.registry)

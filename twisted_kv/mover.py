@@ -23,6 +23,7 @@ from twisted.logger import Logger
 from .buggify import Buggify, inert
 from .errors import ChangeFailed, KvError, SlotsLost, StateBehind, StateUnusable
 from .filling import Filling, refuse_missing, sources
+from .leading import Lead
 from .limits import Limits
 from .membership import (
     Seat,
@@ -57,6 +58,7 @@ class Mover:
 
     :param hybrid: draws the ballots of what has to be proposed again.
     :param took: called with each state that this room has put into the store.
+    :param known: gives the state that this process acts on.
     :param troubled: called with the reason when a change that waits cannot begin.
     :param wait_s: says how long clients wait at present; see ``throttle.py``.
     """
@@ -69,9 +71,11 @@ class Mover:
         random: Random,
         limits: Limits,
         store: StateStore,
+        lead: Lead,
         control: Control,
         hybrid: HybridClock,
         took: Callable[[State], None],
+        known: Callable[[], State | None],
         troubled: Callable[[KvError], None],
         wait_s: Callable[[], float],
         buggify: Buggify = inert,
@@ -80,9 +84,11 @@ class Mover:
         self._random = random
         self._limits = limits
         self._store = store
+        self._lead = lead
         self._control = control
         self._hybrid = hybrid
         self._took = took
+        self._known = known
         self._troubled = troubled
         self._wait_s = wait_s
         self._buggify = buggify
@@ -102,19 +108,20 @@ class Mover:
         self._rounds.kick()
 
     def stop(self) -> Deferred[None]:
-        stopped = self._rounds.stop()
-        self._store.resign()
-        return stopped
+        return self._rounds.stop()
 
     async def _drive(self) -> None:
         if self._clock.seconds() < self._not_before:
             return
         try:
             state = await self._read()
+            if state != self._known():
+                # Of two states of one epoch the older one may have been heard last.
+                self._took(state)
             if not (state.pending or state.change):
                 self.trouble = None
                 return
-            if not await self._store.lead():
+            if not await self._lead.take():
                 return
         except KvError as error:
             self._waits(error)
@@ -128,7 +135,7 @@ class Mover:
                 if begun_ is None:
                     break
                 if self._buggify("mover: gives the lead away"):
-                    self._store.resign()
+                    self._lead.give_away()
                 after = await self._carry_out(begun_, present)
                 if after is None:
                     break
@@ -138,7 +145,7 @@ class Mover:
         except KvError as error:
             self._postpone(error)
         finally:
-            self._store.resign()
+            self._lead.release()
 
     async def _read(self) -> State:
         return found(await self._store.read())

@@ -9,8 +9,9 @@ from typing import Any
 from klein import Klein
 from twisted.application.service import IService, Service
 from twisted.application.strports import service as listening_service
-from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, inlineCallbacks
 from twisted.internet.error import CannotListenError
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -39,6 +40,7 @@ from .peers.http import HttpTransport
 from .periodic import Rounds
 from .pulling import Puller
 from .replica import Replica
+from .scrubbing import Scrubber
 from .storage.engine import Engine
 from .storage.memory import MemoryEngine
 from .storage.opening import ALWAYS, INTERVAL, Disk
@@ -73,6 +75,7 @@ class Node(Service):
 
     def startService(self) -> None:
         super().startService()
+        self._rounds = []
         try:
             self._open()
         except KvError as error:
@@ -101,6 +104,9 @@ class Node(Service):
         metrics.watch("kv_node_epoch", "The highest epoch this node was shown", lambda: replica.epoch)
         for rounds in self._rounds:
             rounds.start()
+        replica.on_renewal = self._renew
+        self._scrubber = Scrubber(reactor, random, limits, replica)
+        self._scrubber.start()
         self._transport = HttpTransport(reactor, limits)
         puller = Puller(reactor, limits, Control(self._transport, limits), replica)
         site = KvSite(reactor, node_app(replica, puller, metrics, limits), limits, limits.node_body_bytes_max)
@@ -162,6 +168,17 @@ class Node(Service):
             self.log.error("the disk is full, writes are refused") if full else self.log.info("there is room again")
         self._replica.full = full
 
+    def _renew(self) -> None:
+        """Begin anew in this process: what cannot be verified is set aside, and got back from the others."""
+        if self._disk is None or not self.running:
+            return
+        self.log.warn("part of the data cannot be read; all of it is verified now")
+        self._disk.doubt()
+        # The order that this was asked with is answered first.
+        again = deferLater(self._reactor, 0.1, self.stopService)
+        again.addCallback(lambda _: self.startService())
+        again.addErrback(lambda failure: self.log.failure("the node cannot begin anew", failure))
+
     def _broken(self, failure: Failure) -> None:
         """End at once. What was not answered is not safe, and a sync tried again would say that it is."""
         self.log.critical("the disk has failed, the node ends: {error}", error=failure.getErrorMessage())
@@ -176,6 +193,7 @@ class Node(Service):
         if self._door is None:
             return
         yield self._door.stopService()
+        yield ensureDeferred(self._scrubber.stop())
         for rounds in self._rounds:
             yield rounds.stop()
         self._replica.retire()

@@ -21,7 +21,7 @@ from .limits import Limits
 from .names import Key, NodeId
 from .peers.queue import Queues
 from .quorum import Electorate
-from .register import Reply
+from .register import ACCEPT, Reply
 
 
 class Done(NamedTuple):
@@ -42,6 +42,7 @@ class Home(Protocol):
 
     def order(self, key: Key, kind: str) -> Electorate: ...
     def pause(self, operation: Operation) -> None: ...
+    def missed(self, conversation: Conversation, node: NodeId) -> None: ...
     def finished(self, operation: Operation, error: KvError | None) -> None: ...
 
 
@@ -78,7 +79,19 @@ class Operation:
         self._go(self.conversation.deliver(node, round_, reply, resent))
 
     def unanswered(self, node: NodeId, round_: int, error: str, arrived: bool) -> None:
-        self._go(self.conversation.fail(node, round_, error, arrived))
+        conversation = self.conversation
+        if self.done is None and round_ == conversation.round and self._was_taken:
+            # It was acknowledged before this owner's silence was noticed.
+            self._home.missed(conversation, node)
+            return
+        self._go(conversation.fail(node, round_, error, arrived))
+
+    @property
+    def _was_taken(self) -> bool:
+        """Whether it has ended with a record that owners took, not only showed."""
+        conversation = self.conversation
+        outcome = conversation.outcome
+        return conversation.phase == ACCEPT and outcome is not None and outcome.error is None
 
     def outdated(self, node: NodeId, round_: int) -> None:
         """Wait: the view of the node's epoch is on its way, and begins every unfinished operation again."""
@@ -128,6 +141,10 @@ class Operation:
         outcome = conversation.outcome
         error = outcome.error if outcome is not None else changing()
         self._home.finished(self, error)
+        if self._was_taken:
+            missed = conversation.confirmed | conversation.refused | conversation.waiting
+            for node in conversation.electorate.members(conversation.electorate.everybody & ~missed):
+                self._home.missed(conversation, node)
         if error is None:
             assert outcome is not None
             done.callback(Done(outcome.record, outcome.acks, len(conversation.owners)))

@@ -33,6 +33,7 @@ class Probes:
 
     :param state: gives the state that the proxy acts on now.
     :param ahead: called with the epoch of a node that knows a newer one.
+    :param back: called when a member answers again, or for the first time.
     :param forgot: called with the seats of those who forgot, as they would be after a rebuild.
     """
 
@@ -49,6 +50,7 @@ class Probes:
         state: Callable[[], State],
         ahead: Callable[[Epoch], object],
         forgot: Callable[[Sequence[Seat]], Coroutine[Any, Any, None]],
+        back: Callable[[], object],
     ) -> None:
         self._clock = clock
         self._now_ms = now_ms
@@ -58,6 +60,7 @@ class Probes:
         self._state = state
         self._ahead = ahead
         self._forgot = forgot
+        self._back = back
         self._rounds = Rounds(clock, random, limits.probe_interval_s, self.ask_all, "probes")
         self._kicked_s = float("-inf")
         self.sightings: dict[NodeId, Sighting] = {}
@@ -135,5 +138,7 @@ class Probes:
         self.sightings[NodeId(seat.id)] = sighting
         if sighting.info is None and (before is None or before.info is not None):
             self.log.warn("{node} at {url} is down: {error}", node=seat.id, url=seat.url, error=sighting.error)
-        elif sighting.info is not None and before is not None and before.info is None:
-            self.log.info("{node} at {url} is up again", node=seat.id, url=seat.url)
+        elif sighting.info is not None and (before is None or before.info is None):
+            if before is not None:
+                self.log.info("{node} at {url} is up again", node=seat.id, url=seat.url)
+            self._back()

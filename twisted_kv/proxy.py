@@ -18,10 +18,13 @@ from twisted.python.failure import Failure
 from .buggify import Buggify, inert
 from .config import ProxyConfig
 from .coordinator import Coordinator
+from .courier import Courier
 from .errors import BadInput, ForeignNode, KvError, NodeHasData, StateUnusable
+from .leading import Lead
 from .limits import Limits
 from .listing import Listing
 from .membership import State, founded
+from .mender import Mender
 from .metrics import ProxyMetrics
 from .mover import Mover
 from .names import ClusterId, Key
@@ -86,16 +89,46 @@ class Rooms:
             clock, limits, transport, self.metrics, lambda node, reply: self.roster.outdated(node, reply), buggify
         )
         self.coordinator = Coordinator(clock, random, now_ms, hybrid, limits, self.queues, self.metrics, buggify)
+        lead = Lead(store)
         self.mover = Mover(
             clock,
             random,
             limits,
             store,
+            lead,
             control,
             hybrid,
             lambda state: self.roster.take_up(state),
+            lambda: self.roster.view.state if self.roster.view is not None else None,
             lambda error: self.roster.change_waits(error),
             lambda: 0.0,
+            buggify,
+        )
+        self.courier = Courier(
+            clock,
+            random,
+            limits,
+            lead,
+            control,
+            self.metrics,
+            lambda: self.roster.view,
+            lambda seat: self.roster.probes.info_of(seat),
+            lambda key: self.coordinator.get(key, Level.ALL),
+            lambda: 0.0,
+            buggify,
+        )
+        self.mender = Mender(
+            clock,
+            random,
+            limits,
+            lead,
+            control,
+            self.metrics,
+            hybrid,
+            lambda: self.roster.view,
+            lambda seat: self.roster.probes.info_of(seat),
+            lambda key: self.coordinator.get(key, Level.ALL),
+            self.coordinator.refill,
             buggify,
         )
         self.sweeper = Sweeper(
@@ -129,6 +162,7 @@ class Rooms:
             self.queues,
             self.coordinator.adopt,
             self.mover.kick,
+            self.courier.kick,
             buggify,
         )
         watch = self.metrics.watch
@@ -145,9 +179,13 @@ class Rooms:
         self.mover.start()
         state = await self.roster.start(found)
         self.sweeper.start()
+        self.courier.start()
+        self.mender.start()
         return state
 
     async def stop(self) -> None:
+        await self.courier.stop()
+        await self.mender.stop()
         await self.sweeper.stop()
         await self.mover.stop()
         await self.roster.stop()

@@ -59,6 +59,7 @@ class Puller:
         self._replica = replica
         self._buggify = buggify
         self._turn = 0
+        self._slots_at_once = limits.pull_slots_min
 
     def pull(self, request: PullRequest) -> Deferred[PullReply]:
         """Copy slots until enough was done for one order.
@@ -77,7 +78,9 @@ class Puller:
         done = 0
         try:
             while done < len(slots) and order.rows < self._limits.pull_records_max and self._clock.seconds() < until_s:
-                done += await self._some(order, slots[done : done + self._limits.pull_slots_max])
+                had = order.rows
+                done += await self._some(order, slots[done : done + self._slots_at_once])
+                self._adapt(order.rows - had)
         finally:
             # What was given to the disk is waited for, also where the order fails after it.
             taken = await DeferredList(order.taking, consumeErrors=True)
@@ -87,6 +90,12 @@ class Puller:
             order.disputed += refused
         left = slots[done] if done < len(slots) else None
         return PullReply(FORMAT, request.header.epoch, order.rows, order.bytes, order.disputed, left)
+
+    def _adapt(self, rows: int) -> None:
+        """Look at more slots at a time where they hold little, and at fewer where they fill an order."""
+        limits = self._limits
+        factor = 2 if rows < limits.pull_records_max / 8 else 0.5 if rows > limits.pull_records_max / 2 else 1
+        self._slots_at_once = int(min(max(self._slots_at_once * factor, limits.pull_slots_min), limits.pull_slots_max))
 
     async def _some(self, order: _Order, slots: Sequence[int]) -> int:
         """Copy some slots; say how many."""
@@ -144,11 +153,10 @@ class Puller:
             streams = [self._stream(order, source, slots) for source in order.sources]
             open_: dict[int, list[list[Row]]] = {slot: [] for slot in slots}
             try:
-                while (keys := await merged(streams)) is not None:
-                    horizon = min(stream.horizon for stream in streams)[0]
-                    for rows in keys:
+                while (found := await merged(streams)) is not None:
+                    for rows in found[0]:
                         open_[slot_of(rows[0].key)].append(rows)
-                    done = [slot for slot in open_ if slot < horizon]
+                    done = [slot for slot in open_ if slot < found[1][0]]
                     await self._settle_slots(order, {slot: open_.pop(slot) for slot in done}, floors)
                 await self._settle_slots(order, open_, floors)
                 return

@@ -58,6 +58,7 @@ class Roster:
 
     :param adopted: called with each newer view, first of all with the one at start.
     :param drive: called when a change waits that somebody should drive.
+    :param back: called when a member answers again.
     """
 
     log = Logger()
@@ -73,6 +74,7 @@ class Roster:
         queues: Queues,
         adopted: Callable[[View], None],
         drive: Callable[[], None],
+        back: Callable[[], None],
         buggify: Buggify = inert,
     ) -> None:
         self._clock = clock
@@ -85,7 +87,7 @@ class Roster:
         self._buggify = buggify
         self._stop_watching: Callable[[], None] | None = None
         self.probes = Probes(
-            clock, random, now_ms, limits, control, queues, lambda: self.state, self._look_again, self._forgot
+            clock, random, now_ms, limits, control, queues, lambda: self.state, self._look_again, self._forgot, back
         )
         self._refreshing = False
         self._stopping = False

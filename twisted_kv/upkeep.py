@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -17,7 +17,7 @@ from .register import BLANK, Cell, Floor, Op
 from .ring import slot_of
 from .storage.engine import UNREADABLE, Change
 from .versions import Ballot, drawn_by_a_clock
-from .wire import FORMAT, HintsPage, HintsRequest, Marks, MarksRequest, PurgeReply, PurgeRequest, Row
+from .wire import FORMAT, BatchReply, HintsPage, HintsRequest, Marks, MarksRequest, PurgeReply, PurgeRequest, Row
 
 
 class Upkeep(Holding):
@@ -28,6 +28,8 @@ class Upkeep(Holding):
         self._hints = Hints(self._engine, self._limits)
         self.spoiled = False
         """Whether part of what is stored cannot be read at all."""
+        self.on_renewal: Callable[[], object] = lambda: None
+        """Called when this node is to verify what it holds, and to forget it if some of it cannot be read."""
 
     # Purging (``floors.py``).
 
@@ -119,6 +121,17 @@ class Upkeep(Holding):
             return Marks(FORMAT, self.epoch, sorted(self._hints.marks))
 
         return self._when_safe(found, lambda _: [NOTES])
+
+    def renew(self, request: MarksRequest) -> Deferred[BatchReply]:
+        """Begin anew with what can be verified, once this is answered. Errors as in ``page``."""
+
+        def renewed() -> BatchReply:
+            refusal = self._identity.refusal(request.header, copying=True)
+            if refusal is None and self.spoiled:
+                self.on_renewal()
+            return refusal if refusal is not None else self._done()
+
+        return self._when_safe(renewed, lambda _: [NOTES])
 
     def tidy(self) -> None:
         """Turn old hints into marks."""

@@ -16,7 +16,7 @@ from .errors import MalformedBody, MalformedKey, ValueTooLarge
 from .limits import Limits
 from .names import Key
 from .register import Op, Reply
-from .versions import Ballot
+from .versions import NONE, Ballot
 
 UNDECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What a decoder raises on bytes that are none of its shape."""
@@ -147,6 +147,8 @@ class Digests(msgspec.Struct, array_like=True):
     digests: list[int]
     graves: list[int] = []
     floors: list[FloorRow] = []
+    highest: bytes = NONE
+    """The highest ballot that the node was ever shown."""
 
 
 class PurgeRequest(msgspec.Struct, array_like=True):

@@ -107,7 +107,7 @@ class Control:
 
         :raises PeerRefused: if it is somebody else, forgot what it held, or knows a newer epoch.
         """
-        await self._order(seat, "epoch", encode(Announcement(_header(seat, state), encode_state(state))))
+        await self._order(seat, "epoch", encode(Announcement(self.header(seat, state), encode_state(state))))
 
     async def drop(self, seat: Seat, state: State, ranges: Sequence[tuple[int, int]]) -> None:
         """Make a node forget slots, a part at each order.
@@ -116,7 +116,7 @@ class Control:
         """
         unfinished = True
         while unfinished:
-            order = DropRequest(_header(seat, state), list(ranges))
+            order = DropRequest(self.header(seat, state), list(ranges))
             unfinished = (await self._order(seat, "drop", encode(order))).unfinished
 
     async def page(
@@ -127,7 +127,7 @@ class Control:
         :raises PeerRefused: as in ``announce``.
         :raises Damaged: if the node cannot read part of the range.
         """
-        return await self.page_of(seat.url, PageRequest(_header(seat, state), list(ranges), after))
+        return await self.page_of(seat.url, PageRequest(self.header(seat, state), list(ranges), after))
 
     async def page_of(self, url: str, request: PageRequest) -> Page:
         """Read a page as ``page`` does; for a node, which knows no seats."""
@@ -149,7 +149,7 @@ class Control:
     ) -> list[int]:
         """Make a node take a floor, or forget what lies below it; give the slots of which it did. Errors as in
         ``keys``."""
-        request = PurgeRequest(_header(seat, state), floor, list(slots), final)
+        request = PurgeRequest(self.header(seat, state), floor, list(slots), final)
         return (await self._page(seat.url, "purge", request, purge_reply_decoder)).slots
 
     async def hints(
@@ -163,24 +163,24 @@ class Control:
     ) -> HintsPage:
         """Read one page of the hints that a node keeps for an owner, after it has forgotten some. Errors as in
         ``keys``."""
-        request = HintsRequest(_header(seat, state), owner, after, limit, list(done))
+        request = HintsRequest(self.header(seat, state), owner, after, limit, list(done))
         return await self._page(seat.url, "hints", request, hints_page_decoder)
 
     async def marks(self, seat: Seat, state: State, done: Sequence[int] = ()) -> list[int]:
         """Ask which slots a node wants repaired, after taking marks back. Errors as in ``keys``."""
-        request = MarksRequest(_header(seat, state), list(done))
+        request = MarksRequest(self.header(seat, state), list(done))
         return (await self._page(seat.url, "marks", request, marks_decoder)).slots
 
     async def renew(self, seat: Seat, state: State) -> None:
         """Make a node verify all that it has, and forget it if some of it cannot be read. Errors as in ``announce``."""
-        await self._order(seat, "renew", encode(MarksRequest(_header(seat, state))))
+        await self._order(seat, "renew", encode(MarksRequest(self.header(seat, state))))
 
     async def ballots(self, seat: Seat, state: State, slot: int) -> list[Row]:
         """Read all of a slot, without the records. Errors as in ``page``."""
         rows: list[Row] = []
         after: tuple[int, bytes] | None = None
         while True:
-            request = PageRequest(_header(seat, state), [(slot, slot)], after, bare=True)
+            request = PageRequest(self.header(seat, state), [(slot, slot)], after, bare=True)
             page = await self.page_of(seat.url, request)
             rows += page.rows
             after = page.after
@@ -192,7 +192,7 @@ class Control:
     ) -> PullReply:
         """Make a node copy a part of the ranges from others. Errors as in ``keys``."""
         named = [Source(source.url, source.id, source.incarnation) for source in sources]
-        request = PullRequest(_header(seat, state), list(ranges), first, named, needed)
+        request = PullRequest(self.header(seat, state), list(ranges), first, named, needed)
         return await self._page(seat.url, "pull", request, pull_reply_decoder)
 
     async def keys(self, seat: Seat, state: State, prefix: bytes, after: bytes, limit: int) -> KeysPage:
@@ -202,14 +202,14 @@ class Control:
         :raises PeerRefused: as in ``announce``.
         :raises Damaged: as in ``page``.
         """
-        request = KeysRequest(_header(seat, state), prefix, after, limit)
+        request = KeysRequest(self.header(seat, state), prefix, after, limit)
         return await self._page(seat.url, "keys", request, keys_page_decoder)
 
     async def due(
         self, seat: Seat, state: State, until_ms: int, after: tuple[int, bytes] | None, limit: int
     ) -> DuePage:
         """Read one page of a node's values that have expired. Errors as in ``keys``."""
-        request = DueRequest(_header(seat, state), until_ms, after, limit)
+        request = DueRequest(self.header(seat, state), until_ms, after, limit)
         return await self._page(seat.url, "due", request, due_page_decoder)
 
     async def _page(self, url: str, path: str, request: Any, decoder: msgspec.msgpack.Decoder[P]) -> P:
@@ -227,10 +227,15 @@ class Control:
 
         :raises PeerRefused: as in ``announce``.
         """
-        reply = await self._order(seat, "batch", encode(Batch(_header(seat, state), ops, copying=True)))
+        reply = await self._order(seat, "batch", encode(Batch(self.header(seat, state), ops, copying=True)))
         if len(reply.replies) != len(ops):
             raise PeerSilent(f"{len(reply.replies)} answers to {len(ops)} questions")
         return reply.replies
+
+    @staticmethod
+    def header(seat: Seat, state: State) -> Header:
+        """Say whom a message means, and what its sender believes."""
+        return Header(FORMAT, state.cluster_id, seat.id, seat.incarnation, state.epoch, state.open)
 
     async def _order(self, seat: Seat, path: str, body: bytes) -> BatchReply:
         answer = await self._request("POST", seat.url, path, body, MSGPACK)
@@ -250,10 +255,6 @@ class Control:
             content_type=content_type,
             timeout_s=self._limits.control_timeout_s,
         )
-
-
-def _header(seat: Seat, state: State) -> Header:
-    return Header(FORMAT, state.cluster_id, seat.id, seat.incarnation, state.epoch, state.open)
 
 
 def _problem(answer: Answer) -> dict[str, str]:

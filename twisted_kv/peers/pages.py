@@ -50,8 +50,9 @@ class Pages:
         return not self._more and not self._rows
 
 
-async def merged(streams: list[Pages]) -> list[list[Row]] | None:
-    """Give what the sources hold up to where all is known, key by key and in order; None at the end of all."""
+async def merged(streams: list[Pages]) -> tuple[list[list[Row]], Place] | None:
+    """Give what the sources hold up to where all is known, key by key and in order, and where that is; None at the end
+    of all."""
     for stream in streams:
         await stream.turn()
     if all(stream.ended for stream in streams):
@@ -61,7 +62,7 @@ async def merged(streams: list[Pages]) -> list[list[Row]] | None:
     for stream in streams:
         for row in stream.take(horizon):
             found.setdefault(row.key, []).append(row)
-    return list(found.values())
+    return list(found.values()), horizon
 
 
 def place_of(row: Row) -> Place:

@@ -22,6 +22,7 @@ from ..proxy import Rooms, founding
 from ..pulling import Puller
 from ..register import PREPARE
 from ..replica import Replica
+from ..scrubbing import Scrubber
 from ..storage.memory import MemoryEngine
 from ..wire import batch_decoder
 from .disk import Disk
@@ -79,7 +80,14 @@ class Node:
         )
         self.transport = cluster.carriage.transport(host)
         self.puller = Puller(host, cluster.limits, Control(self.transport, cluster.limits), self.replica, cluster.sites)
+        self.replica.on_renewal = self._renewed
+        self.scrubber = Scrubber(host, Random(cluster.world.random.getrandbits(64)), cluster.limits, self.replica)
+        self.scrubber.start()
         cluster.carriage.open_node(host, self.replica, self.puller, metrics)
+
+    def _renewed(self) -> None:
+        """Begin anew with an empty disk, as a node does that cannot verify what it has."""
+        self._cluster.world_host.callLater(0, self.forget)
 
     def _in_thread(self, work: Callable[[], None]) -> Deferred[None]:
         """Sync: what was written until now is durable in a while, unless the process or the disk fails meanwhile."""

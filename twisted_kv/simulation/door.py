@@ -21,9 +21,12 @@ from ..wire import (
     drop_request_decoder,
     due_request_decoder,
     encode,
+    hints_request_decoder,
     keys_request_decoder,
+    marks_request_decoder,
     page_request_decoder,
     pull_request_decoder,
+    purge_request_decoder,
 )
 
 
@@ -46,6 +49,10 @@ def answered(
         "slots": lambda: replica.page(page_request_decoder.decode(body)),
         "digests": lambda: replica.digests(digests_request_decoder.decode(body)),
         "pull": lambda: puller.pull(pull_request_decoder.decode(body)),
+        "purge": lambda: replica.purge(purge_request_decoder.decode(body)),
+        "hints": lambda: replica.hints(hints_request_decoder.decode(body)),
+        "marks": lambda: replica.marks(marks_request_decoder.decode(body)),
+        "renew": lambda: replica.renew(marks_request_decoder.decode(body)),
         "keys": lambda: replica.keys(keys_request_decoder.decode(body)),
         "due": lambda: replica.due(due_request_decoder.decode(body)),
         "batch": lambda: replica.serve(batch_decoder.decode(body)),

@@ -112,7 +112,7 @@ class History:
 
     def __init__(self, cluster: Cluster, names_tombstones: bool = True) -> None:
         self._cluster = cluster
-        self._names_tombstones = names_tombstones
+        self.names_tombstones = names_tombstones
         self.events: list[Event] = []
         self.attempts: list[Effects] = []
         self.loose: list[tuple[bytes, bytes, float]] = []
@@ -146,7 +146,7 @@ class History:
         """Name what a key holds: a value, a tombstone, or None if it was never written."""
         if record is None:
             return None
-        if record.value is None and self._names_tombstones and not key.startswith(EXPIRING):
+        if record.value is None and self.names_tombstones and not key.startswith(EXPIRING):
             return GONE + record.version.hex().encode()
         return record.value
 

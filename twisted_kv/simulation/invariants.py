@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..commit import GroupCommit
 from ..conditional import BEFORE_MAX
+from ..floors import over
 from ..membership import decode_state
 from ..names import Key
 from ..quorum import met
@@ -56,8 +57,10 @@ class Invariants:
             lacking = []
             for node in electorate.nodes:
                 engine = voters.get(view.seats[node].url)
-                cell = MemoryEngine.get(engine, slot, key) if engine is not None else None
-                if engine is not None and (cell is None or cell.accepted < version):
+                if engine is None:
+                    continue
+                cell = over(engine.floor(slot), MemoryEngine.get(engine, slot, key))
+                if cell.accepted < version:
                     lacking.append(node)
             if met(electorate.quorum, electorate.voters(lacking)):
                 what = f"{', '.join(lacking)} of the owners of {key!r} lack what was settled: {version.hex()}"

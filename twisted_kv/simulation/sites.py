@@ -30,6 +30,12 @@ TIGHT: dict[str, Any] = {
     "keys_page_max": 1,
     "drop_cells_max": 1,
     "sweep_at_once": 1,
+    "hints_max": 1,
+    "hints_page_max": 1,
+    "pull_records_max": 1,
+    "settled_at_once": 1,
+    "repair_at_once": 1,
+    "purge_slots_max": 1,
     "backoff_s": 0.0001,
 }
 """Limits, and what each of them is in the seeds that draw it tight. Those of operations give way at the end."""

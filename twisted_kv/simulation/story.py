@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
@@ -13,12 +13,13 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 
+from ..floors import over
 from ..limits import Limits
 from ..names import Key
 from ..operation import Done
 from ..quorum import Level
-from ..ring import slot_of
-from ..versions import decode_record
+from ..ring import SLOTS, slot_of
+from ..versions import decode_record, is_value
 from .cluster import Cluster
 from .disk import Disk
 from .faults import CALM, EVERYTHING, Swarm
@@ -35,6 +36,10 @@ LIVENESS_S = 120.0
 """Within this simulated time after peace every operation has to succeed."""
 SETTLE_S = 15.0
 RAGE_S_MAX = 90.0
+PURGING = 0.6
+"""The part of the seeds in which tombstones are purged."""
+GRACE_S = 3.0
+"""How old they become there."""
 WIRE = 0.05
 """The part of the seeds that simulate bytes."""
 
@@ -95,13 +100,21 @@ class Story:
         random = world.random
         sites = Sites(random, quiet=settings.profile == CALM)
         replicas, durable = random.choice([1, 3, 3, 3, 3, 5]), random.random() < 0.7
-        self.cluster = Cluster(world, sites, sites.tighten(Limits()), replicas, durable, wire)
+        purges = random.random() < PURGING
+        limits = replace(
+            sites.tighten(Limits()),
+            purge_grace_s=GRACE_S if purges else 1e9,
+            repair_slots_max=SLOTS,
+            pull_slots_min=SLOTS,
+        )
+        self.cluster = Cluster(world, sites, limits, replicas, durable, wire)
         nodes = random.choice([3, 3, 4, 5]) if self.cluster.replicas < 5 else random.choice([5, 6])
         proxies, operations = random.choice([1, 2, 2, 3, 5]), random.choice([200, 400, 800])
         self.nodes, self.proxies = settings.nodes or nodes, settings.proxies or proxies
         self.operations = settings.operations or (operations // 4 if wire else operations)
         self.mix = draw_mix(random)
-        self.history = History(self.cluster, names_tombstones=not wire)
+        # A tombstone that was purged has no version of its own any more.
+        self.history = History(self.cluster, names_tombstones=not (wire or purges))
         self.swarm = Swarm(self.cluster, settings.profile)
         self.history.clocks_agree = "clocks" not in self.swarm.on
         world.inspect = Invariants(self.cluster, self.history).check
@@ -188,6 +201,12 @@ class Story:
             differing = differing_owners(cluster)
             if differing:
                 raise Broken("owners", f"they hold different records of {differing} after a read at level all")
+        for node in cluster.nodes:
+            # What the scrub does within a week.
+            for slot in {slot for slot, _ in node.engine._cells}:
+                node.replica.scrub(slot)
+        if not self.world.until(lambda: not unlike(cluster), LIVENESS_S):
+            raise Broken("alike", f"{LIVENESS_S:g} s after all faults have ended: {'; '.join(unlike(cluster)[:5])}")
 
     def _read(self, get: Callable[..., Deferred[Done]], key: bytes, level: Level, until_s: float) -> None:
         called = self.world.now_s
@@ -218,6 +237,7 @@ class Story:
             self._must(lambda: bool(stopped), self.world.now_s + 30, f"{proxy.host.name} does not stop")  # noqa: B023
         for node in cluster.nodes:
             node.transport.close()
+            ensureDeferred(node.scrubber.stop())
         self.world.run(cluster.limits.operation_timeout_s_max + 1)
         for proxy in cluster.proxies:
             coordinator = proxy.rooms.coordinator
@@ -247,6 +267,38 @@ def draw_mix(random: Any) -> Mix:
     )
 
 
+def unlike(cluster: Cluster) -> list[str]:
+    """Say in what owners are not alike, or what is still to be done for others; nothing, in the end."""
+    view = cluster.proxies[0].rooms.roster.view
+    assert view is not None
+    if view.state.change is not None or view.state.pending:
+        return ["the ring changes"]
+    nodes = {node.url: node for node in cluster.nodes}
+    members = {name: nodes[seat.url] for name, seat in view.seats.items()}
+    found = []
+    for name, node in members.items():
+        hints, marks = node.replica._hints.counts, node.replica._hints.marks
+        bad = isinstance(node.engine, Disk) and node.engine.bad
+        if hints or marks or bad:
+            found.append(f"{name} has hints {dict(hints)}, marks {marks}, and cannot read {bad or 'nothing'}")
+    slots = sorted({slot for node in members.values() for slot, _ in node.engine._cells})
+    for slot in slots:
+        owners = view.electorates[slot].nodes
+        digests = {name: members[name].engine.digests(slot, slot)[0] for name in owners}
+        floors = {name: members[name].engine.floor(slot).accepted for name in owners}
+        if len(set(digests.values())) > 1 or len(set(floors.values())) > 1:
+            found.append(f"owners of slot {slot} differ: {digests}, {floors}")
+        found += [
+            f"{name} holds slot {slot}, which it does not own"
+            for name, node in members.items()
+            if name not in owners and any(True for s, _ in node.engine._cells if s == slot)
+        ]
+        graves = {name: members[name].engine.graves(slot, slot)[0] for name in owners}
+        if cluster.limits.purge_grace_s <= GRACE_S and any(graves.values()):
+            found.append(f"owners of slot {slot} keep {graves}")
+    return found
+
+
 def differing_owners(cluster: Cluster) -> list[str]:
     """Name the keys of which owners hold different records."""
     differing = []
@@ -257,8 +309,9 @@ def differing_owners(cluster: Cluster) -> list[str]:
     keys = {key for node in owners.values() for _, key in node.engine._cells}
     for key in sorted(keys):
         slot = slot_of(key)
-        cells = [owners[name].engine.get(slot, key) for name in view.electorates[slot].nodes]
-        held = {cell.record if cell is not None else b"" for cell in cells}
+        engines = [owners[name].engine for name in view.electorates[slot].nodes]
+        cells = [over(engine.floor(slot), engine.get(slot, key)) for engine in engines]
+        held = {cell.record if is_value(cell.record) else b"" for cell in cells}
         if len(held) > 1:
             differing.append(repr(key))
     return differing

@@ -164,7 +164,7 @@ class Client:
 
         def ended(result: Done | Failure | None) -> None:
             fate, returned, name = Fate.UNKNOWN, history.now_s, value
-            if value is None:
+            if value is None and history.names_tombstones:
                 # The tombstone of a delete of unknown outcome has no name here; ``judging`` gives it one if it shows.
                 name = GONE + f"of {self._name}.{self._number}".encode()
             if isinstance(result, Failure):

@@ -24,10 +24,13 @@ from ..wire import (
     drop_request_decoder,
     due_request_decoder,
     encode,
+    hints_request_decoder,
     keys_request_decoder,
+    marks_request_decoder,
     page_request_decoder,
     parse_json,
     pull_request_decoder,
+    purge_request_decoder,
 )
 from .answers import MSGPACK, answer, answer_json
 from .health import add_liveness, answer_health
@@ -87,6 +90,22 @@ def add_node(app: Klein, replica: Replica, puller: Puller, metrics: NodeMetrics)
     @app.route("/node/v1/pull", methods=["POST"])
     def pull(request: Any) -> Deferred[bytes]:
         return asked(request, pull_request_decoder, puller.pull, answer_page)
+
+    @app.route("/node/v1/purge", methods=["POST"])
+    def purge(request: Any) -> Deferred[bytes]:
+        return asked(request, purge_request_decoder, replica.purge, answer_page)
+
+    @app.route("/node/v1/hints", methods=["POST"])
+    def hints(request: Any) -> Deferred[bytes]:
+        return asked(request, hints_request_decoder, replica.hints, answer_page)
+
+    @app.route("/node/v1/marks", methods=["POST"])
+    def marks(request: Any) -> Deferred[bytes]:
+        return asked(request, marks_request_decoder, replica.marks, answer_page)
+
+    @app.route("/node/v1/renew", methods=["POST"])
+    def renew(request: Any) -> Deferred[bytes]:
+        return asked(request, marks_request_decoder, replica.renew, answer_reply)
 
     @app.route("/node/v1/keys", methods=["POST"])
     def keys(request: Any) -> Deferred[bytes]:

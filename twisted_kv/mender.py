@@ -1,0 +1,375 @@
+"""The mender: makes owners alike, and forgets what nobody needs any more.
+
+A round asks every member for its slots' digests, and where owners of a slot differ for their keys' ballots. A key that
+differs is read at level ``all``, which gives every owner what a majority holds under the ballot it has; one that an
+owner cannot read is proposed again (``refilling.py``). Where all owners of a slot are alike, its tombstones are purged
+(``floors.py``). While the ring changes the mender rests: whoever fills new owners compares them, too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+from random import Random
+from typing import NamedTuple
+
+from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from .buggify import Buggify, inert
+from .errors import Damaged, KvError
+from .leading import Lead
+from .limits import Limits
+from .membership import Seat
+from .metrics import ProxyMetrics
+from .names import Key, NodeId, Slot
+from .peers.control import Control
+from .periodic import Rounds
+from .register import NO_FLOOR, READ, Floor, Op
+from .ring import SLOTS
+from .versions import NONE, Ballot, HybridClock
+from .views import View, foreign
+from .wire import Digests, DigestsRequest, Info, Row
+
+
+class Compared(NamedTuple):
+    """What owners said of the slots of one round."""
+
+    differing: list[Slot]
+    graves: dict[Slot, int]
+    """The digest of each slot whose owners are alike and that holds what may be purged."""
+    half_purged: dict[Ballot, list[Slot]]
+    """Slots of which some owners have forgotten what lies below a floor, and others only promised to."""
+
+
+class Mender:
+    """Repairs for one proxy.
+
+    :param view: gives the view that the proxy acts on now.
+    :param info_of: says what a member last said of itself, None if it did not answer.
+    :param spread: reads a key at level ``all``.
+    :param refill: proposes a key again until every owner has it.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        random: Random,
+        limits: Limits,
+        lead: Lead,
+        control: Control,
+        metrics: ProxyMetrics,
+        hybrid: HybridClock,
+        view: Callable[[], View | None],
+        info_of: Callable[[Seat], Info | None],
+        spread: Callable[[Key], Deferred[object]],
+        refill: Callable[[Key], Deferred[object]],
+        buggify: Buggify = inert,
+    ) -> None:
+        self._clock = clock
+        self._limits = limits
+        self._lead = lead
+        self._control = control
+        self._metrics = metrics
+        self._hybrid = hybrid
+        self._view = view
+        self._info_of = info_of
+        self._spread = spread
+        self._refill = refill
+        self._buggify = buggify
+        self._rounds = Rounds(clock, random, limits.repair_interval_s, self._round, "repair")
+        self._cleaned: set[tuple[int, NodeId]] = set()
+        self._floors: deque[tuple[float, Ballot]] = deque()
+        self._purged: dict[Slot, tuple[int | None, float]] = {}
+        self.number = 0
+        """Which round this is, or was the last."""
+        self.running = False
+        self.done = self.total = 0
+        """Slots that the round has compared and repaired, and has to."""
+
+    def start(self) -> None:
+        self._rounds.start()
+
+    def kick(self) -> None:
+        """Begin a round now."""
+        self._rounds.kick()
+
+    def stop(self) -> Deferred[None]:
+        return self._rounds.stop()
+
+    async def _round(self) -> None:
+        view = self._view()
+        if view is None or not self._rests_in(view):
+            return
+        try:
+            if not await self._lead.take():
+                return
+        except KvError:
+            return
+        self.number += 1
+        self.running, self.done, self.total = True, 0, SLOTS
+        try:
+            await self._mend(view)
+        except KvError as error:
+            self.log.info("repair was broken off: {error}", error=error.detail)
+        finally:
+            self.running = False
+            self._lead.release()
+
+    def _rests_in(self, view: View) -> bool:
+        """Whether the ring is at rest in a view, and it is still the present one."""
+        return self._view() is view and view.state.change is None and not view.state.pending
+
+    async def _mend(self, view: View) -> None:
+        present = self._present(view)
+        await self._clean(view, present)
+        marked = await self._marked(view, present)
+        found = await self._compared(view, present)
+        await self._finish_purges(view, present, found.half_purged)
+        left = self._limits.repair_keys_max
+        slots = dict.fromkeys((*marked, *found.differing))
+        self.total += len(slots)
+        for slot in slots:
+            if left <= 0 or not self._rests_in(view):
+                return
+            keys, whole = await self._even_out(view, present, slot)
+            left -= keys
+            self.done += 1
+            if whole:
+                await self._unmark(view, marked.get(slot, ()), slot)
+        await self._purge(view, present, {slot: d for slot, d in found.graves.items() if slot not in slots})
+        await self._renew(view, present)
+
+    def _present(self, view: View) -> dict[NodeId, Seat]:
+        """Give the members that answer, with the memory that counts."""
+        present = {}
+        for node, seat in view.seats.items():
+            info = self._info_of(seat)
+            if info is not None and info.incarnation == seat.incarnation:
+                present[node] = seat
+        return present
+
+    async def _clean(self, view: View, present: Mapping[NodeId, Seat]) -> None:
+        """Let each member forget, once an epoch, what it does not own."""
+        self._cleaned = {done for done in self._cleaned if done[0] == view.epoch}
+        for node, seat in present.items():
+            if (view.epoch, node) not in self._cleaned:
+                try:
+                    await self._control.drop(seat, view.state, foreign(view.ring, node))
+                except KvError:
+                    continue  # the next round
+                self._cleaned.add((view.epoch, node))
+
+    async def _marked(self, view: View, present: Mapping[NodeId, Seat]) -> dict[Slot, list[NodeId]]:
+        """Give the slots that nodes want repaired, and who marked them."""
+        marked: dict[Slot, list[NodeId]] = {}
+        for node, seat in present.items():
+            info = self._info_of(seat)
+            if info is not None and info.marks:
+                try:
+                    for slot in await self._control.marks(seat, view.state):
+                        marked.setdefault(Slot(slot), []).append(node)
+                except KvError:
+                    continue
+        return marked
+
+    async def _unmark(self, view: View, nodes: Iterable[NodeId], slot: Slot) -> None:
+        for node in nodes:
+            try:
+                await self._control.marks(view.seats[node], view.state, [slot])
+            except KvError:
+                continue  # it is looked at again, in vain
+
+    # Comparing.
+
+    async def _compared(self, view: View, present: Mapping[NodeId, Seat]) -> Compared:
+        """Compare the owners of all slots, and once more where they differ: clients are at work."""
+        found = Compared([], {}, {})
+        step = self._limits.repair_slots_max
+        for first in range(0, SLOTS, step):
+            if not self._rests_in(view):
+                break
+            last = min(first + step, SLOTS) - 1
+            await self._compare(view, present, [(first, last)], found)
+            self.done += last - first + 1
+        if not found.differing:
+            return found
+        again = Compared([], found.graves, found.half_purged)
+        await self._compare(view, present, [(int(slot), int(slot)) for slot in found.differing], again)
+        return again
+
+    async def _compare(
+        self,
+        view: View,
+        present: Mapping[NodeId, Seat],
+        ranges: list[tuple[int, int]],
+        found: Compared,
+    ) -> None:
+        slots = [Slot(slot) for first, last in ranges for slot in range(first, last + 1)]
+        asking = [ensureDeferred(self._digests(view, seat, ranges)) for seat in present.values()]
+        said: dict[NodeId, Digests] = {}
+        for node, (succeeded, result) in zip(present, await DeferredList(asking, consumeErrors=True), strict=True):
+            if succeeded:
+                said[node] = result
+                # A floor has to lie above what was drawn by clocks that are ahead of this one.
+                self._hybrid.learn(Ballot(result.highest))
+            elif not result.check(KvError):
+                result.raiseException()
+        floors = {node: _floors_in(digests) for node, digests in said.items()}
+        for place in _not_blank(said.values()):
+            slot = slots[place]
+            owners = view.table[slot]
+            answered = [node for node in owners if node in said]
+            if len(answered) < 2 and len(owners) > 1:
+                continue
+            digests = {said[node].digests[place] for node in answered}
+            taken = {floors[node].get(slot, NO_FLOOR).accepted for node in answered}
+            if len(taken) > 1:
+                found.half_purged.setdefault(max(taken), []).append(slot)
+            elif len(digests) > 1:
+                found.differing.append(slot)
+            elif len(answered) == len(owners) and any(said[node].graves[place] for node in answered):
+                found.graves[slot] = digests.pop()
+
+    async def _digests(self, view: View, seat: Seat, ranges: list[tuple[int, int]]) -> Digests:
+        return await self._control.digests(seat.url, DigestsRequest(self._control.header(seat, view.state), ranges))
+
+    # Making owners alike.
+
+    async def _even_out(self, view: View, present: Mapping[NodeId, Seat], slot: Slot) -> tuple[int, bool]:
+        """Make the owners of a slot alike; say at how many keys was looked, and whether they are alike now."""
+        owners = view.table[slot]
+        shown: dict[NodeId, dict[bytes, Row]] = {}
+        blind: list[NodeId] = []
+        for node in owners:
+            if node not in present:
+                continue
+            try:
+                rows = await self._control.ballots(present[node], view.state, slot)
+                shown[node] = {row.key: row for row in rows}
+            except Damaged:
+                blind.append(node)
+            except KvError:
+                continue
+        keys = dict.fromkeys(Key(key) for rows in shown.values() for key in rows)
+        unreadable = {key for rows in shown.values() for key, row in rows.items() if row.ballot == NONE}
+        for node in blind:
+            unreadable |= await self._unreadable(view, present[node], list(keys))
+        differing = [key for key in keys if len({_ballot_in(rows, key) for rows in shown.values()}) > 1]
+        refilled = await self._each(map(Key, sorted(unreadable)), self._refill)
+        self._metrics.refilled.inc(refilled)
+        spread = await self._each([key for key in differing if key not in unreadable], self._spread)
+        self._metrics.repaired.inc(spread)
+        whole = len(shown) + len(blind) == len(owners) and refilled == len(unreadable)
+        return len(keys), whole and spread == sum(key not in unreadable for key in differing)
+
+    async def _unreadable(self, view: View, seat: Seat, keys: Sequence[Key]) -> set[bytes]:
+        """Name the keys that a node cannot read, one of whose slots it cannot list."""
+        found: set[bytes] = set()
+        for at in range(0, len(keys), self._limits.batch_ops_max):
+            some = keys[at : at + self._limits.batch_ops_max]
+            replies = await self._control.ask(seat, view.state, [Op(READ, key) for key in some])
+            found |= {key for key, reply in zip(some, replies, strict=True) if reply.abstains}
+        return found
+
+    async def _each(self, keys: Iterable[Key], work: Callable[[Key], Deferred[object]]) -> int:
+        """Do something with keys, some at a time; say with how many it succeeded."""
+        left, succeeded = iter(keys), 0
+        while some := list(islice(left, self._limits.repair_at_once)):
+            succeeded += await self._all([work(key) for key in some])
+        return succeeded
+
+    async def _all(self, work: Sequence[Deferred[object]]) -> int:
+        """Wait for work, and say how much of it succeeded."""
+        done = 0
+        for succeeded, result in await DeferredList(list(work), consumeErrors=True):
+            done += succeeded
+            if not succeeded and not result.check(KvError):
+                result.raiseException()
+        return done
+
+    # Purging.
+
+    async def _purge(self, view: View, present: Mapping[NodeId, Seat], graves: Mapping[Slot, int]) -> None:
+        """Purge slots whose owners are alike, below a ballot that was drawn long enough ago."""
+        now_s = self._clock.seconds()
+        self._floors.append((now_s, self._hybrid.tick()))
+        grace_s = 0.0 if self._buggify("mender: a purge right after a write") else self._limits.purge_grace_s
+        floor = next((ballot for at_s, ballot in reversed(self._floors) if at_s <= now_s - grace_s), None)
+        while len(self._floors) > 1 and self._floors[1][0] <= now_s - self._limits.purge_grace_s:
+            self._floors.popleft()
+        if floor is None:
+            return
+        by_owners: dict[tuple[NodeId, ...], list[tuple[int, int]]] = {}
+        for slot, digest in graves.items():
+            # What was too young to be purged is that for a while.
+            before, at_s = self._purged.get(slot, (None, 0.0))
+            if before != digest or now_s - at_s > grace_s:
+                by_owners.setdefault(view.table[slot], []).append((int(slot), digest))
+        for owners, slots in by_owners.items():
+            for at in range(0, len(slots), self._limits.purge_slots_max):
+                if not self._rests_in(view):
+                    return
+                some = slots[at : at + self._limits.purge_slots_max]
+                counts: Counter[int] = Counter()
+                for node in owners:
+                    counts.update(await self._control.purge(present[node], view.state, floor, some, final=False))
+                promised = [(slot, digest) for slot, digest in some if counts[slot] == len(owners)]
+                self._purged |= {Slot(slot): (digest, now_s) for slot, digest in promised}
+                if promised and not self._buggify("mender: a purge is left half done"):
+                    await self._bury(view, present, owners, floor, [slot for slot, _ in promised])
+
+    async def _finish_purges(
+        self, view: View, present: Mapping[NodeId, Seat], half: Mapping[Ballot, list[Slot]]
+    ) -> None:
+        """Let those forget, too, who have only promised a floor below which others have forgotten already."""
+        for floor, slots in half.items():
+            by_owners: dict[tuple[NodeId, ...], list[int]] = {}
+            for slot in slots:
+                by_owners.setdefault(view.table[slot], []).append(int(slot))
+            for owners, some in by_owners.items():
+                await self._bury(view, present, owners, floor, some)
+
+    async def _bury(
+        self, view: View, present: Mapping[NodeId, Seat], owners: Iterable[NodeId], floor: Ballot, slots: Sequence[int]
+    ) -> None:
+        for node in owners:
+            if node in present:
+                await self._control.purge(present[node], view.state, floor, [(slot, 0) for slot in slots], final=True)
+        self._metrics.purged.inc(len(slots))
+
+    # Data that cannot be read at all.
+
+    async def _renew(self, view: View, present: Mapping[NodeId, Seat]) -> None:
+        """Have a member renewed that cannot read part of its data, once all the others are whole."""
+        infos = {node: self._info_of(seat) for node, seat in present.items()}
+        spoiled = [node for node, info in infos.items() if info is not None and info.spoiled]
+        if len(spoiled) != 1 or len(present) < len(view.seats):
+            return
+        if any(info is None or info.marks for info in infos.values()) or not self._rests_in(view):
+            return
+        self.log.warn("{node} cannot read part of its data; it is renewed", node=spoiled[0])
+        await self._control.renew(present[spoiled[0]], view.state)
+
+
+def _not_blank(said: Iterable[Digests]) -> list[int]:
+    """Give the places at which somebody holds something; most slots of a small cluster are blank."""
+    places: set[int] = set()
+    for digests in said:
+        for numbers in (digests.digests, digests.graves):
+            if any(numbers):
+                places |= {place for place, number in enumerate(numbers) if number}
+    return sorted(places)
+
+
+def _floors_in(digests: Digests) -> dict[Slot, Floor]:
+    return {Slot(row.slot): Floor(Ballot(row.promised), Ballot(row.accepted)) for row in digests.floors}
+
+
+def _ballot_in(rows: Mapping[bytes, Row], key: Key) -> bytes:
+    row = rows.get(key)
+    return row.ballot if row is not None else NONE
