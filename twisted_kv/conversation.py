@@ -94,6 +94,11 @@ class Conversation:
         """Whether something that was proposed may have taken effect, or may still."""
         return False
 
+    @property
+    def spared(self) -> Sequence[NodeId]:
+        """The owners whom a nudge would ask, in this round."""
+        return ()
+
     def begin(self) -> Sequence[Send]:
         raise NotImplementedError
 

@@ -158,7 +158,7 @@ class Coordinator:
         return found.record is not None and found.record.version > before
 
     def order(self, key: Key, kind: str) -> tuple[NodeId, ...]:
-        """Name a key's owners; for a read those to ask first come first: the healthy ones, in turn."""
+        """Name a key's owners; for a read those to ask first come first: the good ones, in turn."""
         assert self._view is not None
         owners = self._view.table[slot_of(key)]
         if kind != "read" or not owners:
@@ -172,8 +172,9 @@ class Coordinator:
         if nearby is None:
             nearby = self._sorted[owners] = tuple(sorted(owners))
         nearby = nearby[turn:] + nearby[:turn]
-        avoided = self.queues.avoided()
-        return tuple(sorted(nearby, key=avoided.__contains__)) if avoided else nearby
+        self.queues.allowance.reads += 1
+        standing = self.queues.standing()
+        return tuple(sorted(nearby, key=lambda node: standing.get(node, 0))) if standing else nearby
 
     def pause(self, operation: Operation) -> None:
         """Let a contended key rest: full jitter, doubling (Brooker, "Exponential Backoff and Jitter", 2015)."""

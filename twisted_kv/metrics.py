@@ -56,6 +56,9 @@ class ProxyMetrics(Metrics):
             ["kind", "level", "outcome"],
             registry=self.registry,
         )
+        self.hedged = Counter(
+            "kv_hedged_reads", "Reads that asked another node since an answer took too long", registry=self.registry
+        )
         self.swept = Counter("kv_expired_swept", "Expired values that the sweep has found", registry=self.registry)
         self.batch_ops = Histogram(
             "kv_batch_operations",

@@ -135,6 +135,7 @@ class Rooms:
         watch("kv_operations_under_way", "Client operations under way", lambda: self.coordinator.under_way)
         watch("kv_queued_operations", "Operations waiting for a batch", self.queues.waiting)
         watch("kv_nodes_avoided", "Nodes that are avoided since they failed", lambda: len(self.queues.avoided()))
+        watch("kv_nodes_slow", "Nodes that are asked last since the others are far faster", self.queues.slow)
 
     def _view_of(self, figure: Callable[[View], float]) -> float:
         return figure(self.roster.view) if self.roster.view is not None else 0

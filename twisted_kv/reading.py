@@ -28,6 +28,10 @@ class Read(Conversation):
         self.level = level
         super().__init__(key, owners, clock)
 
+    @property
+    def spared(self) -> Sequence[NodeId]:
+        return [node for node in self.owners if node not in self._asked] if self.phase == READ else ()
+
     def begin(self) -> Sequence[Send]:
         self._shown: dict[NodeId, bytes] = {}
         self._had = b""
@@ -43,7 +47,7 @@ class Read(Conversation):
         return [Send(node, look if i else Op(FETCH, self.key)) for i, node in enumerate(first)]
 
     def nudge(self) -> Sequence[Send]:
-        return self._fetch(node for node in self.owners if node not in self._asked) if self.phase == READ else NOTHING
+        return self._fetch(self.spared)
 
     def _fetch(self, nodes: Iterable[NodeId]) -> Sequence[Send]:
         """Ask more owners in the same round: what each shows is true at some moment of this read, which is enough."""
