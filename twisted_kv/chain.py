@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime
@@ -16,6 +17,10 @@ from .peers.queue import Queues
 from .register import FETCH, Op, Reply
 from .ring import slot_of
 from .views import View
+
+STEP_TIMES = 4
+"""How many times as long as a strong read a level-one read waits before it asks the next owner. It has asked only one
+so far, and forgets its answer by going on."""
 
 
 def read_one(owners: Sequence[NodeId], fetch: Callable[[NodeId], Deferred[Reply]]) -> Deferred[Reply]:
@@ -75,10 +80,13 @@ class Chains:
             view = self._view
             assert view is not None
             owners = view.electorates[slot_of(key)].nodes
+            self._queues.allowance.reads += 1
+            if standing := self._queues.standing():
+                owners = tuple(sorted(owners, key=lambda node: standing.get(node, 0)))
             try:
                 if not view.open:
                     raise changing()
-                reply = await read_one(owners, lambda node: self._fetch(node, key, deadline))
+                reply = await read_one(owners, partial(self._fetch, owners, key, deadline))
             except ChangeUnderWay:
                 if self._view is view:
                     await self._next_opening(deadline - self._clock.seconds())
@@ -92,12 +100,16 @@ class Chains:
             else:
                 return Done(reply.record, 1, len(owners))
 
-    def _fetch(self, node: NodeId, key: Key, deadline: float) -> Deferred[Reply]:
+    def _fetch(self, owners: tuple[NodeId, ...], key: Key, deadline: float, node: NodeId) -> Deferred[Reply]:
         left = deadline - self._clock.seconds()
         if left <= 0:
             return fail(Failure(PeerUnreachable("the deadline passed before it was asked")))
-        fetch = _Fetch(self._clock, min(left, self._limits.chain_step_s))
-        self._queues.by_node[node].ask(fetch, 0, Op(FETCH, key))
+        queues, step_s = self._queues, min(left, self._limits.chain_step_s)
+        # The last one is waited for in full: going on early would be giving up early.
+        rest = owners[owners.index(node) + 1 :]
+        early_s = STEP_TIMES * queues.hedge_s((node,)) if rest else step_s
+        fetch = _Fetch(self._clock, min(early_s, step_s), step_s, lambda: queues.may_hedge((node,), rest))
+        queues.by_node[node].ask(fetch, 0, Op(FETCH, key))
         return fetch.done
 
     async def _next_opening(self, patience_s: float) -> None:
@@ -118,13 +130,27 @@ class Chains:
 
 
 class _Fetch:
-    """One question of a chain."""
+    """One question of a chain.
 
-    __slots__ = ("_timer", "done")
+    :param early_s: when it gives up, if ``may`` says so then.
+    :param timeout_s: when it gives up in any case.
+    """
 
-    def __init__(self, clock: IReactorTime, timeout_s: float) -> None:
+    __slots__ = ("_clock", "_may", "_timer", "_until_s", "done")
+
+    def __init__(self, clock: IReactorTime, early_s: float, timeout_s: float, may: Callable[[], bool]) -> None:
         self.done: Deferred[Reply] = Deferred()
-        self._timer = clock.callLater(timeout_s, self._end, Failure(PeerSilent(f"no answer within {timeout_s:g} s")))
+        self._clock = clock
+        self._until_s = clock.seconds() + timeout_s
+        self._may = may
+        self._timer = clock.callLater(early_s, self._tick)
+
+    def _tick(self) -> None:
+        left = self._until_s - self._clock.seconds()
+        if left > 0 and not self._may():
+            self._timer = self._clock.callLater(left, self._tick)
+        else:
+            self._end(Failure(PeerSilent("no answer in time")))
 
     def answered(self, node: NodeId, round_: int, reply: Reply, resent: bool) -> None:
         self._end(reply)

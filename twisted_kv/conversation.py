@@ -101,6 +101,11 @@ class Conversation:
         """How many have confirmed in this round."""
         return self.confirmed.bit_count()
 
+    @property
+    def spared(self) -> Sequence[NodeId]:
+        """The owners whom a nudge would ask, in this round."""
+        return ()
+
     def begin(self) -> Sequence[Send]:
         raise NotImplementedError
 

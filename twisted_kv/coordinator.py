@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from random import Random
 
 from twisted.internet.defer import Deferred, ensureDeferred, fail
@@ -77,7 +77,7 @@ class Coordinator:
         self._bytes = 0
         self._turn = 0
         self._arranged: dict[tuple[Electorate, int], Electorate] = {}
-        self._avoided: set[NodeId] = set()
+        self._standing: Mapping[NodeId, int] = {}
         self._view: View | None = None
         self._chains = Chains(clock, limits, queues)
         self._sharing = Sharing(
@@ -186,7 +186,7 @@ class Coordinator:
         return found.record is not None and found.record.version > before
 
     def order(self, key: Key, kind: str) -> Electorate:
-        """Say who votes on a key; for a read those to ask first come first: the healthy ones, in turn."""
+        """Say who votes on a key; for a read those to ask first come first: the good ones, in turn."""
         assert self._view is not None
         electorate = self._view.electorates[slot_of(key)]
         if kind != "read" or not electorate.nodes:
@@ -196,9 +196,10 @@ class Coordinator:
         turn = self._turn // READS_OF_A_TURN % len(electorate.nodes)
         if self.buggify("coordinator: another owner is read first"):
             turn = -1
-        avoided = self.queues.avoided()
-        if avoided != self._avoided:
-            self._avoided = avoided
+        self.queues.allowance.reads += 1
+        standing = self.queues.standing()
+        if standing is not self._standing:
+            self._standing = standing
             self._arranged.clear()
         arranged = self._arranged.get((electorate, turn))
         if arranged is None:
@@ -209,7 +210,7 @@ class Coordinator:
         nearby = sorted(electorate.nodes)
         nearby = nearby[turn:] + nearby[:turn]
         # Where a slot moves, who was an owner and will be one counts twice, and has what is read.
-        nearby.sort(key=lambda node: (node in self._avoided, -electorate.seats_of(node)))
+        nearby.sort(key=lambda node: (self._standing.get(node, 0), -electorate.seats_of(node)))
         return electorate.arranged(nearby)
 
     def pause(self, operation: Operation) -> None:

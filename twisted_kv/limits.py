@@ -61,10 +61,27 @@ class Limits:
     """How long one batch may take, body included. Shorter than an operation, so that its answer names the silent."""
 
     slow_read_s: float = 0.1
-    """A read asks the other owners when its first choice has not answered by then."""
+    """The longest that a read waits for its first choice before it asks the other owners; it asks them earlier where
+    the first choice used to be faster, and later where too many reads have asked twice."""
+
+    hedge_s_min: float = 0.002
+    """The least of that: waiting for less than a turn of a busy reactor would double every read."""
+
+    slow_node_s_min: float = 0.05
+    """A node whose answers come sooner is not called slow, however fast the others are."""
+
+    pace_answers_max: int = 256
+    """Answers by which a node's pace is known: half a second's on a busy proxy, and sorted in 10 us."""
+
+    pace_s_max: float = 10.0
+    """How long they count. A slow node is asked last, so it is by forgetting that it gets another chance."""
+
+    standing_s: float = 0.1
+    """How long what is known of the nodes' paces is used before it is looked at again: each read asks for it."""
 
     chain_step_s: float = 1.0
-    """How long a level-one read waits for one owner before it asks the next, within the operation's own time."""
+    """The longest that a level-one read waits for one owner before it asks the next, within the operation's own
+    time."""
 
     connect_attempt_s: float = 0.02
     """How long one address of a node is tried alone before the next one is tried beside it (RFC 8305, section 5)."""
@@ -83,6 +100,13 @@ class Limits:
 
     suspect_after_failures: int = 3
     """Failures in a row after which a node is avoided until it answers a probe."""
+
+    relapse_s: float = 60.0
+    """A node that is avoided again within this time of coming back is flapping: it has to answer for a while then."""
+
+    trial_s_max: float = 4.0
+    """The longest such while. It begins with ``probe_interval_s`` and doubles; a node that is well again should be
+    used again within a few seconds."""
 
     change_patience_s: float = 60.0
     """How long a call waits for the change that it asked for. The change goes on when the call has given up."""

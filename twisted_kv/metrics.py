@@ -68,6 +68,9 @@ class ProxyMetrics(Metrics):
         self.repaired = Counter("kv_repaired_keys", "Keys whose owners were made alike", registry=self.registry)
         self.refilled = Counter("kv_refilled_keys", "Keys that an owner could not read", registry=self.registry)
         self.purged = Counter("kv_purged_slots", "Slots whose tombstones were purged", registry=self.registry)
+        self.hedged = Counter(
+            "kv_hedged_reads", "Reads that asked another node since an answer took too long", registry=self.registry
+        )
         self.swept = Counter("kv_expired_swept", "Expired values that the sweep has found", registry=self.registry)
         self.batch_ops = Histogram(
             "kv_batch_operations",

@@ -49,7 +49,7 @@ class Home(Protocol):
 class Operation:
     """A client's read or write, or a round that several clients' changes share. It is its own Asker."""
 
-    __slots__ = ("_deadline", "_home", "_timer", "conversation", "done", "kind", "size")
+    __slots__ = ("_deadline", "_home", "_patience_s", "_timer", "conversation", "done", "kind", "size")
 
     def __init__(self, home: Home, kind: str, conversation: Conversation, size: int, timeout_s: float) -> None:
         self._home = home
@@ -61,8 +61,9 @@ class Operation:
         # A client that hangs up cancels this Deferred and nothing else: its write must not stop half-way.
         self.done: Deferred[Done] = Deferred()
         self._deadline = home.clock.seconds() + timeout_s
-        first = min(home.limits.slow_read_s, timeout_s) if kind == "read" else timeout_s
-        self._timer: IDelayedCall = home.clock.callLater(first, self._tick)
+        self._patience_s = home.queues.hedge_s(conversation.electorate.fewest) if kind == "read" else timeout_s
+        """How long it waits for answers before it asks other owners besides."""
+        self._timer: IDelayedCall = home.clock.callLater(min(self._patience_s, timeout_s), self._tick)
 
     def begin(self) -> None:
         self._go(self.conversation.begin())
@@ -70,10 +71,12 @@ class Operation:
     def restart(self) -> None:
         """Begin in another epoch; what was asked in the one before may have had its effect."""
         conversation, home = self.conversation, self._home
+        owners = home.order(conversation.key, self.kind)
         if self.kind == "read":
             left = self._deadline - home.clock.seconds()
-            self._timer.reset(max(0.0, min(left, home.limits.slow_read_s)))
-        self._go(conversation.restart(home.order(conversation.key, self.kind)))
+            self._patience_s = home.queues.hedge_s(owners.fewest)
+            self._timer.reset(max(0.0, min(left, self._patience_s)))
+        self._go(conversation.restart(owners))
 
     def answered(self, node: NodeId, round_: int, reply: Reply, resent: bool) -> None:
         self._go(self.conversation.deliver(node, round_, reply, resent))
@@ -119,15 +122,25 @@ class Operation:
             self._go(conversation.resume())
 
     def _tick(self) -> None:
-        left = self._deadline - self._home.clock.seconds()
+        home, conversation = self._home, self.conversation
+        left = self._deadline - home.clock.seconds()
         if left > 0:
-            self._timer = self._home.clock.callLater(left, self._tick)
-            if self.conversation.round:
-                self._go(self.conversation.nudge())
+            spared = conversation.spared if conversation.round else ()
+            hedges = home.queues.may_hedge(conversation.electorate.members(conversation.waiting), spared)
+            if spared and not hedges:
+                left = min(left, self._longer_s())
+            self._timer = home.clock.callLater(left, self._tick)
+            if hedges:
+                self._go(conversation.nudge())
             return
-        if self.conversation.round:
+        if conversation.round:
             self.conversation.expire()
         self._finish()
+
+    def _longer_s(self) -> float:
+        """Say when to ask again whether others may be asked: there was no hedge left, or nobody better."""
+        self._patience_s = max(2 * self._patience_s, self._home.limits.slow_read_s)
+        return self._patience_s
 
     def _finish(self) -> None:
         done, self.done = self.done, None  # type: ignore[assignment]

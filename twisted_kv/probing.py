@@ -125,13 +125,13 @@ class Probes:
         except KvError as error:
             self._saw(seat, Sighting(None, error.detail))
             if queue is not None:
-                queue.suspicion.refuse(error.detail, self._clock.seconds())
+                queue.refuse(error.detail, probe=True)
             return
         self._saw(seat, Sighting(info))
         if info.epoch > self._state().epoch:
             self._ahead(Epoch(info.epoch))
         if queue is not None:
-            queue.suspicion.confirm()
+            queue.confirm(probe=True)
 
     def _saw(self, seat: Seat, sighting: Sighting) -> None:
         before = self.sightings.get(NodeId(seat.id))

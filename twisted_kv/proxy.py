@@ -101,7 +101,7 @@ class Rooms:
             lambda state: self.roster.take_up(state),
             lambda: self.roster.view.state if self.roster.view is not None else None,
             lambda error: self.roster.change_waits(error),
-            lambda: 0.0,
+            self.queues.wait_s,
             buggify,
         )
         self.courier = Courier(
@@ -114,7 +114,7 @@ class Rooms:
             lambda: self.roster.view,
             lambda seat: self.roster.probes.info_of(seat),
             lambda key: self.coordinator.get(key, Level.ALL),
-            lambda: 0.0,
+            self.queues.wait_s,
             buggify,
         )
         self.mender = Mender(
@@ -171,6 +171,7 @@ class Rooms:
         watch("kv_operations_under_way", "Client operations under way", lambda: self.coordinator.under_way)
         watch("kv_queued_operations", "Operations waiting for a batch", self.queues.waiting)
         watch("kv_nodes_avoided", "Nodes that are avoided since they failed", lambda: len(self.queues.avoided()))
+        watch("kv_nodes_slow", "Nodes that are asked last since the others are far faster", self.queues.slow)
 
     def _view_of(self, figure: Callable[[View], float]) -> float:
         return figure(self.roster.view) if self.roster.view is not None else 0

@@ -28,6 +28,10 @@ class Read(Conversation):
         self.level = level
         super().__init__(key, electorate, clock)
 
+    @property
+    def spared(self) -> Sequence[NodeId]:
+        return self.electorate.members(self.electorate.everybody & ~self._asked) if self.phase == READ else ()
+
     def begin(self) -> Sequence[Send]:
         self._shown: dict[NodeId, bytes] = {}
         self._voters: Voters = 0
@@ -44,10 +48,7 @@ class Read(Conversation):
         return [Send(node, look if i else Op(FETCH, self.key)) for i, node in enumerate(first)]
 
     def nudge(self) -> Sequence[Send]:
-        return self._fetch(self._spared()) if self.phase == READ else NOTHING
-
-    def _spared(self) -> list[NodeId]:
-        return self.electorate.members(self.electorate.everybody & ~self._asked)
+        return self._fetch(self.spared)
 
     def _fetch(self, nodes: Iterable[NodeId]) -> Sequence[Send]:
         """Ask more owners in the same round: what each shows is true at some moment of this read, which is enough."""
@@ -79,7 +80,7 @@ class Read(Conversation):
         self._shown.pop(node, None)
         self._voters &= ~self.electorate.bits[node]
         asked: list[Send] = []
-        for spared in self._spared():
+        for spared in self.spared:
             if met(self._required, self._voters | self.waiting):
                 break
             asked += self._fetch([spared])
@@ -100,7 +101,7 @@ class Read(Conversation):
                 self.outcome = Outcome(self._had, len(shown))
                 return NOTHING
             return self._fetch_from(holders)
-        unasked = self._spared()
+        unasked = self.spared
         if newest == self._ballot_had:
             return self._write_back(holders)
         return [*self._fetch_from(holders), *self._fetch(unasked)]

@@ -15,7 +15,7 @@ from twisted_kv.quorum import Level
 from twisted_kv.register import Cell
 from twisted_kv.ring import slot_of
 from twisted_kv.storage.engine import Change
-from twisted_kv.versions import HybridClock, Record, Version
+from twisted_kv.versions import HybridClock, Record, Version, decode_record
 from twisted_kv.wire import Join
 
 MakeTown = Callable[..., Town]
@@ -335,6 +335,38 @@ def test_a_node_that_fails_is_avoided_and_comes_back(make_town: MakeTown) -> Non
     town.cut.clear()
     town.run(7)
     assert town.proxies[0].queues.avoided() == set()
+
+
+def test_a_node_that_flaps_is_used_seldom_and_soon_when_it_is_well_again(make_town: MakeTown) -> None:
+    town = make_town()
+    flapping = town.settle(3)[0]
+    queues = town.proxies[0].queues
+    before, returns = queues.avoided(), 0
+    for step in range(600):
+        # 2.4 s down, in which it fails some probes, and 1.2 s up, in which it answers some.
+        flapping.up = step % 36 >= 24
+        town.run(0.1)
+        now = queues.avoided()
+        returns += len(before - now)
+        before = now
+    assert 1 <= returns <= 4, "it came back seventeen times"
+    flapping.up = True
+    town.run(town.limits.trial_s_max + 3 * town.limits.probe_interval_s)
+    assert queues.avoided() == set()
+
+
+def test_a_node_that_answers_only_one_of_two_proxies_is_avoided_by_the_other_one(make_town: MakeTown) -> None:
+    town = make_town(proxies=2)
+    houses = town.settle(3)
+    town.cut.add(("proxy0", houses[0].url))
+    town.run(20)
+    node = NodeId(town.proxies[0].roster.state.members[0].id)
+    assert [proxy.queues.avoided() for proxy in town.proxies] == [{node}, set()]
+    for number in range(2):
+        town.wait(town.put(b"k%d" % number, b"v", proxy=number))
+        read = town.wait(town.get(b"k%d" % number, proxy=1 - number))
+        assert decode_record(read.record).value == b"v"
+    assert town.proxies[0].roster.state.members == town.proxies[1].roster.state.members
 
 
 def test_a_proxy_whose_store_was_set_back_says_so(make_town: MakeTown, tmp_path: Path) -> None:

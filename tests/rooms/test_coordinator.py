@@ -24,6 +24,7 @@ from twisted_kv.errors import (
     Unreached,
 )
 from twisted_kv.limits import Limits
+from twisted_kv.liveness import HEDGE_SHARE, HEDGES_SAVED_MAX, SLACK
 from twisted_kv.membership import Seat, State
 from twisted_kv.metrics import ProxyMetrics
 from twisted_kv.names import Key, NodeId
@@ -419,6 +420,126 @@ def test_a_slow_read_asks_the_owner_it_had_spared(scene: Scene) -> None:
     assert read.value == b"v"
 
 
+def warmed(scene: Scene, hop_s: float) -> None:
+    """Let reads find out how fast the nodes are."""
+    for node in "abc":
+        scene.street.hold(node, b"v")
+        scene.street.hop_s[node] = hop_s
+    for _ in range(4 * READS_OF_A_TURN):
+        scene.get()
+        scene.run(hop_s)
+    assert scene.coordinator.under_way == 0
+    scene.run(scene.limits.standing_s)
+    scene.street.take()
+
+
+def hedged(scene: Scene) -> float:
+    return scene.metrics.registry.get_sample_value("kv_hedged_reads_total") or 0.0
+
+
+def late(scene: Scene, hop_s: float) -> NodeId:
+    """Make one of the nodes slow that the next read asks."""
+    before = scene.coordinator.order(K, "read")
+    assert scene.coordinator.order(K, "read") == before
+    scene.street.hop_s[before[0]] = hop_s
+    return before[0]
+
+
+@pytest.mark.parametrize("usual_s", [0.005, 0.02])
+def test_a_read_asks_another_owner_after_the_time_in_which_nearly_all_answers_come(
+    scene: Scene, usual_s: float
+) -> None:
+    warmed(scene, usual_s)
+    assert hedged(scene) == 0
+    late(scene, 3.0)
+    began, read = scene.clock.seconds(), scene.get()
+    scene.run(1)
+    assert read.value == b"v"
+    assert read.at_s == pytest.approx(began + usual_s * SLACK + usual_s)
+    assert hedged(scene) == 1
+    assert [asked.at_s for asked in scene.street.take()] == pytest.approx([began, began, began + usual_s * SLACK])
+
+
+def test_no_read_asks_twice_sooner_than_hedge_s_min(scene: Scene) -> None:
+    warmed(scene, 0.0001)
+    late(scene, 3.0)
+    began, read = scene.clock.seconds(), scene.get()
+    scene.run(1)
+    assert read.at_s == pytest.approx(began + scene.limits.hedge_s_min + 0.0001)
+
+
+def test_hedges_stop_when_none_is_left_until_reads_have_earned_more(scene: Scene) -> None:
+    warmed(scene, 0.01)
+    # All become late at once: no node is worse than the others, and a hedge would only be more to do.
+    for node in "abc":
+        scene.street.hop_s[node] = 1.5
+    reads = [scene.get(Key(b"k%d" % number)) for number in range(60)]
+    scene.run(1.4)
+    assert hedged(scene) == HEDGES_SAVED_MAX
+    scene.run(5)
+    assert all(isinstance(read.result, Done) for read in reads)
+    assert hedged(scene) <= HEDGES_SAVED_MAX + HEDGE_SHARE * (60 + 4 * READS_OF_A_TURN)
+
+
+def test_reads_that_wait_for_a_silent_node_ask_the_one_they_had_spared_even_if_no_hedge_is_left(scene: Scene) -> None:
+    warmed(scene, 0.01)
+    while scene.queues.allowance.take():
+        pass
+    silent = late(scene, 60.0)
+    scene.street.manner[silent] = SILENT
+    reads = [scene.get() for _ in range(5)]
+    began = scene.clock.seconds()
+    scene.run(1)
+    assert all(read.value == b"v" for read in reads)
+    assert max(read.at_s - began for read in reads) < 0.3, "it is found out long before its batches fail"
+    assert hedged(scene) == len(reads)
+
+
+def test_a_slow_owner_is_asked_last_and_reads_are_as_fast_as_the_others(scene: Scene) -> None:
+    warmed(scene, 0.002)
+    slow = NodeId("b")
+    scene.street.hop_s[slow] = 0.2
+    for _ in range(400):
+        scene.get()
+        scene.run(0.02)
+    assert scene.coordinator.order(K, "read")[-1] == slow
+    assert scene.queues.slow() == 1
+    scene.run(0.3)
+    for _ in range(3 * READS_OF_A_TURN):
+        began, read = scene.clock.seconds(), scene.get()
+        scene.run(0.02)
+        assert read.at_s == pytest.approx(began + 0.002)
+    assert scene.owners == scene.coordinator.order(K, "write"), "the owners of a write keep their order"
+    scene.street.hop_s[slow] = 0.002
+    scene.run(scene.limits.pace_s_max)
+    assert scene.coordinator.order(K, "read")
+    assert scene.queues.slow() == 0
+
+
+def test_a_level_one_read_goes_on_sooner_where_the_owner_used_to_be_fast(scene: Scene) -> None:
+    warmed(scene, 0.01)
+    first, second, third = scene.owners
+    scene.street.manner = {first: SILENT, second: SILENT}
+    began, read = scene.clock.seconds(), scene.get(level=Level.ONE)
+    scene.run(3)
+    assert [(asked.node, asked.at_s) for asked in scene.street.take()] == [
+        (first, pytest.approx(began)),
+        (second, pytest.approx(began + 0.04 * SLACK)),
+        (third, pytest.approx(began + 0.08 * SLACK)),
+    ]
+    assert read.value == b"v"
+
+
+def test_a_level_one_read_waits_for_the_last_owner_as_long_as_ever(scene: Scene) -> None:
+    warmed(scene, 0.01)
+    first, second, third = scene.owners
+    scene.street.manner = {first: REFUSED, second: REFUSED}
+    scene.street.hop_s[third] = 0.9
+    read = scene.get(level=Level.ONE)
+    scene.run(1)
+    assert read.value == b"v"
+
+
 def test_a_read_that_began_again_asks_the_owner_it_had_spared_too(scene: Scene) -> None:
     for node in "abc":
         scene.street.hold(node, b"v")
@@ -637,7 +758,9 @@ def test_a_level_one_read_stops_at_a_tombstone(scene: Scene) -> None:
     assert read.result.record
 
 
-def test_a_level_one_read_waits_chain_step_s_for_each_silent_owner(scene: Scene) -> None:
+def test_a_level_one_read_waits_no_longer_than_chain_step_s_for_each_silent_owner(scene: Scene) -> None:
+    while scene.queues.allowance.take():
+        pass
     first, second, third = scene.owners
     scene.street.manner = {first: SILENT, second: SILENT}
     scene.street.hold(third, b"v")

@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 
 from twisted_kv.errors import PeerSilent, PeerUnreachable
 from twisted_kv.limits import Limits
+from twisted_kv.liveness import SLACK, Rank
 from twisted_kv.membership import Seat, State
 from twisted_kv.metrics import ProxyMetrics
 from twisted_kv.names import NodeId
@@ -35,7 +36,7 @@ from twisted_kv.wire import (
     encode,
 )
 
-A, B = NodeId("n-a"), NodeId("n-b")
+A, B, C = NodeId("n-a"), NodeId("n-b"), NodeId("n-c")
 
 
 class Sent(NamedTuple):
@@ -95,7 +96,7 @@ class Ear:
 
 
 class Scene:
-    """The queues of a cluster of one or two nodes, on a clock."""
+    """The queues of a small cluster, on a clock."""
 
     def __init__(self, limits: Limits) -> None:
         self.clock = Clock()
@@ -134,6 +135,16 @@ class Scene:
             self.ask(read(b"x"))
             (sent,) = self.turn()
             sent.done.errback(Failure(PeerUnreachable("refused")))
+
+    def exchange(self, hops_s: dict[NodeId, float]) -> None:
+        """Read from each of these nodes, and let each answer after its time."""
+        for node in hops_s:
+            self.queues.by_node[node].ask(Ear(), 1, read(b"x"))
+        sent = {batch.batch.header.member: batch for batch in self.turn()}
+        began = self.clock.seconds()
+        for node, hop_s in sorted(hops_s.items(), key=lambda item: item[1]):
+            self.clock.advance(began + hop_s - self.clock.seconds())
+            sent[node].agree()
 
     def counted(self, name: str, **labels: str) -> float:
         return self.metrics.registry.get_sample_value(name, labels) or 0.0
@@ -289,8 +300,64 @@ def test_a_node_that_is_avoided_counts_as_unreachable_at_once_and_nothing_is_sen
     assert ear.heard == [], "never from inside ask()"
     assert scene.turn() == []
     assert ear.heard == [("unanswered", A, 2, "avoided since it failed: refused", False)]
-    scene.queue.suspicion.confirm()
+    scene.queue.confirm(probe=True)
     scene.ask(write(b"k"))
+    assert len(scene.turn()) == 1
+
+
+def test_answers_to_probes_do_not_hide_that_batches_fail(scene: Scene) -> None:
+    for _ in range(2):
+        scene.fail(1)
+        scene.queue.confirm(probe=True)
+        assert scene.queues.avoided() == set()
+    scene.fail(1)
+    assert scene.queues.avoided() == {A}
+
+
+def test_a_node_that_flaps_is_left_alone_for_longer_each_time_and_used_within_seconds_when_it_is_well(
+    scene: Scene,
+) -> None:
+    scene.adopt(2, A, B, C)
+    waited = []
+    for _ in range(7):
+        scene.fail(3)
+        began = scene.clock.seconds()
+        while scene.queue.suspicion.avoided:
+            scene.clock.advance(0.5)
+            scene.queue.confirm(probe=True)
+        waited.append(scene.clock.seconds() - began)
+    assert waited == [0.5, 1.0, 1.5, 2.5, 4.5, 4.5, 4.5]
+
+
+def test_a_node_on_trial_is_asked_where_too_few_others_are_left(scene: Scene) -> None:
+    scene.adopt(2, A, B, C)
+    scene.fail(3)
+    scene.queue.confirm(probe=True)
+    scene.fail(3)
+    scene.queue.confirm(probe=True)
+    (ear,) = scene.ask(write(b"k"))
+    assert scene.turn() == []
+    assert ear.heard[0][0] == "unanswered", "two others are a majority"
+    assert scene.queues.standing() == {A: Rank.ON_TRIAL}
+    for _ in range(3):
+        scene.queues.by_node[B].refuse("silent", probe=True)
+    assert scene.queues.standing() == {A: Rank.ON_TRIAL, B: Rank.AVOIDED}
+    scene.ask(write(b"k"))
+    (sent,) = scene.turn()
+    assert sent.keys == [b"k"]
+    sent.agree()
+    scene.queue.refuse("silent", probe=True)
+    scene.ask(write(b"k"))
+    assert scene.turn() == [], "it did not answer when it was last asked"
+
+
+def test_a_node_that_is_alone_is_on_trial_for_nobody(scene: Scene) -> None:
+    scene.fail(3)
+    scene.queue.confirm(probe=True)
+    scene.fail(3)
+    scene.queue.confirm(probe=True)
+    assert scene.queue.suspicion.on_trial
+    scene.ask(read(b"k"))
     assert len(scene.turn()) == 1
 
 
@@ -301,6 +368,65 @@ def test_two_failures_in_a_row_are_forgiven_by_an_answer(scene: Scene) -> None:
         (sent,) = scene.turn()
         sent.agree()
     assert scene.queues.avoided() == set()
+
+
+# Who is slow.
+
+
+def test_a_node_whose_answers_take_far_longer_than_the_others_is_slow_and_then_forgiven(scene: Scene) -> None:
+    scene.adopt(2, A, B, C)
+    for _ in range(20):
+        scene.exchange({A: 0.3, B: 0.002, C: 0.004})
+    assert scene.queues.standing() == {A: Rank.SLOW}
+    assert scene.queues.slow() == 1
+    assert scene.queues.avoided() == set()
+    assert scene.queues.hedge_s((B, C, A)) == pytest.approx(0.004 * SLACK)
+    assert scene.queues.hedge_s((A, B, C)) == pytest.approx(0.1), "no more than slow_read_s"
+    scene.clock.advance(Limits().pace_s_max + 1)
+    assert scene.queues.standing() == {}
+
+
+def test_a_cluster_that_is_slow_as_a_whole_has_no_slow_nodes(scene: Scene) -> None:
+    scene.adopt(2, A, B, C)
+    for _ in range(20):
+        scene.exchange({A: 0.9, B: 0.3, C: 0.5})
+    assert scene.queues.standing() == {}
+
+
+def test_a_node_that_owes_an_answer_is_slow_before_it_has_failed(scene: Scene) -> None:
+    scene.adopt(2, A, B, C)
+    for _ in range(3):
+        scene.exchange({A: 0.001, B: 0.001, C: 0.001})
+    scene.ask(read(b"k"))
+    (sent,) = scene.turn()
+    assert scene.queues.standing() == {}
+    scene.clock.advance(0.2)
+    assert scene.queues.standing() == {A: Rank.SLOW}
+    sent.agree()
+    scene.clock.advance(0.1)
+    assert scene.queues.standing() == {}
+
+
+def test_waiting_in_the_queue_counts_as_time_that_an_answer_takes(scene_of: Callable[..., Scene]) -> None:
+    scene = scene_of(batches_in_flight_max=1)
+    scene.ask(read(b"1"))
+    (first,) = scene.turn()
+    scene.ask(read(b"2"))
+    scene.clock.advance(0.03)
+    first.agree()
+    (second,) = scene.turn()
+    scene.clock.advance(0.03)
+    second.agree()
+    assert scene.queue.tail_s(scene.clock.seconds()) == pytest.approx(0.06)
+
+
+def test_the_pace_of_reads_is_not_that_of_writes(scene: Scene) -> None:
+    scene.ask(write(b"1"))
+    (sent,) = scene.turn()
+    scene.clock.advance(0.5)
+    sent.agree()
+    assert scene.queue.tail_s(scene.clock.seconds()) is None
+    assert scene.queues.hedge_s((A,)) == Limits().slow_read_s
 
 
 # What comes back.

@@ -8,30 +8,30 @@ from tests.simulation import mutants
 from tests.simulation.mutants import WIRE, Mutant, caught
 
 KEPT: dict[Mutant, int] = {
-    mutants.last_writer_wins: 24,
-    mutants.failure_is_certain: 1,
+    mutants.last_writer_wins: 3,
+    mutants.failure_is_certain: 0,
     mutants.retry_under_a_new_version: 0,
     mutants.same_writer_again: 0,
     mutants.repair_under_a_new_ballot: 0,
-    mutants.answer_before_write_back: 1,
-    mutants.serve_old_epochs: 49,
-    mutants.answer_at_once: 3,
-    mutants.complete_under_a_new_version: 7,
-    mutants.read_by_version: 1,
+    mutants.answer_before_write_back: 0,
+    mutants.serve_old_epochs: 46,
+    mutants.answer_at_once: 1,
+    mutants.complete_under_a_new_version: 3,
+    mutants.read_by_version: 3,
     mutants.ignore_promises: 0,
     mutants.count_repeated_refusals: 67,
     mutants.mix_rounds: 0,
-    mutants.answer_with_the_running_sync: 97,
+    mutants.answer_with_the_running_sync: 43,
     mutants.promise_forgotten_on_restart: 458,
-    mutants.empty_node_votes: 13,
+    mutants.empty_node_votes: 12,
     mutants.settle_for_less_than_a_majority: 0,
 }
 """The first seed that catches each. Whoever changes the simulation finds the new ones with ``make mutants``."""
 
 
 KEPT_WIRE: dict[Mutant, int] = {
-    mutants.reset_is_unreachable: 10,
-    mutants.door_denies_doubt: 0,
+    mutants.reset_is_unreachable: 12,
+    mutants.door_denies_doubt: 1,
     mutants.etag_is_not_compared: 0,
 }
 """The same for variants of what is there at the wire level only."""

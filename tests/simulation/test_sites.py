@@ -12,7 +12,7 @@ from twisted_kv.simulation.sites import TIGHT, Sites
 from twisted_kv.simulation.story import Settings, Story
 
 PACKAGE = Path(__file__).parent.parent.parent / "twisted_kv"
-SEEDS_MAX = 200
+SEEDS_MAX = 600
 
 
 def named_sites() -> set[str]:

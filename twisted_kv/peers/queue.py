@@ -7,7 +7,8 @@ while ``batches_in_flight_max`` are under way. Reads have a lane of their own, s
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
+from math import inf
 from typing import NamedTuple
 
 from twisted.internet.defer import Deferred
@@ -18,10 +19,11 @@ from twisted.python.failure import Failure
 from ..buggify import LATE_S, Buggify, inert
 from ..errors import KvError, PeerUnreachable
 from ..limits import Limits
-from ..liveness import Suspicion
+from ..liveness import SLACK, TAIL, Allowance, Pace, Rank, Suspicion, slow_nodes
 from ..membership import Seat
 from ..metrics import ProxyMetrics
 from ..names import NodeId
+from ..quorum import majority
 from ..register import PREPARE, Op
 from ..views import View
 from ..wire import (
@@ -54,15 +56,29 @@ class Question(NamedTuple):
 class Lane:
     """One node's queue of reads, or of writes."""
 
-    __slots__ = ("_bytes", "_flush_due", "_in_flight", "_metrics_ops", "_metrics_s", "_queue", "_waiting", "name")
+    __slots__ = (
+        "_bytes",
+        "_flush_due",
+        "_metrics_ops",
+        "_metrics_s",
+        "_queue",
+        "_since_s",
+        "_under_way",
+        "_waiting",
+        "name",
+        "pace",
+    )
 
     def __init__(self, queue: PeerQueue, name: str, metrics: ProxyMetrics) -> None:
         self._queue = queue
         self.name = name
         self._waiting: deque[Question] = deque()
         self._bytes = 0
-        self._in_flight = 0
+        self._since_s = 0.0
+        self._under_way: list[float] = []
         self._flush_due = False
+        self.pace = Pace(queue.limits)
+        """How long the oldest question of each batch waited for its answer, here and there."""
         self._metrics_ops = metrics.batch_ops.labels(queue.node, name)
         self._metrics_s = metrics.batch_seconds.labels(queue.node, name)
 
@@ -71,9 +87,11 @@ class Lane:
         limits = self._queue.limits
         if len(self._waiting) >= limits.queue_ops_max or self._bytes > limits.queue_bytes_max:
             return False
+        if not self._waiting:
+            self._since_s = self._queue.clock.seconds()
         self._waiting.append(question)
         self._bytes += len(question.op.record)
-        if not self._flush_due and self._in_flight < limits.batches_in_flight_max:
+        if not self._flush_due and len(self._under_way) < limits.batches_in_flight_max:
             self._flush_due = True
             late_s = LATE_S if self._queue.buggify("queue: a batch leaves late") else 0
             self._queue.clock.callLater(late_s, self._flush)
@@ -82,6 +100,11 @@ class Lane:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def oldest_s(self) -> float | None:
+        """Since when a batch is under way, None if none is."""
+        return min(self._under_way, default=None)
+
     def clear(self) -> None:
         """Forget what was not sent: it belongs to an older epoch, and its askers begin again."""
         self._waiting.clear()
@@ -89,7 +112,7 @@ class Lane:
 
     def _flush(self) -> None:
         self._flush_due = False
-        while self._waiting and self._in_flight < self._queue.limits.batches_in_flight_max:
+        while self._waiting and len(self._under_way) < self._queue.limits.batches_in_flight_max:
             self._send(self._gather())
 
     def _gather(self) -> list[Question]:
@@ -111,15 +134,19 @@ class Lane:
         return questions
 
     def _send(self, questions: list[Question]) -> None:
-        self._in_flight += 1
         self._metrics_ops.observe(len(questions))
-        sent = self._queue.clock.seconds()
+        sent, since = self._queue.clock.seconds(), self._since_s
+        self._since_s = sent
+        self._under_way.append(since)
         body = encode(Batch(self._queue.header, [question.op for question in questions]))
-        self._queue.post("batch", body).addBoth(self._returned, questions, sent).addErrback(self._bug)
+        self._queue.post("batch", body).addBoth(self._returned, questions, sent, since).addErrback(self._bug)
 
-    def _returned(self, result: Answer | Failure, questions: list[Question], sent: float) -> None:
-        self._in_flight -= 1
-        self._metrics_s.observe(self._queue.clock.seconds() - sent)
+    def _returned(self, result: Answer | Failure, questions: list[Question], sent: float, since: float) -> None:
+        now = self._queue.clock.seconds()
+        self._under_way.remove(since)
+        self._metrics_s.observe(now - sent)
+        if not isinstance(result, Failure):
+            self.pace.add(now, now - since)
         try:
             self._queue.distribute(result, questions, self.name)
         finally:
@@ -133,6 +160,8 @@ class PeerQueue:
     """What waits for one node, and the node's standing.
 
     :param on_outdated: told the node and its refusal when the node and this proxy disagree about epoch or identity.
+    :param needed: says whether too few nodes are left without those on trial.
+    :param changed: told when the node is avoided from now on, or no more.
     """
 
     log = Logger()
@@ -146,6 +175,8 @@ class PeerQueue:
         seat: Seat,
         view: View,
         on_outdated: Callable[[NodeId, BatchReply], None],
+        needed: Callable[[], bool],
+        changed: Callable[[], None],
         buggify: Buggify,
     ) -> None:
         self.clock = clock
@@ -155,6 +186,8 @@ class PeerQueue:
         self.suspicion = Suspicion(limits)
         self._transport = transport
         self._on_outdated = on_outdated
+        self._needed = needed
+        self._changed = changed
         self._metrics = metrics
         self.adopt(seat, view)
         self._reads = Lane(self, "read", metrics)
@@ -174,9 +207,14 @@ class PeerQueue:
         return len(self._reads) + len(self._writes)
 
     def ask(self, asker: Asker, round_: int, op: Op) -> None:
-        """Put a question to the node. A node that is avoided, or whose queue is full, counts as unreachable at once."""
-        if self.suspicion.avoided or self.buggify("queue: a node is avoided for nothing"):
-            error = f"avoided since it failed: {self.suspicion.last_error}"
+        """Put a question to the node. A node that is avoided, or whose queue is full, counts as unreachable at once.
+
+        One that is on trial is asked all the same where a majority may need it.
+        """
+        suspicion = self.suspicion
+        avoided = suspicion.avoided and not (suspicion.on_trial and self._needed())
+        if avoided or self.buggify("queue: a node is avoided for nothing"):
+            error = f"avoided since it failed: {suspicion.last_error}"
         elif (self._writes if op.verb >= PREPARE else self._reads).put(Question(asker, round_, op)):
             return
         else:
@@ -205,7 +243,7 @@ class PeerQueue:
         except UNDECODED:
             self._fail(questions, f"status {result.code} without a readable answer", arrived=True)
             return
-        self.suspicion.confirm()
+        self.confirm()
         if reply.refusal:
             self._refused(reply, questions, result.resent)
         elif len(reply.replies) != len(questions):
@@ -233,9 +271,37 @@ class PeerQueue:
         if reply.refusal in (OLD_EPOCH, CLOSED_EPOCH, OTHER_INCARNATION, OTHER_CLUSTER):
             self._on_outdated(self.node, reply)
 
-    def _fail(self, questions: list[Question], error: str, arrived: bool) -> None:
-        if self.suspicion.refuse(error, self.clock.seconds()):
+    def confirm(self, probe: bool = False) -> None:
+        """Count an answer of the node, to a batch or to a probe."""
+        if self.suspicion.confirm(self.clock.seconds(), probe):
+            self.log.info("{node} is avoided no more", node=self.node)
+            self._changed()
+
+    def refuse(self, error: str, probe: bool = False) -> None:
+        """Count a failure of the node."""
+        if self.suspicion.refuse(error, self.clock.seconds(), probe):
             self.log.warn("avoiding {node}: {error}", node=self.node, error=error)
+            self._changed()
+
+    def rank(self) -> Rank | None:
+        suspicion = self.suspicion
+        if not suspicion.avoided:
+            return None
+        return Rank.ON_TRIAL if suspicion.on_trial else Rank.AVOIDED
+
+    def usual_s(self, now: float) -> float | None:
+        """Say how long a read of the node takes, or for how long one is without an answer, whichever is longer."""
+        usual_s, oldest_s = self._reads.pace.usual_s(now), self._reads.oldest_s
+        if oldest_s is None:
+            return usual_s
+        return max(now - oldest_s, usual_s or 0.0)
+
+    def tail_s(self, now: float) -> float | None:
+        """Say within which time nearly all reads of the node are answered."""
+        return self._reads.pace.quantile(TAIL, now)
+
+    def _fail(self, questions: list[Question], error: str, arrived: bool) -> None:
+        self.refuse(error)
         for question in questions:
             question.asker.unanswered(self.node, question.round, error, arrived)
 
@@ -259,9 +325,18 @@ class Queues:
         self._metrics = metrics
         self._on_outdated = on_outdated
         self.by_node: dict[NodeId, PeerQueue] = {}
+        self.allowance = Allowance()
+        self._spares = 0
+        self._standing: dict[NodeId, Rank] = {}
+        self._hedge_s: dict[NodeId, float] = {}
+        self._hedges_s: dict[Sequence[NodeId], float] = {}
+        self._looked_s = -inf
 
     def adopt(self, view: View) -> None:
         """Speak for another view. What was not yet sent is forgotten: its askers begin again in the new epoch."""
+        owners = min(view.state.replicas, len(view.seats))
+        self._spares = owners - majority(owners)
+        self._look_again()
         queues: dict[NodeId, PeerQueue] = {}
         for node, seat in view.seats.items():
             queue = self.by_node.get(node)
@@ -274,6 +349,8 @@ class Queues:
                     seat,
                     view,
                     self._on_outdated,
+                    self._short,
+                    self._look_again,
                     self._buggify,
                 )
             queue.clear()
@@ -286,6 +363,71 @@ class Queues:
 
     def avoided(self) -> set[NodeId]:
         return {node for node, queue in self.by_node.items() if queue.suspicion.avoided}
+
+    def standing(self) -> Mapping[NodeId, Rank]:
+        """Rank the nodes that are not good: the higher, the later they are asked. Looked at ten times a second."""
+        now = self._clock.seconds()
+        if now - self._looked_s >= self._limits.standing_s:
+            self._look(now)
+        return self._standing
+
+    def hedge_s(self, asked: tuple[NodeId, ...]) -> float:
+        """Say how long a read waits for those whom it asks first before it asks another one.
+
+        That is a little more than the tail of the slowest of them, as of the last call of ``standing``.
+        """
+        hedge_s = self._hedges_s.get(asked)
+        if hedge_s is None:
+            longest_s = self._limits.slow_read_s
+            hedge_s = max((self._hedge_s.get(node, longest_s) for node in asked), default=longest_s)
+            self._hedges_s[asked] = hedge_s
+        return hedge_s
+
+    def may_hedge(self, waiting: Collection[NodeId], spared: Sequence[NodeId]) -> bool:
+        """Say whether a read that waits for some nodes may ask one that it had spared, and count it.
+
+        Where that one is better it always may: that takes a load from a node, instead of doubling it.
+        """
+        if not waiting or not spared:
+            return False
+        standing = self.standing()
+        worst, best = max(standing.get(node, 0) for node in waiting), min(standing.get(node, 0) for node in spared)
+        if best >= worst and (best >= Rank.ON_TRIAL or not self.allowance.take()):
+            return False
+        self._metrics.hedged.inc()
+        return True
+
+    def wait_s(self) -> float:
+        """Say how long clients wait for nodes at present: the tail of the slowest of them, 0 if nobody has asked."""
+        now = self._clock.seconds()
+        return max((queue.tail_s(now) or 0.0 for queue in self.by_node.values()), default=0.0)
+
+    def _look(self, now: float) -> None:
+        limits = self._limits
+        self._looked_s = now
+        self._hedges_s.clear()
+        usual_s, self._hedge_s, self._standing = {}, {}, {}
+        for node, queue in self.by_node.items():
+            rank, node_s, tail_s = queue.rank(), queue.usual_s(now), queue.tail_s(now)
+            if rank is not None:
+                self._standing[node] = rank
+            elif node_s is not None:
+                usual_s[node] = node_s
+            if tail_s is not None:
+                self._hedge_s[node] = min(limits.slow_read_s, max(limits.hedge_s_min, SLACK * tail_s))
+        for node in slow_nodes(usual_s, limits):
+            self._standing[node] = Rank.SLOW
+
+    def _look_again(self) -> None:
+        self._looked_s = -inf
+
+    def _short(self) -> bool:
+        """Whether so many nodes are avoided that the rest may be no majority of a key's owners."""
+        return sum(queue.suspicion.avoided for queue in self.by_node.values()) > self._spares
+
+    def slow(self) -> int:
+        """Count the nodes that are slow."""
+        return sum(rank is Rank.SLOW for rank in self.standing().values())
 
     def waiting(self) -> int:
         return sum(len(queue) for queue in self.by_node.values())

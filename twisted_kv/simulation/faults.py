@@ -101,8 +101,9 @@ class Swarm:
         return True
 
     def heal(self) -> None:
-        """Let everybody hear everybody."""
+        """Let everybody hear everybody, and at once."""
         self._cluster.network.deaf.clear()
+        self._cluster.network.slow.clear()
 
     # The network.
 
@@ -139,6 +140,34 @@ class Swarm:
         cluster.network.deaf |= cut
         self._later(self.pace_s * random.choice([0.1, 0.5, 2.0]), lambda: cluster.network.deaf.difference_update(cut))
         return True
+
+    def slow_node(self) -> bool:
+        """What one node answers takes long for a while; the others are as fast as ever."""
+        network, random = self._cluster.network, self._random
+        name = random.choice(self._cluster.nodes).host.name
+        network.slow[name] = random.choice([(0.02, 0.05), (0.02, 0.5), (0.3, 0.5)])
+        self._later(min(30.0, self.pace_s * random.choice([0.5, 2.0, 10.0])), lambda: network.slow.pop(name, None))
+        return True
+
+    def flap(self) -> bool:
+        """One node becomes deaf to all proxies, or to some, and comes back, again and again for a while."""
+        cluster, random = self._cluster, self._random
+        node = random.choice(cluster.nodes).host.name
+        some = random.random() < 0.3
+        proxies = [proxy.host.name for proxy in cluster.proxies if not some or random.random() < 0.5]
+        cut = {line for proxy in proxies for line in ((node, proxy), (proxy, node))}
+        until_s = cluster.world.now_s + min(30.0, self.pace_s * random.choice([2.0, 5.0, 10.0]))
+
+        def turn(deaf: bool) -> None:
+            # After the calm somebody may be out of reach for good, which is not to be undone here.
+            if self._raging:
+                (cluster.network.deaf.update if deaf else cluster.network.deaf.difference_update)(cut)
+                if deaf or cluster.world.now_s < until_s:
+                    cluster.world_host.callLater(random.uniform(0.3, 2.0), turn, not deaf)
+
+        turn(True)
+        self._lasts_s = until_s - cluster.world.now_s
+        return bool(cut)
 
     # Processes.
 
@@ -365,7 +394,7 @@ def expected(failure: Failure) -> None:
 
 POWER_FAULTS = ["power_cut", "power_cut_after_write"]
 DISK_FAULTS = [*POWER_FAULTS, "lose_disk", "lose_tail", "slow_disk", "disk_trouble", "disk_fails", "flip_bit"]
-NETWORK_FAULTS = ["weather", "partition", "cut_line"]
+NETWORK_FAULTS = ["weather", "partition", "cut_line", "slow_node", "flap"]
 PROCESS_FAULTS = ["crash_node", "crash_after_answer", "crash_after_promise", "crash_proxy", "pause"]
 RING_FAULTS = ["grow", "weigh", "drain", "replace", "cancel", "late_watch", "store_gone"]
 EVERYTHING, CALM = "everything", "calm"

@@ -90,8 +90,9 @@ def check_proxy(proxy: Proxy) -> None:
         raise Broken("limits", f"{name} counts {coordinator._bytes} bytes under way")
     for node, queue in rooms.queues.by_node.items():
         for lane in (queue._reads, queue._writes):
-            if len(lane) > limits.queue_ops_max or lane._in_flight > limits.batches_in_flight_max:
-                raise Broken("limits", f"{len(lane)} wait and {lane._in_flight} are under way from {name} to {node}")
+            under_way = len(lane._under_way)
+            if len(lane) > limits.queue_ops_max or under_way > limits.batches_in_flight_max:
+                raise Broken("limits", f"{len(lane)} wait and {under_way} are under way from {name} to {node}")
             if lane._bytes != sum(len(question.op.record) for question in lane._waiting):
                 raise Broken("limits", f"the lane from {name} to {node} counts {lane._bytes} bytes")
     sharing = coordinator._sharing

@@ -49,17 +49,21 @@ class Weather:
 class Network:
     """Who is reachable from where.
 
-    ``deaf`` are directions (from, to) in which nothing arrives, by the names of hosts.
+    ``deaf`` are directions (from, to) in which nothing arrives, by the names of hosts; what the hosts in ``slow`` send
+    takes so much longer, in seconds between the two.
     """
 
     world: World
     weather: Weather = field(default_factory=Weather)
     servers: dict[str, Server] = field(default_factory=dict)
     deaf: set[tuple[str, str]] = field(default_factory=set)
+    slow: dict[str, tuple[float, float]] = field(default_factory=dict)
 
-    def delay_s(self) -> float:
+    def delay_s(self, sender: Host | None = None) -> float:
         random, weather = self.world.random, self.weather
         delay_s = random.uniform(*weather.delays_s)
+        if sender is not None and sender.name in self.slow:
+            delay_s += random.uniform(*self.slow[sender.name])
         if weather.slow and random.random() < weather.slow:
             delay_s += random.uniform(0, weather.slow_s)
         return delay_s
@@ -108,10 +112,10 @@ class _Request:
         else:
             self._later(self._arrive)
 
-    def _later(self, work: Callable[..., object], *args: object) -> None:
+    def _later(self, work: Callable[..., object], *args: object, sender: Host | None = None) -> None:
         if self._host.life != self._life:
             return  # whoever asked has ended, and what he was must not wake in the process that took his place
-        self._host.callLater(self._network.delay_s(), work, *args)
+        self._host.callLater(self._network.delay_s(sender), work, *args)
 
     def _arrive(self, heard: bool = True) -> None:
         network = self._network
@@ -152,7 +156,7 @@ class _Request:
             if network.loses():
                 self._later(self._end, Failure(PeerSilent("the connection broke")))
                 return
-            self._later(self._end, Answer(answer.code, answer.body, self._resent))
+            self._later(self._end, Answer(answer.code, answer.body, self._resent), sender=server.host)
 
         server.handle(self._path, self._body).addCallback(answered)
 

@@ -142,7 +142,7 @@ class Socket:
             self._break()
             return
         now_s = self._network.world.now_s
-        self._arrival_s = max(self._arrival_s, now_s + self._network.delay_s())
+        self._arrival_s = max(self._arrival_s, now_s + self._network.delay_s(self.host))
         self.peer._flight.append(piece)
         self.peer.host.callLater(self._arrival_s - now_s, self.peer._arrive)
 
