@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import islice
+from itertools import chain, compress, islice
 from random import Random
 from typing import NamedTuple
 
@@ -209,7 +209,7 @@ class Mender:
         ranges: list[tuple[int, int]],
         found: Compared,
     ) -> None:
-        slots = [Slot(slot) for first, last in ranges for slot in range(first, last + 1)]
+        slots = list(chain.from_iterable(range(first, last + 1) for first, last in ranges))
         asking = [ensureDeferred(self._digests(view, seat, ranges)) for seat in present.values()]
         said: dict[NodeId, Digests] = {}
         for node, (succeeded, result) in zip(present, await DeferredList(asking, consumeErrors=True), strict=True):
@@ -221,7 +221,7 @@ class Mender:
                 result.raiseException()
         floors = {node: _floors_in(digests) for node, digests in said.items()}
         for place in _not_blank(said.values()):
-            slot = slots[place]
+            slot = Slot(slots[place])
             owners = view.table[slot]
             answered = [node for node in owners if node in said]
             if len(answered) < 2 and len(owners) > 1:
@@ -362,7 +362,7 @@ def _not_blank(said: Iterable[Digests]) -> list[int]:
     for digests in said:
         for numbers in (digests.digests, digests.graves):
             if any(numbers):
-                places |= {place for place, number in enumerate(numbers) if number}
+                places.update(compress(range(len(numbers)), numbers))
     return sorted(places)
 
 
