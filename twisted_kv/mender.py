@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, compress, islice
+from math import isinf
 from random import Random
 from typing import NamedTuple
 
@@ -296,6 +297,8 @@ class Mender:
 
     async def _purge(self, view: View, present: Mapping[NodeId, Seat], graves: Mapping[Slot, int]) -> None:
         """Purge slots whose owners are alike, below a ballot that was drawn long enough ago."""
+        if isinf(self._limits.purge_grace_s):
+            return
         now_s = self._clock.seconds()
         self._floors.append((now_s, self._hybrid.tick()))
         grace_s = 0.0 if self._buggify("mender: a purge right after a write") else self._limits.purge_grace_s
