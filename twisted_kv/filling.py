@@ -68,6 +68,12 @@ class Filling:
         self.total = 0
         self.copied = 0
         self.bytes = 0
+        self._began_s = clock.seconds()
+
+    @property
+    def slots_per_s(self) -> float:
+        """How fast it has been until now."""
+        return self.done / max(0.001, self._clock.seconds() - self._began_s)
 
     @property
     def settled(self) -> int:

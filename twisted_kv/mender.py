@@ -88,7 +88,9 @@ class Mender:
         self._purged: dict[Slot, tuple[int | None, float]] = {}
         self.number = 0
         """Which round this is, or was the last."""
-        self.running = False
+        self.running = self.cancelled = False
+        self._began_s = 0.0
+        self._ended_s = 0.0
         self.done = self.total = 0
         """Slots that the round has compared and repaired, and has to."""
 
@@ -99,11 +101,22 @@ class Mender:
         """Begin a round now."""
         self._rounds.kick()
 
+    def cancel(self) -> None:
+        """Break the round off; the next one comes all the same."""
+        self.cancelled = self.running
+
+    @property
+    def slots_per_s(self) -> float:
+        """How fast the round is, or was."""
+        until_s = self._clock.seconds() if self.running else self._ended_s
+        return self.done / max(0.001, until_s - self._began_s)
+
     def stop(self) -> Deferred[None]:
         return self._rounds.stop()
 
     async def _round(self) -> None:
         view = self._view()
+        self.cancelled = False
         if view is None or not self._rests_in(view):
             return
         try:
@@ -112,18 +125,19 @@ class Mender:
         except KvError:
             return
         self.number += 1
-        self.running, self.done, self.total = True, 0, SLOTS
+        self.running, self.cancelled, self.done, self.total = True, False, 0, SLOTS
+        self._began_s = self._clock.seconds()
         try:
             await self._mend(view)
         except KvError as error:
             self.log.info("repair was broken off: {error}", error=error.detail)
         finally:
-            self.running = False
+            self.running, self._ended_s = False, self._clock.seconds()
             self._lead.release()
 
     def _rests_in(self, view: View) -> bool:
-        """Whether the ring is at rest in a view, and it is still the present one."""
-        return self._view() is view and view.state.change is None and not view.state.pending
+        """Whether the ring is at rest in a view, and it is still the present one; no round goes on without that."""
+        return not self.cancelled and self._view() is view and view.state.change is None and not view.state.pending
 
     async def _mend(self, view: View) -> None:
         present = self._present(view)
