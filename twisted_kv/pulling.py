@@ -91,7 +91,8 @@ class Puller:
                 refused.raiseException()
             order.disputed += refused
         left = slots[done] if done < len(slots) else None
-        return PullReply(FORMAT, request.header.epoch, order.rows, order.bytes, order.disputed, left)
+        lacking = sum(self._replica.floor_of(slot).accepted < floor.accepted for slot, floor in order.floors.items())
+        return PullReply(FORMAT, request.header.epoch, order.rows, order.bytes, order.disputed, left, lacking)
 
     def _adapt(self, rows: int) -> None:
         """Look at more slots at a time where they hold little, and at fewer where they fill an order."""
@@ -104,6 +105,7 @@ class Puller:
         ranges = ranges_of(slots)
         said = await order.each(lambda source: self._digests(order, source, ranges))
         floors = _highest(said)
+        order.floors |= floors
         await self._replica.promise(order.epoch, {slot: floor.promised for slot, floor in floors.items()})
         own = list(self._replica.own_digests(ranges))
         unlike: set[int] = set()
@@ -197,7 +199,7 @@ class Puller:
     async def _take(self, order: _Order, copies: list[SlotCopy]) -> None:
         if self._buggify("pulling: what agrees is disputed all the same"):
             order.disputed += [row.key for copy in copies for row in copy.rows]
-            return
+            copies = [copy for copy in copies if not copy.rows]
         batch: list[SlotCopy] = []
         rows = 0
         for place, copy in enumerate(copies, 1):
@@ -237,6 +239,7 @@ class _Order:
         self.sources = list(request.sources)
         self.rows = self.bytes = 0
         self.disputed: list[bytes] = []
+        self.floors: dict[Slot, Floor] = {}
         self.taking: list[Deferred[list[bytes]]] = []
         self._turn = turn
 
