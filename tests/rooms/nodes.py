@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, ensureDeferred, fail
@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 
 from tests.strict_clock import StrictClock
 from twisted_kv.commit import AtOnce
-from twisted_kv.errors import Damaged, PeerSilent
+from twisted_kv.errors import Damaged, DiskBusy, PeerSilent
 from twisted_kv.limits import Limits
 from twisted_kv.membership import Seat, State
 from twisted_kv.metrics import NodeMetrics
@@ -41,13 +41,20 @@ def record_of(ms: int, value: bytes | None = b"v") -> bytes:
 
 
 class Spoilt(MemoryEngine):
-    """An engine some of whose keys cannot be read."""
+    """An engine some of whose keys cannot be read, and that is behind for so many changes."""
 
-    __slots__ = ("unreadable",)
+    __slots__ = ("behind", "unreadable")
 
     def __init__(self) -> None:
         super().__init__()
+        self.behind = 0
         self.unreadable: set[bytes] = set()
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        if self.behind:
+            self.behind -= 1
+            raise DiskBusy("the disk is behind")
+        super().apply(changes)
 
     def get(self, slot: Slot, key: Key) -> Cell | None:
         if key in self.unreadable:
