@@ -9,7 +9,7 @@ import pytest
 from twisted.internet.defer import ensureDeferred
 
 from tests.cluster.town import Town, value_of
-from twisted_kv.errors import ChangeFailed, ForeignNode, KvError, NodeHasData, NotANode, Unreached
+from twisted_kv.errors import ForeignNode, KvError, NodeHasData, NotANode, Unreached
 from twisted_kv.names import Key, NodeId
 from twisted_kv.quorum import Level
 from twisted_kv.register import Cell
