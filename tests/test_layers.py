@@ -62,6 +62,8 @@ FLOORS: list[set[str]] = [
         "filling",
         "settling",
         "pulling",
+        "courier",
+        "mender",
     },
     {"web"},
     {"config", "options", "node", "proxy", "cluster"},

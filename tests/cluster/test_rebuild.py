@@ -159,21 +159,36 @@ def test_a_record_that_too_many_owners_cannot_read_is_an_error_and_never_absent(
     assert value_of(town.wait(town.get(KEYS[1]))) == KEYS[1] + b"!"
 
 
-def test_a_rebuild_settles_a_key_that_one_source_cannot_read_only_if_the_others_are_a_majority(
+def test_a_record_that_one_source_cannot_read_is_copied_from_another_whose_digest_is_the_same(
     make_town: MakeTown,
 ) -> None:
     town = make_town()
+    _, second, third = filled(town)
+    spoil(second, Scratched, KEYS[0])
+    third.forget()
+    town.until(lambda: whole(town), 120)
+    assert third.engine.totals().keys == len(KEYS)
+    assert values(town) == [key + b"!" for key in KEYS]
+
+
+def test_a_rebuild_waits_where_the_only_source_of_the_newest_cannot_read_it(make_town: MakeTown) -> None:
+    town = make_town()
     first, second, third = filled(town)
+    town.cut.add(("proxy0", first.url))
+    town.wait(town.put(KEYS[0], b"newer"))
+    town.cut.clear()
     spoil(second, Scratched, KEYS[0])
     third.forget()
     town.run(5)
-    # What the second cannot read may be what it and the third had acknowledged together.
+    # What the second cannot read is what it and the third had acknowledged together.
     assert isinstance(town.proxies[0].mover.trouble, ChangeFailed)
-    assert first.engine.totals().keys == len(KEYS)
-    town.proxies[0].mover._not_before = 0.0
+    assert not whole(town)
+    with pytest.raises(Unreached):
+        town.wait(town.get(KEYS[0]))
     spoil(second, PaperDisk)
     town.until(lambda: whole(town), 120)
-    assert third.engine.totals().keys == len(KEYS)
+    assert values(town) == [b"newer", *(key + b"!" for key in KEYS[1:])]
+    assert first.engine.totals().keys == third.engine.totals().keys == len(KEYS)
 
 
 def test_a_source_that_cannot_be_scanned_is_left_out_while_the_others_are_enough(make_town: MakeTown) -> None:

@@ -157,7 +157,7 @@ class Line:
             clock.callLater(town.delay_s(), finish, Failure(PeerUnreachable("connection refused")))
         elif town.random.random() >= town.loss:
             twice = town.random.random() < town.doubling
-            first = town.delay_s()
+            first = town.delay_s() + town.slow_s.get(path, 0.0)
             clock.callLater(first, deliver, twice)
             if twice:
                 clock.callLater(town.delay_s(), deliver, True)
@@ -179,6 +179,8 @@ class Town:
         self.loss = 0.0
         self.doubling = 0.0
         self.delays_s = (0.0005, 0.005)
+        self.slow_s: dict[str, float] = {}
+        """How much longer requests to a path of nodes take to arrive."""
         self.cut: set[tuple[str, str]] = set()
         self.houses: dict[str, House] = {}
         self.proxies: list[Rooms] = []

@@ -1556,7 +1556,7 @@ MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], tuple[Mode, int]] = {
     count_silence_as_refusal: (WILD, 16),
     decide_anew: (CONDITIONAL, 9),
     answer_unconfirmed: (CONDITIONAL, 11),
-    copy_the_newest: (BOTH, 25844),
+    copy_the_newest: (BOTH, 28),
     ignore_promises: (PLAIN, 1825),
     forget_promises: (PLAIN, 3069),
     believe_refusing_majority: (PLAIN, 125),

@@ -138,7 +138,7 @@ class Scene:
     @property
     def owners(self) -> tuple[NodeId, ...]:
         """The owners of K, the primary first."""
-        return self.coordinator.order(K, "write")
+        return self.coordinator.order(K, "write").nodes
 
     def put(self, value: bytes | None = b"v", key: Key = K, level: Level = Level.STRONG) -> Outcome:
         return Outcome(self.coordinator.put(key, value, b"", level), self.clock)
@@ -439,8 +439,8 @@ def hedged(scene: Scene) -> float:
 
 def late(scene: Scene, hop_s: float) -> NodeId:
     """Make one of the nodes slow that the next read asks."""
-    before = scene.coordinator.order(K, "read")
-    assert scene.coordinator.order(K, "read") == before
+    before = scene.coordinator.order(K, "read").nodes
+    assert scene.coordinator.order(K, "read").nodes == before
     scene.street.hop_s[before[0]] = hop_s
     return before[0]
 
@@ -502,17 +502,17 @@ def test_a_slow_owner_is_asked_last_and_reads_are_as_fast_as_the_others(scene: S
     for _ in range(400):
         scene.get()
         scene.run(0.02)
-    assert scene.coordinator.order(K, "read")[-1] == slow
+    assert scene.coordinator.order(K, "read").nodes[-1] == slow
     assert scene.queues.slow() == 1
     scene.run(0.3)
     for _ in range(3 * READS_OF_A_TURN):
         began, read = scene.clock.seconds(), scene.get()
         scene.run(0.02)
         assert read.at_s == pytest.approx(began + 0.002)
-    assert scene.owners == scene.coordinator.order(K, "write"), "the owners of a write keep their order"
+    assert scene.owners == scene.coordinator.order(K, "write").nodes, "the owners of a write keep their order"
     scene.street.hop_s[slow] = 0.002
     scene.run(scene.limits.pace_s_max)
-    assert scene.coordinator.order(K, "read")
+    assert scene.coordinator.order(K, "read").nodes
     assert scene.queues.slow() == 0
 
 
@@ -563,12 +563,12 @@ def test_avoided_owners_are_asked_last(scene: Scene) -> None:
     for _ in range(scene.limits.suspect_after_failures):
         suspicion.refuse("silent", 0.0)
     for _ in range(6):
-        assert scene.coordinator.order(K, "read")[-1] == "b"
+        assert scene.coordinator.order(K, "read").nodes[-1] == "b"
         read = scene.get()
         scene.run(1)
         assert read.value == b"v"
     assert {asked.node for asked in scene.street.take()} == {"a", "c"}
-    assert scene.owners == scene.coordinator.order(K, "write"), "the owners of a write keep their order"
+    assert scene.owners == scene.coordinator.order(K, "write").nodes, "the owners of a write keep their order"
 
 
 # Epochs.

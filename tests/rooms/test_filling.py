@@ -2,155 +2,209 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from collections.abc import Iterable
 
 import pytest
-from twisted.internet.defer import ensureDeferred
-from twisted.python.failure import Failure
 
-from twisted_kv.errors import ChangeFailed, PeerSilent
+from tests.rooms.nodes import LIFE, STATE, Nodes, ballot_at, record_of
+from twisted_kv.errors import ChangeFailed
 from twisted_kv.filling import Filling
 from twisted_kv.membership import Change, Seat, State
-from twisted_kv.names import Key, NodeId
-from twisted_kv.peers.control import Control
+from twisted_kv.names import Key, NodeId, Slot
+from twisted_kv.peers.peer import Answer
 from twisted_kv.planning import Fill, Plan, planned
-from twisted_kv.register import ABSTAIN, BLANK, PREPARE, Cell, Op, Reply, decide
+from twisted_kv.register import ACCEPT, PREPARE
 from twisted_kv.ring import slot_of
-from twisted_kv.versions import NONE, Ballot, HybridClock, Record, Version, record_version
-from twisted_kv.wire import FORMAT, Page, Row
+from twisted_kv.throttle import Throttle
+from twisted_kv.versions import HybridClock
+from twisted_kv.wire import FORMAT, PullReply, encode
 
 K = Key(b"k")
 A, B, C, D = map(NodeId, "abcd")
-OLD, NEW = (HybridClock(lambda ms=ms: ms, 1).tick() for ms in (1, 2))
-
-
-class Owners:
-    """Nodes that keep one key, in the place of ``Control``. ``deaf`` misses questions of a verb so many times."""
-
-    def __init__(self) -> None:
-        self.cells: dict[str, Cell] = {}
-        self.deaf: dict[tuple[str, int], int] = {}
-        self.unreadable: set[str] = set()
-
-    def hold(self, node: str, ballot: Ballot) -> None:
-        self.cells[node] = Cell(ballot, ballot, Record(Version(ballot), b"v").encode())
-
-    def version(self, node: str) -> Version:
-        return record_version(self.cells[node].record)
-
-    async def page(self, seat: Seat, state: State, ranges: Sequence[Any], after: Any) -> Page:
-        cell = self.cells.get(seat.id, BLANK)
-        if seat.id in self.unreadable:
-            return Page(FORMAT, 2, [Row(K, NONE, b"", NONE)])
-        rows = [Row(K, cell.accepted, cell.record, cell.promised)] if cell.accepted != NONE else []
-        return Page(FORMAT, 2, rows)
-
-    async def ask(self, seat: Seat, state: State, ops: Sequence[Op]) -> list[Reply]:
-        return [self._answer(seat.id, op) for op in ops]
-
-    def _answer(self, node: str, op: Op) -> Reply:
-        misses = self.deaf.get((node, op.verb), 0)
-        if misses:
-            self.deaf[node, op.verb] = misses - 1
-            raise PeerSilent("no answer")
-        if node in self.unreadable:
-            return ABSTAIN
-        reply, self.cells[node] = decide(self.cells.get(node, BLANK), op)
-        return reply
-
-    async def drop(self, seat: Seat, state: State, ranges: Sequence[Any]) -> None:
-        self.cells.pop(seat.id, None)
-        self.unreadable.discard(seat.id)
+OLD, NEW = 1, 2
 
 
 @pytest.fixture
-def owners() -> Owners:
-    return Owners()
+def owners() -> Nodes:
+    return Nodes(A, B, C, D)
 
 
 def fill_of(sources: Iterable[NodeId], targets: Iterable[NodeId], gets: Iterable[NodeId]) -> Fill:
     return Fill((slot_of(K),), tuple(sources), 2, 2, tuple(targets), tuple(gets))
 
 
+def join() -> Fill:
+    """D takes the place of A."""
+    return fill_of((A, B, C), (D,), (B, C, D))
+
+
 def rescue() -> Fill:
     """What is planned where all three owners forgot a part and the operator has accepted the loss."""
-    seats = tuple(Seat(node, f"http://{node}:80", incarnation="i-1") for node in (A, B, C))
-    later = tuple(Seat(seat.id, seat.url, incarnation="i-2") for seat in seats)
+    seats = tuple(Seat(node, f"http://{node}:80", incarnation="i-0") for node in (A, B, C))
+    later = tuple(Seat(seat.id, seat.url, incarnation=LIFE) for seat in seats)
     change = Change("c-1", "rebuild", later, (A, B, C))
     (fill,) = planned(State(1, "c-1", 2, vnodes=1, members=seats, change=change)).fills
     assert fill.rescue
     return fill
 
 
-def run(owners: Owners, fill: Fill) -> Filling:
-    seats = {node: Seat(node, f"http://{node}:80") for node in (A, B, C, D)}
-    filling = Filling(cast(Control, owners), HybridClock(lambda: 100, 7), State(1, "c-1", 2), seats, frozenset(seats))
-    results: list[Any] = []
-    ensureDeferred(filling.run(Plan((fill,), 0, 0))).addBoth(results.append)
-    assert results, "nothing here takes time"
-    if isinstance(results[0], Failure):
-        results[0].raiseException()
+def filling_of(owners: Nodes, adopted: Iterable[NodeId] = (A, B, C, D)) -> Filling:
+    throttle = Throttle(owners.clock, owners.limits.rebalance_bytes_per_s, lambda: 0.0)
+    hybrid = HybridClock(lambda: 100, 7)
+    return Filling(
+        owners.clock, owners.limits, owners.control, hybrid, STATE, owners.seats, frozenset(adopted), throttle
+    )
+
+
+def run(owners: Nodes, fill: Fill, adopted: Iterable[NodeId] = (A, B, C, D)) -> Filling:
+    filling = filling_of(owners, adopted)
+    owners.wait(filling.run(Plan((fill,), 0, 0)))
     return filling
 
 
 @pytest.mark.parametrize("misses", [1, 2])
 def test_an_accepted_loss_keeps_the_newest_although_its_only_holder_misses_a_question(
-    owners: Owners, misses: int
+    owners: Nodes, misses: int
 ) -> None:
-    for node, ballot in ((A, OLD), (B, OLD), (C, NEW)):
-        owners.hold(node, ballot)
+    for node, ms in ((A, OLD), (B, OLD), (C, NEW)):
+        owners.hold(node, K, ms)
     owners.deaf[C, PREPARE] = misses
     run(owners, rescue())
-    assert {owners.version(node) for node in (A, B, C)} == {NEW}
+    assert {owners.cell(node, K).record for node in (A, B, C)} == {record_of(NEW)}
 
 
-def test_an_accepted_loss_gives_up_what_its_holder_cannot_read(owners: Owners) -> None:
-    owners.hold(A, OLD)
-    owners.hold(C, NEW)
-    owners.unreadable.add(C)
+def test_an_accepted_loss_gives_up_what_its_holder_cannot_read(owners: Nodes) -> None:
+    owners.hold(A, K, OLD)
+    owners.hold(C, K, NEW)
+    owners.engines[C].unreadable.add(K)
     run(owners, rescue())
-    assert {owners.version(node) for node in (A, B)} == {OLD}
+    # What is proposed again is newer than all that the third was ever shown, and takes the place of what it lost.
+    assert {owners.cell(node, K).record for node in (A, B, C)} == {record_of(OLD)}
 
 
-def test_an_accepted_loss_with_a_single_copy_that_cannot_be_read_is_not_held_up_by_it(owners: Owners) -> None:
-    owners.unreadable.add(C)
+def test_an_accepted_loss_with_a_single_copy_that_cannot_be_read_is_not_held_up_by_it(owners: Nodes) -> None:
+    owners.hold(C, K, OLD)
+    owners.engines[C].unreadable.add(K)
     run(owners, rescue())
-    assert owners.cells[A].record == b""
+    assert owners.cell(A, K).record == b""
 
 
-def test_an_accepted_loss_leaves_a_key_alone_that_too_many_cannot_read(owners: Owners) -> None:
-    owners.hold(C, NEW)
-    owners.unreadable |= {A, B}
+def test_an_accepted_loss_leaves_a_key_alone_that_too_many_cannot_read(owners: Nodes) -> None:
+    for node, ms in ((A, OLD), (B, OLD), (C, NEW)):
+        owners.hold(node, K, ms)
+    for node in (A, B):
+        owners.engines[node].unreadable.add(K)
     run(owners, rescue())
     # Those two go on abstaining, so that it is answered by an error and never as absent.
-    assert owners.unreadable == {A, B}
-    assert owners.version(C) == NEW
+    assert {owners.cell(node, K).record for node in (A, B)} == {record_of(OLD)}
+    assert owners.cell(C, K).record == record_of(NEW)
 
 
-def test_a_row_that_cannot_be_read_and_that_no_majority_holds_does_not_hold_up_a_change(owners: Owners) -> None:
-    owners.unreadable.add(A)
-    run(owners, fill_of((A, B, C), (D,), (B, C, D)))
-    assert owners.cells[D].record == b""
+def test_a_row_that_cannot_be_read_and_that_no_majority_holds_does_not_hold_up_a_change(owners: Nodes) -> None:
+    owners.hold(A, K, OLD)
+    owners.engines[A].unreadable.add(K)
+    run(owners, join())
+    assert owners.cell(D, K).record == b""
 
 
-def test_a_copy_that_one_owner_alone_holds_is_waited_for(owners: Owners) -> None:
-    owners.hold(A, NEW)
+def test_a_copy_that_one_owner_alone_holds_is_waited_for(owners: Nodes) -> None:
+    owners.hold(A, K, NEW)
     owners.deaf[A, PREPARE] = 1
-    run(owners, fill_of((A, B, C), (D,), (B, C, D)))
-    assert owners.version(D) == NEW
+    assert run(owners, join()).settled == 1
+    assert owners.cell(D, K).record == record_of(NEW)
 
 
-def test_a_row_that_too_many_sources_cannot_read_holds_up_a_change(owners: Owners) -> None:
-    owners.hold(C, OLD)
-    owners.unreadable |= {A, B}
+def test_a_row_that_too_many_sources_cannot_read_holds_up_a_change(owners: Nodes) -> None:
+    for node in (A, B, C):
+        owners.hold(node, K, OLD)
+    for node in (A, B):
+        owners.engines[node].unreadable.add(K)
     with pytest.raises(ChangeFailed):
-        run(owners, fill_of((A, B, C), (D,), (B, C, D)))
+        run(owners, join())
 
 
-def test_what_was_promised_is_settled(owners: Owners) -> None:
-    owners.hold(A, OLD)
-    owners.cells[B] = Cell(NEW, OLD, owners.cells[A].record)
-    owners.cells[C] = owners.cells[A]
-    assert run(owners, fill_of((A, B, C), (D,), (B, C, D))).settled == 1
-    assert owners.cells[D].accepted > NEW
+def test_what_a_majority_holds_is_copied_under_its_ballot_whatever_a_third_one_holds(owners: Nodes) -> None:
+    for node, ms in ((A, NEW), (B, NEW), (C, OLD)):
+        owners.hold(node, K, ms)
+    assert run(owners, join()).settled == 0
+    assert owners.cell(D, K) == owners.cell(A, K)
+
+
+def test_a_promise_of_an_old_owner_needs_no_settling(owners: Nodes) -> None:
+    for node in (A, B, C):
+        owners.hold(node, K, OLD)
+    owners.promise(B, K, NEW)
+    filling = run(owners, join())
+    assert (filling.copied, filling.settled) == (1, 0)
+    assert owners.cell(D, K).accepted == ballot_at(OLD)
+
+
+def test_a_promise_of_the_new_owner_is_settled_above_it(owners: Nodes) -> None:
+    for node in (A, B, C):
+        owners.hold(node, K, OLD)
+    owners.promise(D, K, NEW)
+    assert run(owners, join()).settled == 1
+    assert owners.cell(D, K).accepted > ballot_at(NEW)
+    assert owners.cell(D, K).record == record_of(OLD)
+
+
+def test_a_settled_key_that_the_new_owner_did_not_take_is_settled_again(owners: Nodes) -> None:
+    owners.hold(A, K, NEW)
+    owners.deaf[D, ACCEPT] = 2
+    run(owners, join())
+    assert owners.cell(D, K).record == record_of(NEW)
+
+
+def test_a_change_ends_with_an_error_where_the_new_owner_never_takes_what_is_disputed(owners: Nodes) -> None:
+    owners.hold(A, K, NEW)
+    owners.deaf[D, ACCEPT] = 99
+    with pytest.raises(ChangeFailed, match="could not be settled"):
+        run(owners, join())
+
+
+@pytest.mark.parametrize("missing", [A, D])
+def test_a_source_may_be_missing_and_a_target_may_not(owners: Nodes, missing: NodeId) -> None:
+    for node in (A, B, C):
+        owners.hold(node, K, OLD)
+    others = [node for node in (A, B, C, D) if node != missing]
+    if missing == D:
+        with pytest.raises(ChangeFailed, match="cannot be reached"):
+            run(owners, join(), adopted=others)
+        assert owners.cell(D, K).record == b""
+    else:
+        run(owners, join(), adopted=others)
+        assert owners.cell(D, K).record == record_of(OLD)
+
+
+def test_slots_are_looked_at_until_nothing_is_missing_but_not_for_ever(owners: Nodes) -> None:
+    numbers = iter(range(1, 99))
+
+    def before(node: str, path: str) -> None:
+        if path == "pull":
+            ms = next(numbers)
+            for source in (A, B, C):
+                owners.hold(source, K, ms)
+
+    owners.before = before
+    filling = run(owners, join())
+    assert filling.copied == owners.limits.pull_passes_max
+    assert filling.done == filling.total == 1, "what is looked at again is not counted again"
+
+
+def test_what_is_done_is_counted_slot_by_slot_over_the_orders_of_a_fill(owners: Nodes) -> None:
+    first = slot_of(K)
+    parts = iter([first + 3, first + 7, None])
+    seen: list[int] = []
+
+    def altered(node: str, path: str, answer: Answer) -> Answer:
+        if path != "pull":
+            return answer
+        seen.append(filling.done)
+        return Answer(200, encode(PullReply(FORMAT, 2, 0, 0, [], next(parts))))
+
+    owners.altered = altered
+    filling = filling_of(owners)
+    fill = Fill(tuple(Slot(first + place) for place in range(10)), (A, B, C), 2, 2, (D,), (B, C, D))
+    owners.wait(filling.run(Plan((fill,), 0, 0)))
+    assert seen == [0, 3, 7]
+    assert (filling.done, filling.total) == (10, 10)

@@ -165,7 +165,7 @@ def test_a_message_that_means_somebody_else_changes_nothing(
         room.serve(room.accept(b"k"), me=strange),
         room.serve(room.accept(b"k"), me=strange, copying=True),
         now(room.replica.announce(Announcement(strange, b"other"))),
-        now(room.replica.drop(DropRequest(strange, ALL, 1))),
+        now(room.replica.drop(DropRequest(strange, ALL))),
     ]
     for reply in replies:
         assert (reply.refusal, reply.replies, reply.epoch, reply.format) == (refusal, [], 5, FORMAT)
@@ -199,7 +199,7 @@ def test_a_higher_epoch_is_adopted_and_kept_whoever_shows_it(room: Room) -> None
     assert room.serve(me=header(epoch=5)).refusal == OLD_EPOCH
     now(room.replica.page(PageRequest(header(epoch=7), ALL)))
     assert room.replica.epoch == 7
-    now(room.replica.drop(DropRequest(header(epoch=8), [(0, 0)], 2)))
+    now(room.replica.drop(DropRequest(header(epoch=8), [(0, 0)])))
     assert room.replica.epoch == 8
     assert Room(room.engine).replica.epoch == 8
 
@@ -213,7 +213,7 @@ def test_a_closed_epoch_refuses_clients_and_serves_copies(room: Room) -> None:
     assert [reply.taken for reply in room.serve(room.accept(b"copy"), me=closed, copying=True).replies] == [True]
     assert room.keys() == [b"copy"]
     assert [row.key for row in now(room.replica.page(PageRequest(closed, ALL))).rows] == [b"copy"]
-    assert now(room.replica.drop(DropRequest(closed, ALL, 3))).refusal == ""
+    assert now(room.replica.drop(DropRequest(closed, ALL))).refusal == ""
     with pytest.raises(ChangeUnderWay):
         now(room.replica.write_local(Key(b"local"), b"v"))
     assert room.keys() == []
@@ -265,7 +265,7 @@ MALFORMED = {
     "an empty ballot": Op(PREPARE, b"k", b""),
     "a short ballot": Op(PREPARE, b"k", b"\x01" * 15),
     "a long ballot": Op(ACCEPT, b"k", b"\x01" * 17, GOOD),
-    "an unknown verb": Op(4, b"k", BALLOT, GOOD),
+    "an unknown verb": Op(5, b"k", BALLOT, GOOD),
     "a negative verb": Op(-1, b"k", BALLOT, GOOD),
     "a negative verb with a short ballot": Op(-1, b"k", b"\x01"),
     "an empty key": Op(ACCEPT, b"", BALLOT, GOOD),
@@ -349,7 +349,7 @@ def test_a_range_that_is_none_is_refused_before_anything_is_dropped(room: Room, 
     with pytest.raises(MalformedBody):
         now(room.replica.page(PageRequest(ME, [wrong])))
     with pytest.raises(MalformedBody):
-        now(room.replica.drop(DropRequest(ME, [*ALL, wrong], 4)))
+        now(room.replica.drop(DropRequest(ME, [*ALL, wrong])))
     assert room.keys() == [b"k"]
 
 
@@ -358,50 +358,27 @@ def test_drop_forgets_its_slots_promises_included_and_no_others(room: Room) -> N
     room.serve(*(room.accept(key) for key in keys))
     room.serve(Op(PREPARE, b"promise", room.clock.tick()))
     dropped = [slot_of(b"promise"), *(slot_of(key) for key in keys[:20])]
-    reply = now(room.replica.drop(DropRequest(ME, [(slot, slot) for slot in sorted(dropped)], 5)))
+    reply = now(room.replica.drop(DropRequest(ME, [(slot, slot) for slot in sorted(dropped)])))
     assert (reply.refusal, reply.epoch) == ("", 5)
     assert sorted(room.keys()) == sorted(key for key in keys if slot_of(key) not in dropped)
     assert room.engine.get(slot_of(b"promise"), Key(b"promise")) is None
 
 
-def test_an_order_to_drop_that_comes_again_is_answered_as_before_and_not_carried_out(room: Room) -> None:
+def test_an_order_to_drop_that_comes_again_is_carried_out_again(room: Room) -> None:
     room.serve(room.accept(b"old"))
-    order = DropRequest(ME, ALL, 7)
+    order = DropRequest(ME, ALL)
     first = now(room.replica.drop(order))
-    room.serve(room.accept(b"filled since"))
-
-    assert now(room.replica.drop(order)) == first
-    assert room.keys() == [b"filled since"]
-
-
-def test_an_order_that_comes_again_after_a_restart_is_not_carried_out_either(room: Room) -> None:
-    room.serve(room.accept(b"old"))
-    order = DropRequest(ME, ALL, 7)
-    first = now(room.replica.drop(order))
-    again = Room(room.engine)
-    again.serve(again.accept(b"filled since"))
-
-    assert now(again.replica.drop(order)) == first
-    assert again.keys() == [b"filled since"]
-
-
-def test_an_order_before_the_last_one_is_refused(room: Room) -> None:
-    now(room.replica.drop(DropRequest(ME, ALL, 7)))
-    room.serve(room.accept(b"filled since"))
-
-    with pytest.raises(PeerRefused, match="order 6 comes too late"):
-        now(room.replica.drop(DropRequest(ME, ALL, 6)))
-
-    assert room.keys() == [b"filled since"]
-
-
-def test_orders_begin_anew_with_each_epoch(room: Room) -> None:
-    now(room.replica.drop(DropRequest(ME, ALL, 7)))
-    room.serve(room.accept(b"k"))
-
-    now(room.replica.drop(DropRequest(header(epoch=6), ALL, 1)))
-
     assert room.keys() == []
+    assert now(room.replica.drop(order)) == first
+
+
+def test_an_order_to_drop_of_an_older_epoch_is_refused_and_nothing_is_forgotten(room: Room) -> None:
+    late = DropRequest(ME, ALL)
+    room.serve(room.accept(b"filled since"), me=header(epoch=6))
+    for replica in (room.replica, Room(room.engine).replica):
+        reply = now(replica.drop(late))
+        assert (reply.refusal, reply.epoch, reply.unfinished) == (OLD_EPOCH, 6, False)
+    assert room.keys() == [b"filled since"]
 
 
 def test_a_drop_goes_in_parts_and_says_when_it_is_done() -> None:
@@ -410,14 +387,14 @@ def test_a_drop_goes_in_parts_and_says_when_it_is_done() -> None:
     room.serve(*(room.accept(key) for key in keys))
 
     story = []
-    for number in range(1, 10):
-        reply = now(room.replica.drop(DropRequest(ME, ALL, number)))
+    for _ in range(9):
+        reply = now(room.replica.drop(DropRequest(ME, ALL)))
         story.append((reply.unfinished, len(room.keys())))
         if not reply.unfinished:
             break
 
     assert story == [(True, 3), (True, 1), (False, 0)]
-    repeated = now(room.replica.drop(DropRequest(ME, ALL, len(story))))
+    repeated = now(room.replica.drop(DropRequest(ME, ALL)))
     assert (repeated.refusal, repeated.unfinished) == ("", False)
 
 
@@ -429,8 +406,8 @@ def test_a_drop_of_several_ranges_is_done_when_all_of_them_are() -> None:
     ranges = [(0, edge), (edge + 1, SLOTS - 1)]
 
     left = []
-    for number in range(1, 10):
-        reply = now(room.replica.drop(DropRequest(ME, ranges, number)))
+    for _ in range(9):
+        reply = now(room.replica.drop(DropRequest(ME, ranges)))
         left.append(len(room.keys()))
         if not reply.unfinished:
             break
@@ -579,10 +556,23 @@ def test_a_replica_abstains_for_what_it_cannot_read_and_answers_the_rest_of_the_
         Op(FETCH, b"good"),
     ).replies
 
-    assert [reply is ABSTAIN for reply in replies] == [True, False, True, True, True, False]
+    assert [reply is ABSTAIN for reply in replies] == [True, False, True, True, False, False]
     assert (replies[1].taken, replies[5].record) == (True, taken.record)
+    assert replies[4].taken, "what is newer than all that it was ever shown takes the place of what is lost"
     sick.engine.unreadable = set()
-    assert (sick.value(b"bad"), sick.value(b"good")) == (b"1", b"2")
+    assert (sick.value(b"bad"), sick.value(b"good")) == (b"2", b"2")
+
+
+def test_a_record_no_newer_than_what_was_shown_does_not_replace_what_cannot_be_read(sick: SickRoom) -> None:
+    late = sick.accept(b"bad", b"0")
+    sick.serve(sick.accept(b"bad", b"1"))
+    sick.engine.unreadable = {b"bad"}
+
+    (reply,) = sick.serve(late).replies
+
+    assert (reply.taken, reply.promised > late.ballot) == (False, True)
+    sick.engine.unreadable = set()
+    assert sick.value(b"bad") == b"1"
 
 
 def test_a_page_shows_that_there_is_something_that_cannot_be_read(sick: SickRoom) -> None:
@@ -603,7 +593,7 @@ def test_a_disk_that_takes_no_more_is_a_refusal_and_nothing_has_changed(
         lambda: sick.serve(Op(READ, b"before"), sick.accept(b"k"), sick.accept(b"before", b"2")),
         lambda: sick.serve(me=header(epoch=6)),
         lambda: now(sick.replica.announce(Announcement(ME, b"state"))),
-        lambda: now(sick.replica.drop(DropRequest(ME, ALL, 1))),
+        lambda: now(sick.replica.drop(DropRequest(ME, ALL))),
     ):
         sick.engine.trouble = [trouble]
         reply = ask()
@@ -615,7 +605,7 @@ def test_a_disk_that_takes_no_more_is_a_refusal_and_nothing_has_changed(
         now(sick.replica.write_local(Key(b"k"), b"v"))
     # And it goes on as soon as the disk does.
     assert sick.serve(sick.accept(b"k")).refusal == ""
-    assert now(sick.replica.drop(DropRequest(ME, ALL, 1))).refusal == ""
+    assert now(sick.replica.drop(DropRequest(ME, ALL))).refusal == ""
     assert sick.keys() == []
 
 
@@ -684,7 +674,7 @@ def calls(room: Room) -> dict[str, Callable[[], Deferred[Any]]]:
         "write_local": lambda: room.replica.write_local(Key(b"k"), b"v"),
         "adopt": lambda: room.replica.page(PageRequest(header(epoch=9), ALL)),
         "announce": lambda: room.replica.announce(Announcement(ME, b"state")),
-        "drop": lambda: room.replica.drop(DropRequest(ME, ALL, 1)),
+        "drop": lambda: room.replica.drop(DropRequest(ME, ALL)),
         "join": lambda: room.replica.join(Join("c-1", "n-1")),
         "read": lambda: room.replica.serve(Batch(ME, [Op(READ, b"before"), Op(FETCH, b"k")])),
         "page": lambda: room.replica.page(PageRequest(ME, ALL)),
@@ -782,7 +772,7 @@ class SlowRoom(SickRoom):
         return self.syncs[-1]
 
     def contents(self) -> object:
-        notes = {name: self.engine.read_note(name) for name in ("identity", "state", "dropped")}
+        notes = {name: self.engine.read_note(name) for name in ("identity", "state")}
         return self.engine.scan(Slot(0), Slot(SLOTS - 1), None, 99), notes
 
     def end_syncs(self) -> None:
@@ -866,7 +856,7 @@ def test_a_batch_that_is_malformed_but_shows_an_epoch_is_refused_after_that_is_s
 def test_what_was_dropped_before_an_order_failed_is_not_shown_as_gone_before_that_is_synced(slow: SlowRoom) -> None:
     edge = min(slot_of(b"before"), slot_of(b"other"))
     slow.engine.trouble = [None, BUSY]
-    refused = leaving(slow.replica.drop(DropRequest(ME, [(0, edge), (edge + 1, SLOTS - 1)], 1)))
+    refused = leaving(slow.replica.drop(DropRequest(ME, [(0, edge), (edge + 1, SLOTS - 1)])))
     read = leaving(slow.replica.serve(Batch(ME, [Op(FETCH, b"before"), Op(FETCH, b"other")])))
     assert (refused, read) == ([], [])
 
