@@ -101,6 +101,9 @@ class Chains:
                 return Done(reply.record, 1, len(owners))
 
     def _fetch(self, owners: tuple[NodeId, ...], key: Key, deadline: float, node: NodeId) -> Deferred[Reply]:
+        if node not in self._queues.by_node:
+            # It has left since this chain began: who owns the key now is asked in another one.
+            return fail(Failure(changing()))
         left = deadline - self._clock.seconds()
         if left <= 0:
             return fail(Failure(PeerUnreachable("the deadline passed before it was asked")))

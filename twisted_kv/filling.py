@@ -68,6 +68,12 @@ class Filling:
         self.total = 0
         self.copied = 0
         self.bytes = 0
+        self._began_s = clock.seconds()
+
+    @property
+    def slots_per_s(self) -> float:
+        """How fast it has been until now."""
+        return self.done / max(0.001, self._clock.seconds() - self._began_s)
 
     @property
     def settled(self) -> int:
@@ -99,23 +105,27 @@ class Filling:
     async def _pull_all(self, target: NodeId, work: Sequence[tuple[Fill, list[NodeId]]]) -> None:
         """Let one target copy all that it is to have, and look again until nothing is missing (P18)."""
         for fill, chosen in work:
+            left = 0
             for last in range(self._limits.pull_passes_max):
-                copied = await self._pull(target, fill, chosen, counts=last == 0)
-                if not copied:
+                copied, left = await self._pull(target, fill, chosen, counts=last == 0)
+                if not copied and not left:
                     break
+            if left:
+                raise ChangeFailed(f"{left} slots of {target} still lack their floors")
 
-    async def _pull(self, target: NodeId, fill: Fill, chosen: Sequence[NodeId], counts: bool) -> int:
-        """Go through a fill's slots once; say how many keys were not there yet."""
+    async def _pull(self, target: NodeId, fill: Fill, chosen: Sequence[NodeId], counts: bool) -> tuple[int, int]:
+        """Go through a fill's slots once; say how many keys were not there yet, and how many floors still are not."""
         seat, ranges = self._seats[target], [(int(first), int(last)) for first, last in runs(fill.slots)]
         named = [self._seats[node] for node in chosen]
         first: int | None = ranges[0][0]
-        found = 0
+        found = left = 0
         while first is not None:
             began_s = self._clock.seconds()
             reply = await self._control.pull(seat, self._state, ranges, first, named, fill.needed)
             self.copied += reply.copied
             self.bytes += reply.size
             found += reply.copied + len(reply.disputed)
+            left += reply.floors_left
             disputed = [Key(key) for key in dict.fromkeys(reply.disputed)]
             for at in range(0, len(disputed), self._limits.settled_at_once):
                 await self._settling.settle(fill, disputed[at : at + self._limits.settled_at_once])
@@ -126,7 +136,7 @@ class Filling:
             if first is not None and self._buggify("filling: it begins again"):
                 first = ranges[0][0]
             await self._throttle.pause(reply.size, self._clock.seconds() - began_s)
-        return found
+        return found, left
 
     # Where the operator has accepted a loss.
 

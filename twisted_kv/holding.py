@@ -157,9 +157,11 @@ class Holding:
 
         return self._when_safe(found, lambda _: [NOTES])
 
-    def digest_of(self, slot: Slot) -> int:
-        """Give the digest of a slot as it is now."""
-        return self._engine.digests(slot, slot)[0]
+    def own_digests(self, ranges: Sequence[tuple[int, int]]) -> Iterator[int]:
+        """Give the digests of slots as they are now."""
+        for first, last in ranges:
+            check_range(first, last)
+            yield from self._engine.digests(Slot(first), Slot(last))
 
     def floor_of(self, slot: Slot) -> Floor:
         return self._engine.floor(slot)

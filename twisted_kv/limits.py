@@ -157,7 +157,8 @@ class Limits:
     """Keys that one round of repair looks at; the next round goes on."""
 
     purge_grace_s: float = 60.0
-    """How old a tombstone becomes at the least. Younger floors would refuse writes of proxies whose clocks are late."""
+    """How old a tombstone becomes at the least; infinite: none is purged. Younger floors would refuse writes of proxies
+    whose clocks are late."""
 
     purge_slots_max: int = 256
     """Slots that are purged at a time."""

@@ -149,6 +149,11 @@ class Pace:
             return None
         return sorted(took_s for _, took_s in self._times)[max(0, ceil(part * count) - 1)]
 
+    def lately_s(self, part: float, now: float, seconds: float) -> float | None:
+        """Give the same of the answers of the last seconds only."""
+        took = sorted(took_s for at, took_s in self._times if at >= now - seconds)
+        return took[max(0, ceil(part * len(took)) - 1)] if took else None
+
     def usual_s(self, now: float) -> float | None:
         """Give the time by which the node is compared with others; a single late answer does not change it."""
         count = self.count(now)

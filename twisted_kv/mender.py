@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import islice
+from itertools import chain, compress, islice
+from math import isinf
 from random import Random
 from typing import NamedTuple
 
@@ -87,7 +88,9 @@ class Mender:
         self._purged: dict[Slot, tuple[int | None, float]] = {}
         self.number = 0
         """Which round this is, or was the last."""
-        self.running = False
+        self.running = self.cancelled = False
+        self._began_s = 0.0
+        self._ended_s = 0.0
         self.done = self.total = 0
         """Slots that the round has compared and repaired, and has to."""
 
@@ -98,11 +101,22 @@ class Mender:
         """Begin a round now."""
         self._rounds.kick()
 
+    def cancel(self) -> None:
+        """Break the round off; the next one comes all the same."""
+        self.cancelled = self.running
+
+    @property
+    def slots_per_s(self) -> float:
+        """How fast the round is, or was."""
+        until_s = self._clock.seconds() if self.running else self._ended_s
+        return self.done / max(0.001, until_s - self._began_s)
+
     def stop(self) -> Deferred[None]:
         return self._rounds.stop()
 
     async def _round(self) -> None:
         view = self._view()
+        self.cancelled = False
         if view is None or not self._rests_in(view):
             return
         try:
@@ -111,18 +125,19 @@ class Mender:
         except KvError:
             return
         self.number += 1
-        self.running, self.done, self.total = True, 0, SLOTS
+        self.running, self.cancelled, self.done, self.total = True, False, 0, SLOTS
+        self._began_s = self._clock.seconds()
         try:
             await self._mend(view)
         except KvError as error:
             self.log.info("repair was broken off: {error}", error=error.detail)
         finally:
-            self.running = False
+            self.running, self._ended_s = False, self._clock.seconds()
             self._lead.release()
 
     def _rests_in(self, view: View) -> bool:
-        """Whether the ring is at rest in a view, and it is still the present one."""
-        return self._view() is view and view.state.change is None and not view.state.pending
+        """Whether the ring is at rest in a view, and it is still the present one; no round goes on without that."""
+        return not self.cancelled and self._view() is view and view.state.change is None and not view.state.pending
 
     async def _mend(self, view: View) -> None:
         present = self._present(view)
@@ -209,7 +224,7 @@ class Mender:
         ranges: list[tuple[int, int]],
         found: Compared,
     ) -> None:
-        slots = [Slot(slot) for first, last in ranges for slot in range(first, last + 1)]
+        slots = list(chain.from_iterable(range(first, last + 1) for first, last in ranges))
         asking = [ensureDeferred(self._digests(view, seat, ranges)) for seat in present.values()]
         said: dict[NodeId, Digests] = {}
         for node, (succeeded, result) in zip(present, await DeferredList(asking, consumeErrors=True), strict=True):
@@ -221,7 +236,7 @@ class Mender:
                 result.raiseException()
         floors = {node: _floors_in(digests) for node, digests in said.items()}
         for place in _not_blank(said.values()):
-            slot = slots[place]
+            slot = Slot(slots[place])
             owners = view.table[slot]
             answered = [node for node in owners if node in said]
             if len(answered) < 2 and len(owners) > 1:
@@ -296,6 +311,8 @@ class Mender:
 
     async def _purge(self, view: View, present: Mapping[NodeId, Seat], graves: Mapping[Slot, int]) -> None:
         """Purge slots whose owners are alike, below a ballot that was drawn long enough ago."""
+        if isinf(self._limits.purge_grace_s):
+            return
         now_s = self._clock.seconds()
         self._floors.append((now_s, self._hybrid.tick()))
         grace_s = 0.0 if self._buggify("mender: a purge right after a write") else self._limits.purge_grace_s
@@ -362,7 +379,7 @@ def _not_blank(said: Iterable[Digests]) -> list[int]:
     for digests in said:
         for numbers in (digests.digests, digests.graves):
             if any(numbers):
-                places |= {place for place, number in enumerate(numbers) if number}
+                places.update(compress(range(len(numbers)), numbers))
     return sorted(places)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import msgspec
 
-from .membership import State
+from .membership import State, cancelled, finished, ring_of
 from .names import NodeId, Slot
 from .quorum import blocking, majority
-from .views import Pair, forgotten, given_up, pairs_of
+from .ring import Ring
+from .views import Pair, View, forgotten, given_up, pairs_of
 
 
 class Fill(msgspec.Struct, frozen=True):
@@ -118,3 +120,83 @@ def _wants(pair: Pair, forgot: Collection[str], away: Collection[str]) -> _Wants
     # Who forgot votes in no epoch before it was rebuilt, so those who remember are majority enough among the old.
     enough = min(majority(len(had)), len(sources))
     return _Wants(sources, blocking(len(had)) if had else 0, enough, targets, tuple(sorted(gets)))
+
+
+class Load(NamedTuple):
+    """What one node carries before a change and after it: copies of slots, and about so many bytes."""
+
+    node: NodeId
+    slots_before: int
+    slots_after: int
+    bytes_before: int
+    bytes_after: int
+
+
+class Weakest(NamedTuple):
+    """The moment at which the fewest failures are survived: how many nodes may fail then without any slot losing its
+    majorities, and how many slots survive no more."""
+
+    when: str
+    survives: int
+    slots: int
+
+
+class Preview(NamedTuple):
+    """What a change would come to."""
+
+    kind: str
+    moved: int
+    """Copies of slots that would be made."""
+    bytes: int
+    """About so many bytes in them."""
+    loads: tuple[Load, ...]
+    weakest: Weakest
+    closed: bool
+    lost: int
+
+
+def previewed(state: State, bytes_of: Mapping[NodeId, int]) -> Preview:
+    """Say what a change that has begun comes to.
+
+    :param bytes_of: what each member holds now; what is to be held is reckoned from it by the number of slots.
+    """
+    assert state.change is not None
+    plan = planned(state)
+    before, after = _copies(ring_of(state.members, state)), _copies(ring_of(state.change.seats, state))
+    each = sum(bytes_of.values()) / max(1, sum(before.values()))
+    moved = sum(len(fill.slots) * len(set(fill.targets) - set(fill.sources)) for fill in plan.fills)
+    return Preview(
+        state.change.kind,
+        moved,
+        round(moved * each),
+        tuple(
+            Load(node, before[node], after[node], bytes_of.get(node, 0), round(after[node] * each))
+            for node in dict.fromkeys((*before, *after))
+        ),
+        _weakest(state),
+        plan.closed,
+        plan.lost,
+    )
+
+
+def _copies(ring: Ring) -> Counter[NodeId]:
+    copies: Counter[NodeId] = Counter({NodeId(member.id): 0 for member in ring.members})
+    for owners, slots in Counter(ring.table).items():
+        for node in owners:
+            copies[node] += slots
+    return copies
+
+
+def _weakest(state: State) -> Weakest:
+    """Find the moment of a change at which the fewest failures are survived, the earliest of several."""
+    moments = {"before": cancelled(state), "during": state, "after": finished(state)}
+    found: list[Weakest] = []
+    for when, then in moments.items():
+        survives = Counter(
+            min(len(group.voters) - majority(group.size) for group in electorate.groups)
+            for electorate in View(then).electorates
+            if electorate.nodes
+        )
+        if survives:
+            found.append(Weakest(when, min(survives), survives[min(survives)]))
+    return min(found, key=lambda weakest: weakest.survives, default=Weakest("before", 0, 0))

@@ -57,6 +57,7 @@ from .web.cluster import ClusterDoor, add_cluster
 from .web.keys import add_keys
 from .web.original import add_original_proxy
 from .web.site import App, KvSite
+from .web.tasks import TaskDoor, add_tasks
 from .web.v1 import add_v1
 
 Options = ProxyOptions
@@ -203,6 +204,7 @@ class Rooms:
         add_keys(app, self.listing, limits)
         add_bulk(app, self.coordinator, self._now_ms, limits, default)
         add_cluster(app, ClusterDoor(self.roster, self.mover, limits, default), self.metrics)
+        add_tasks(app, TaskDoor(self.roster, self.mover, self.mender, limits))
         return app
 
 

@@ -12,6 +12,8 @@ order may be given again and again, and what was copied before costs nothing.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from itertools import compress
+from operator import ne
 from typing import TypeVar
 
 from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
@@ -89,7 +91,8 @@ class Puller:
                 refused.raiseException()
             order.disputed += refused
         left = slots[done] if done < len(slots) else None
-        return PullReply(FORMAT, request.header.epoch, order.rows, order.bytes, order.disputed, left)
+        lacking = sum(self._replica.floor_of(slot).accepted < floor.accepted for slot, floor in order.floors.items())
+        return PullReply(FORMAT, request.header.epoch, order.rows, order.bytes, order.disputed, left, lacking)
 
     def _adapt(self, rows: int) -> None:
         """Look at more slots at a time where they hold little, and at fewer where they fill an order."""
@@ -102,22 +105,27 @@ class Puller:
         ranges = ranges_of(slots)
         said = await order.each(lambda source: self._digests(order, source, ranges))
         floors = _highest(said)
+        order.floors |= floors
         await self._replica.promise(order.epoch, {slot: floor.promised for slot, floor in floors.items()})
+        own = list(self._replica.own_digests(ranges))
+        unlike: set[int] = set()
+        for found in said:
+            unlike.update(compress(range(len(own)), map(ne, own, found.digests)))
         agreed: dict[int, int] = {}
         mixed: list[int] = []
-        for place, slot in enumerate(slots):
+        for place in sorted(unlike):
             digests = {found.digests[place] for found in said}
-            floor = floors.get(Slot(slot), NO_FLOOR)
             if len(digests) > 1:
-                mixed.append(slot)
-            elif self._replica.digest_of(Slot(slot)) not in digests:
-                agreed[slot] = digests.pop()
-            elif self._replica.floor_of(Slot(slot)).accepted < floor.accepted:
+                mixed.append(slots[place])
+            else:
+                agreed[slots[place]] = digests.pop()
+        for slot, floor in floors.items():
+            if self._replica.floor_of(slot).accepted < floor.accepted and slot not in agreed:
                 mixed.append(slot)
         if agreed:
             mixed += await self._copy(order, agreed, floors)
         if mixed:
-            await self._merge(order, sorted(mixed), floors)
+            await self._merge(order, sorted(set(mixed)), floors)
         return len(slots)
 
     async def _digests(self, order: _Order, source: Source, ranges: list[tuple[int, int]]) -> Digests:
@@ -191,7 +199,7 @@ class Puller:
     async def _take(self, order: _Order, copies: list[SlotCopy]) -> None:
         if self._buggify("pulling: what agrees is disputed all the same"):
             order.disputed += [row.key for copy in copies for row in copy.rows]
-            return
+            copies = [copy for copy in copies if not copy.rows]
         batch: list[SlotCopy] = []
         rows = 0
         for place, copy in enumerate(copies, 1):
@@ -231,6 +239,7 @@ class _Order:
         self.sources = list(request.sources)
         self.rows = self.bytes = 0
         self.disputed: list[bytes] = []
+        self.floors: dict[Slot, Floor] = {}
         self.taking: list[Deferred[list[bytes]]] = []
         self._turn = turn
 

@@ -225,6 +225,10 @@ class Roster:
 
         await self._update(step)
 
+    async def withdraw(self, node: str) -> None:
+        """Give up what is wished for a node and has not begun."""
+        await self._update(lambda state: without(state, node))
+
     async def accept_loss(self, dead: Collection[str] = ()) -> list[str]:
         """Rebuild the members who forgot from whatever copies are left, and name them.
 

@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-SLOWEST = 1 / 32
+SLOWEST = 1 / 8
 """What is left of the speed at the least, however long clients wait: a change has to end some day."""
 
 PATIENCE = 2.0
@@ -17,7 +17,7 @@ PATIENCE = 2.0
 RECOVERY = 1.1
 """How fast the speed comes back: additive increase would take an hour after a single bad moment."""
 
-LEAST_WAIT_S = 0.02
+LEAST_WAIT_S = 0.03
 """A wait of clients below which nothing is slowed down."""
 
 

@@ -59,7 +59,7 @@ class Upkeep(Holding):
     def _promise_floor(
         self, slot: Slot, digest: int, ballot: Ballot, floors: dict[Slot, Floor], changes: list[Change]
     ) -> bool:
-        if self.digest_of(slot) != digest or slot in self._hints.marks:
+        if self._engine.digests(slot, slot)[0] != digest or slot in self._hints.marks:
             return False
         floor = self._engine.floor(slot)
         if floor.promised < ballot:

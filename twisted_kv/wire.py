@@ -238,6 +238,8 @@ class PullReply(msgspec.Struct, array_like=True):
     size: int
     disputed: list[bytes]
     next: int | None = None
+    floors_left: int = 0
+    """Slots whose floor has to wait, since some of their keys are disputed."""
 
 
 class DropRequest(msgspec.Struct, array_like=True):

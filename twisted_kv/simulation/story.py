@@ -6,6 +6,7 @@ import gc
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from math import inf
 from random import Random
 from typing import Any
 
@@ -103,7 +104,7 @@ class Story:
         purges = random.random() < PURGING
         limits = replace(
             sites.tighten(Limits()),
-            purge_grace_s=GRACE_S if purges else 1e9,
+            purge_grace_s=GRACE_S if purges else inf,
             repair_slots_max=SLOTS,
             pull_slots_min=SLOTS,
         )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice, takewhile
 
 from sortedcontainers import SortedDict, SortedList
 
-from twisted_kv.digest import EMPTY, moved, term
+from twisted_kv.digest import moved, term
 from twisted_kv.names import Key, Slot
 from twisted_kv.register import BLANK, NO_FLOOR, Cell, Floor
 from twisted_kv.ring import SLOTS
@@ -40,8 +41,8 @@ class MemoryEngine:
         self._places = SortedList()
         self._slots: SortedList[tuple[Key, Slot]] = SortedList()
         self._due: SortedList[Due] = SortedList()
-        self._digests: dict[Slot, int] = {}
-        self._graves: dict[Slot, int] = {}
+        self._digests = array("Q", bytes(8 * SLOTS))
+        self._graves = array("Q", bytes(8 * SLOTS))
         self._floors: dict[Slot, Floor] = {}
         self._notes: dict[str, bytes] = {}
         self._side: SortedDict[bytes, bytes] = SortedDict()
@@ -102,14 +103,13 @@ class MemoryEngine:
         self._bytes += len(now.record) - len(was.record) + len(key) * cells
         self._keys += values
         if cells != values:
-            self._graves[slot] = self._graves.get(slot, 0) + cells - values
+            self._graves[slot] += cells - values
         if now.promised > self.highest:
             self.highest = now.promised
         if now.accepted > self.highest:
             self.highest = now.accepted
         if now.accepted != was.accepted:
-            digest = self._digests.get(slot, EMPTY)
-            self._digests[slot] = moved(digest, term(key, was.accepted), term(key, now.accepted))
+            self._digests[slot] = moved(self._digests[slot], term(key, was.accepted), term(key, now.accepted))
         if expires_ms := value_expiry(was.record):
             self._due.remove(Due(expires_ms, key))
         if expires_ms := value_expiry(now.record):
@@ -123,7 +123,7 @@ class MemoryEngine:
     def inspect(self, slot: Slot) -> Inspection:
         """See ``Engine``."""
         stock = self._stock(slot)
-        kept = self._digests.get(slot, EMPTY), self._graves.get(slot, 0)
+        kept = self._digests[slot], self._graves[slot]
         return Inspection(stock.rows, stock.damaged, kept == (stock.digest, stock.graves))
 
     def mend_digest(self, slot: Slot) -> None:
@@ -177,11 +177,11 @@ class MemoryEngine:
 
     def digests(self, first: Slot, last: Slot) -> Sequence[int]:
         """See ``Engine``."""
-        return [self._digests.get(Slot(slot), EMPTY) for slot in range(first, min(last + 1, SLOTS))]
+        return self._digests[first : last + 1]
 
     def graves(self, first: Slot, last: Slot) -> Sequence[int]:
         """See ``Engine``."""
-        return [self._graves.get(Slot(slot), 0) for slot in range(first, min(last + 1, SLOTS))]
+        return self._graves[first : last + 1]
 
     def keys(self, after: bytes, prefix: bytes, limit: int) -> list[Listed]:
         """See ``Engine``."""
@@ -227,8 +227,8 @@ class MemoryEngine:
         """See ``Engine``."""
         for kept in (self._cells, self._places, self._slots, self._due, self._notes, self._side):
             kept.clear()
-        for counted in (self._digests, self._graves, self._floors):
-            counted.clear()
+        self._floors.clear()
+        del self._digests[:], self._graves[:]
         self._keys = self._bytes = 0
 
 

@@ -88,8 +88,13 @@ class ClusterDoor:
             "owned": round(owned, 6),
             "keys": info.keys if info else None,
             "bytes": info.bytes if info else None,
-            "hints": 0,
+            "hints": self._hints_for(seat.id),
         }
+
+    def _hints_for(self, node: str) -> int:
+        """Count the hints that wait for a member, as their keepers said when they were last asked."""
+        infos = [self.roster.probes.info_of(seat) for seat in self.roster.state.members]
+        return sum(info.hints.get(node, 0) for info in infos if info is not None)
 
     def locate(self, raw: bytes) -> dict[str, Any]:
         """Where a key lives.
