@@ -30,6 +30,7 @@ from twisted_kv.names import NodeId
 from twisted_kv.peers import http
 from twisted_kv.preconditions import Precondition, Verdict
 from twisted_kv.proposing import Proposer
+from twisted_kv.quorum import Voters
 from twisted_kv.reading import Read
 from twisted_kv.register import ACCEPT, Op, Reply
 from twisted_kv.simulation import cluster, story
@@ -50,9 +51,9 @@ Mutant = Callable[[Patch], None]
 def last_writer_wins(patch: Patch) -> None:
     """(P1) Whoever has something of a later clock counts as agreeing with a write."""
 
-    def wrong(self: Write, reply: Reply, resent: bool) -> Sequence[Send]:
+    def wrong(self: Write, bit: Voters, reply: Reply, resent: bool) -> Sequence[Send]:
         if self.phase == ACCEPT and reply.accepted > self.ballot:
-            self.confirmed += 1
+            self.confirmed |= bit
             return self._taken(NodeId(""), reply)
         return self._weigh()
 
@@ -82,7 +83,7 @@ def repair_under_a_new_ballot(patch: Patch) -> None:
         self.proposed = self._had
         self.needed = self._required
         ballot = self.clock.tick()
-        return self._ask(ACCEPT, Op(ACCEPT, self.key, ballot, self._had), self.owners)
+        return self._ask(ACCEPT, Op(ACCEPT, self.key, ballot, self._had))
 
     patch.setattr(Read, "_write_back", wrong)
 
@@ -115,7 +116,7 @@ def complete_under_a_new_version(patch: Patch) -> None:
         assert best is not None
         if self.mine and not (best.record and record_version(best.record) in self.mine) and self.hides(best):
             return self._end_hidden()
-        return self._accept_fresh(self.ballot, max(self.quorum, self.level.needed(len(self.owners))))
+        return self._accept_fresh(self.ballot, (*self.quorum, *self.electorate.quota(self.level)))
 
     patch.setattr(Write, "_propose", wrong)
 
@@ -132,7 +133,7 @@ def ignore_promises(patch: Patch) -> None:
 
 def count_repeated_refusals(patch: Patch) -> None:
     """A write takes the refusal of a repeated message for the answer to the first one."""
-    patch.setattr(Proposer, "_refused", lambda self, reply, resent: self._weigh())
+    patch.setattr(Proposer, "_refused", lambda self, bit, reply, resent: self._weigh())
 
 
 def answer_with_the_running_sync(patch: Patch) -> None:
