@@ -123,7 +123,7 @@ def moving(keys: int, rounds: int) -> None:
                 )
         client.stop()
         print(
-            f"median: {statistics.median(rates):,.0f} records/s, p99 {statistics.median(ratios):.2f} times the idle one;"
+            f"median: {statistics.median(rates):,.0f} records/s, p99 at {statistics.median(ratios):.2f} times idle;"
             f" {client.wrong} wrong answers"
         )
 

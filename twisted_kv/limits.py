@@ -92,6 +92,9 @@ class Limits:
     probe_interval_s: float = 0.5
     """How often each member is asked who it is: half of the time in which a restarted node should be noticed."""
 
+    probe_timeout_s: float = 1.5
+    """How long a probe may take: a silent node must not keep the others from being asked again."""
+
     drive_interval_s: float = 0.5
     """How often a proxy looks whether a change waits that it could drive now."""
 

@@ -117,7 +117,7 @@ class Probes:
         queue = self._queues.by_node.get(node)
         cluster = self._state().cluster_id
         try:
-            info = await self._control.info(seat.url)
+            info = await self._control.info(seat.url, self._limits.probe_timeout_s)
             if not info.cluster:
                 info = await self._control.join(seat.url, cluster, seat.id)
             if (info.cluster, info.member) != (cluster, seat.id):

@@ -43,8 +43,7 @@ class Machines:
             mine = [word if word.startswith("m1=") else self._moved(word, machine) for word in words]
             if mine[0] == "twistd":
                 mine[:1] = [*TWISTD, "--nodaemon"]
-            log = open(self._folder / f"machine-{machine}.out", "ab")
-            with log:
+            with open(self._folder / f"machine-{machine}.out", "ab") as log:
                 process = subprocess.Popen(mine, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
             self.running[machine].append(process)
 

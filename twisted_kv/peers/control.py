@@ -67,14 +67,14 @@ class Control:
         self._transport = transport
         self._limits = limits
 
-    async def info(self, url: str) -> Info:
+    async def info(self, url: str, timeout_s: float | None = None) -> Info:
         """Ask who answers at a URL.
 
         :raises NotANode: if whoever answers, if anybody, is no kvnode.
         """
         hint = "start one there with: twistd kvnode --port PORT"
         try:
-            answer = await self._request("GET", url, "info", b"", JSON)
+            answer = await self._request("GET", url, "info", b"", JSON, timeout_s)
         except KvError as error:
             raise NotANode(f"{url} does not answer as a kvnode: {error.detail}", hint) from None
         try:
@@ -247,13 +247,15 @@ class Control:
             raise PeerRefused(reply.detail)
         return reply
 
-    async def _request(self, method: str, url: str, path: str, body: bytes, content_type: str) -> Answer:
+    async def _request(
+        self, method: str, url: str, path: str, body: bytes, content_type: str, timeout_s: float | None = None
+    ) -> Answer:
         return await self._transport.request(
             method,
             f"{url}/node/v1/{path}",
             body,
             content_type=content_type,
-            timeout_s=self._limits.control_timeout_s,
+            timeout_s=timeout_s or self._limits.control_timeout_s,
         )
 
 
