@@ -30,6 +30,7 @@ from twisted_kv.proxy import Rooms, founding
 from twisted_kv.pulling import Puller
 from twisted_kv.quorum import Level
 from twisted_kv.replica import Replica
+from twisted_kv.ring import SLOTS
 from twisted_kv.simulation.door import answered
 from twisted_kv.simulation.linearizability import Event, Fate, Kind
 from twisted_kv.state.file import FileStore
@@ -175,7 +176,8 @@ class Town:
     def __init__(self, seed: int, folder: Path, proxies: int = 1, replicas: int = 3, durable: bool = False) -> None:
         self.random = Random(seed)
         self.clock = StrictClock()
-        self.limits = Limits()
+        # All slots at a time: most are blank here.
+        self.limits = Limits(repair_slots_max=SLOTS, pull_slots_min=SLOTS, pull_slots_max=SLOTS)
         self.loss = 0.0
         self.doubling = 0.0
         self.delays_s = (0.0005, 0.005)
