@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from twisted_kv.hinting import Hint, Hints
 from twisted_kv.limits import Limits
@@ -190,7 +191,7 @@ def test_hints_and_marks_are_there_again_after_a_restart_and_counted_alike(engin
     assert again.marks == hints.marks, "both know how much room is left"
 
 
-class HintsAsThey(RuleBasedStateMachine):
+class HintsInADict(RuleBasedStateMachine):
     """Hints against a dict, over restarts."""
 
     owners = st.sampled_from([A, B])
@@ -251,4 +252,5 @@ class HintsAsThey(RuleBasedStateMachine):
         assert self.hints.marks == self.marks
 
 
-test_hints_are_kept_forgotten_and_marked_as_a_dict_would = HintsAsThey.TestCase
+def test_hints_are_kept_forgotten_and_marked_as_in_a_dict() -> None:
+    run_state_machine_as_test(HintsInADict, settings=settings(max_examples=40, stateful_step_count=20, deadline=None))
