@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from .limits import Limits
@@ -59,24 +59,25 @@ class Hints:
 
         Errors: those of ``Engine.write_side``.
         """
-        rows: dict[bytes, bytes | None] = {}
-        fresh: dict[bytes, Hint] = {}
+        newest: dict[bytes, Hint] = {}
+        fresh: list[Hint] = []
         marked: set[Slot] = set()
         for hint in hints:
             name = _name(hint.owner, hint.key)
-            known = fresh.get(name) or self._find(name)
+            known = newest.get(name) or self._find(name)
             if known is None and not self._has_room(len(fresh)):
                 marked.add(slot_of(hint.key))
-                continue
-            if known is None or hint.ballot > known.ballot:
-                rows[name] = _VALUE.pack(hint.ballot, known.at_ms if known is not None else hint.at_ms)
-                if known is None:
-                    fresh[name] = hint
+            elif known is None:
+                newest[name] = hint
+                fresh.append(hint)
+            elif hint.ballot > known.ballot:
+                newest[name] = hint._replace(at_ms=known.at_ms)
+        rows: dict[bytes, bytes | None] = {name: _VALUE.pack(*hint[2:]) for name, hint in newest.items()}
         rows |= {_mark(slot): b"" for slot in marked - self.marks}
         if rows:
             self._engine.write_side(rows)
             self.marks |= marked
-            for hint in fresh.values():
+            for hint in fresh:
                 self._count(hint, 1)
 
     def mark(self, slots: Iterable[Slot]) -> bool:
@@ -103,12 +104,12 @@ class Hints:
 
     def drop(self, owner: NodeId, done: Sequence[tuple[bytes, bytes]]) -> None:
         """Forget the hints that are not above these ballots, by key. Errors as in ``keep``."""
-        gone = []
+        gone: dict[bytes, Hint] = {}
         for key, ballot in done:
             hint = self._find(_name(owner, Key(key)))
             if hint is not None and hint.ballot <= ballot:
-                gone.append(hint)
-        self._forget(gone)
+                gone[key] = hint
+        self._forget(gone.values())
 
     def tidy(self, now_ms: int) -> int:
         """Turn hints that are too old into marks, and say how many. Errors as in ``keep``."""
@@ -118,7 +119,7 @@ class Hints:
         self._forget(old)
         return len(old)
 
-    def _forget(self, hints: Iterable[Hint]) -> None:
+    def _forget(self, hints: Collection[Hint]) -> None:
         rows: dict[bytes, bytes | None] = {_name(hint.owner, hint.key): None for hint in hints}
         if rows:
             self._engine.write_side(rows)

@@ -126,6 +126,7 @@ class Mover:
         except KvError as error:
             self._waits(error)
             return
+        under_way = False
         try:
             # Read again: whoever led until now may just have finished.
             state = await self._read()
@@ -136,14 +137,17 @@ class Mover:
                     break
                 if self._buggify("mover: gives the lead away"):
                     self._lead.give_away()
+                under_way = True
                 after = await self._carry_out(begun_, present)
                 if after is None:
                     break
-                state = after
+                state, under_way = after, False
         except (StateBehind, SlotsLost, StateUnusable) as error:
             self._waits(error)
         except KvError as error:
-            self._postpone(error)
+            self._postpone()
+            # Who has wished for something else is not told of it: that waits for its turn.
+            (self._stuck if under_way else self._waits)(error)
         finally:
             self._lead.release()
 
@@ -291,7 +295,8 @@ class Mover:
             self.log.warn("{nodes} forgot what was copied; the change begins again", nodes=others)
             state = await self._step(state, shelved)
         await self._announce(state, state.members)
-        self._postpone(error)
+        self._postpone()
+        self._stuck(error)
         return state
 
     async def _forget_foreign(self, seat: Seat, state: State) -> None:
@@ -360,12 +365,11 @@ class Mover:
             self.log.warn("the change under way waits: {detail}", detail=error.detail)
         self.trouble = error
 
-    def _postpone(self, error: KvError) -> None:
+    def _postpone(self) -> None:
         """Leave clients in peace for a while after a change failed half-way: each attempt makes them wait."""
         self._failures += 1
         longest_s = self._limits.change_retry_s_max
         self._not_before = self._clock.seconds() + min(longest_s, longest_s / 30 * 2 ** (self._failures - 1))
-        self._waits(error)
 
 
 def refuse_lost(plan: Plan) -> None:

@@ -145,6 +145,7 @@ class Upkeep(Holding):
 
         :raises DiskFailed: if the disk has failed.
         """
+        self._metrics.scrubbed.inc()
         try:
             found = self._engine.inspect(slot)
         except Damaged as error:
