@@ -23,7 +23,6 @@ from ..liveness import SLACK, TAIL, Allowance, Pace, Rank, Suspicion, slow_nodes
 from ..membership import Seat
 from ..metrics import ProxyMetrics
 from ..names import NodeId
-from ..quorum import majority
 from ..register import PREPARE, Op
 from ..views import View
 from ..wire import (
@@ -160,7 +159,6 @@ class PeerQueue:
     """What waits for one node, and the node's standing.
 
     :param on_outdated: told the node and its refusal when the node and this proxy disagree about epoch or identity.
-    :param needed: says whether too few nodes are left without those on trial.
     :param changed: told when the node is avoided from now on, or no more.
     """
 
@@ -175,7 +173,6 @@ class PeerQueue:
         seat: Seat,
         view: View,
         on_outdated: Callable[[NodeId, BatchReply], None],
-        needed: Callable[[], bool],
         changed: Callable[[], None],
         buggify: Buggify,
     ) -> None:
@@ -186,7 +183,6 @@ class PeerQueue:
         self.suspicion = Suspicion(limits)
         self._transport = transport
         self._on_outdated = on_outdated
-        self._needed = needed
         self._changed = changed
         self._metrics = metrics
         self.adopt(seat, view)
@@ -209,10 +205,10 @@ class PeerQueue:
     def ask(self, asker: Asker, round_: int, op: Op) -> None:
         """Put a question to the node. A node that is avoided, or whose queue is full, counts as unreachable at once.
 
-        One that is on trial is asked all the same where a majority may need it.
+        One that is on trial is asked, too: reads ask it last, writes do not wait for it, and a majority may need it.
         """
         suspicion = self.suspicion
-        avoided = suspicion.avoided and not (suspicion.on_trial and self._needed())
+        avoided = suspicion.avoided and not suspicion.on_trial
         if avoided or self.buggify("queue: a node is avoided for nothing"):
             error = f"avoided since it failed: {suspicion.last_error}"
         elif (self._writes if op.verb >= PREPARE else self._reads).put(Question(asker, round_, op)):
@@ -330,7 +326,6 @@ class Queues:
         self._on_outdated = on_outdated
         self.by_node: dict[NodeId, PeerQueue] = {}
         self.allowance = Allowance()
-        self._spares = 0
         self._standing: dict[NodeId, Rank] = {}
         self._hedge_s: dict[NodeId, float] = {}
         self._hedges_s: dict[Sequence[NodeId], float] = {}
@@ -338,8 +333,6 @@ class Queues:
 
     def adopt(self, view: View) -> None:
         """Speak for another view. What was not yet sent is forgotten: its askers begin again in the new epoch."""
-        owners = min(view.state.replicas, len(view.seats))
-        self._spares = owners - majority(owners)
         self._look_again()
         queues: dict[NodeId, PeerQueue] = {}
         for node, seat in view.seats.items():
@@ -353,7 +346,6 @@ class Queues:
                     seat,
                     view,
                     self._on_outdated,
-                    self._short,
                     self._look_again,
                     self._buggify,
                 )
@@ -366,7 +358,7 @@ class Queues:
         self.by_node = queues
 
     def avoided(self) -> set[NodeId]:
-        return {node for node, queue in self.by_node.items() if queue.suspicion.avoided}
+        return {node for node, queue in self.by_node.items() if queue.rank() is Rank.AVOIDED}
 
     def standing(self) -> Mapping[NodeId, Rank]:
         """Rank the nodes that are not good: the higher, the later they are asked. Looked at ten times a second."""
@@ -424,10 +416,6 @@ class Queues:
 
     def _look_again(self) -> None:
         self._looked_s = -inf
-
-    def _short(self) -> bool:
-        """Whether so many nodes are avoided that the rest may be no majority of a key's owners."""
-        return sum(queue.suspicion.avoided for queue in self.by_node.values()) > self._spares
 
     def slow(self) -> int:
         """Count the nodes that are slow."""
