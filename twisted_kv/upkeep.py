@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from .commit import NOTES
-from .errors import Damaged, DiskBusy, DiskFull, MalformedBody
+from .errors import Damaged, DiskBusy, DiskFailed, DiskFull, MalformedBody
 from .floors import buried
 from .hinting import Hint, Hints
 from .holding import Holding, check_range
@@ -88,7 +89,7 @@ class Upkeep(Holding):
         ]
         try:
             self._hints.keep(hints)
-        except (DiskBusy, DiskFull):
+        except (Damaged, DiskBusy, DiskFull):
             return
         self._commit.wrote([hint.key for hint in hints])
 
@@ -135,16 +136,22 @@ class Upkeep(Holding):
 
     def tidy(self) -> None:
         """Turn old hints into marks."""
-        try:
-            self._hints.tidy(self._now_ms())
-        except (DiskBusy, DiskFull):
-            pass  # the next time
+        self._aside(lambda: self._hints.tidy(self._now_ms()))
 
     def scrub(self, slot: Slot) -> None:
-        """Read all of a slot, mark it for repair where something cannot be read, and put its digest right.
+        """Read all of a slot, mark it for repair where something cannot be read, and put its digest right."""
+        self._aside(lambda: self._scrub(slot))
 
-        :raises DiskFailed: if the disk has failed.
-        """
+    def _aside(self, work: Callable[[], object]) -> None:
+        """Do what nobody waits for; what cannot be done now is done the next time."""
+        try:
+            work()
+        except (Damaged, DiskBusy, DiskFull):
+            pass
+        except DiskFailed:
+            self._broken(Failure())
+
+    def _scrub(self, slot: Slot) -> None:
         self._metrics.scrubbed.inc()
         try:
             found = self._engine.inspect(slot)

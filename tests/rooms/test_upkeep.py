@@ -333,7 +333,7 @@ def test_a_hint_for_nobody_refuses_its_batch(node: Node, owner: bytes) -> None:
     assert node.replica.info().hints == {}
 
 
-@pytest.mark.parametrize("trouble", [DiskFull("there is no room"), DiskBusy("the disk is behind")])
+@pytest.mark.parametrize("trouble", [DiskFull("there is no room"), DiskBusy("it is behind"), Damaged("a block is bad")])
 def test_a_hint_that_cannot_be_kept_hinders_no_write(
     node: Node, monkeypatch: pytest.MonkeyPatch, trouble: KvError
 ) -> None:
