@@ -115,7 +115,8 @@ class Read(Conversation):
         """Give the newest record to the others under the ballot it has; the holders have confirmed it already."""
         self.proposed = self._had
         self.needed = self._required
-        op = Op(ACCEPT, self.key, self._ballot_had, self._had)
+        self.ballot = Ballot(self._ballot_had)
+        op = Op(ACCEPT, self.key, self.ballot, self._had)
         return self._ask(ACCEPT, op, confirmed=self.electorate.voters(holders))
 
     def _prepare(self) -> Sequence[Send]:

@@ -899,6 +899,8 @@ class Simulation:
 
     def _note(self, operation: Operation, outcome: Outcome) -> None:
         value, error = operation.value, outcome.error
+        if operation.conversation.phase == ACCEPT:
+            assert operation.conversation.ballot != NONE, "what owners took has a ballot, which a hint names"
         if operation.kind is Kind.SWAP:
             self._note_parts(operation, error)
             return

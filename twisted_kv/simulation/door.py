@@ -9,7 +9,7 @@ import msgspec
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
 
-from ..errors import KvError
+from ..errors import BadInput, KvError
 from ..peers.peer import Answer
 from ..pulling import Puller
 from ..replica import Replica
@@ -66,6 +66,8 @@ def answered(
             return
         if isinstance(result, Failure):
             error = result.trap(KvError) and result.value
+            if isinstance(error, BadInput):
+                bug(result)  # no proxy of ours sends what a node cannot read
             problem = {"type": error.slug, "detail": error.detail, "hint": error.hint}
             done.callback(Answer(409, msgspec.json.encode(problem)))
         elif path in ("info", "join"):
