@@ -122,8 +122,11 @@ class Puller:
         for slot, floor in floors.items():
             if self._replica.floor_of(slot).accepted < floor.accepted and slot not in agreed:
                 mixed.append(slot)
-        if agreed:
-            mixed += await self._copy(order, agreed, floors)
+        # What one of them cannot read another one can; a slot that has changed since is told by all of them.
+        for source in order.in_turn():
+            if agreed:
+                agreed = await self._copy(order, source, agreed, floors)
+        mixed += agreed
         if mixed:
             await self._merge(order, sorted(set(mixed)), floors)
         return len(slots)
@@ -131,10 +134,12 @@ class Puller:
     async def _digests(self, order: _Order, source: Source, ranges: list[tuple[int, int]]) -> Digests:
         return await self._control.digests(source.url, DigestsRequest(order.header(source), ranges))
 
-    async def _copy(self, order: _Order, agreed: dict[int, int], floors: Mapping[Slot, Floor]) -> list[int]:
-        """Copy slots from one source, of which all said the same; give those that have changed since."""
+    async def _copy(
+        self, order: _Order, source: Source, agreed: dict[int, int], floors: Mapping[Slot, Floor]
+    ) -> dict[int, int]:
+        """Copy slots from one source, of which all said the same; give those that it does not show so."""
         left = dict(agreed)
-        stream = self._stream(order, order.one(), list(agreed))
+        stream = self._stream(order, source, list(agreed))
         rows: dict[int, list[Row]] = {}
         try:
             while not stream.ended:
@@ -153,7 +158,7 @@ class Puller:
         except _Lost:
             # It is asked with the others what it holds of the rest, and left out if it does not answer.
             pass
-        return list(left)
+        return left
 
     async def _merge(self, order: _Order, slots: Sequence[int], floors: Mapping[Slot, Floor]) -> None:
         """Copy slots, key by key, from all sources together."""
@@ -247,9 +252,10 @@ class _Order:
         header = self.request.header
         return Header(FORMAT, header.cluster, source.member, source.incarnation, header.epoch, header.open)
 
-    def one(self) -> Source:
-        """Choose whom to read from alone: another one for each order."""
-        return self.sources[self._turn % len(self.sources)]
+    def in_turn(self) -> list[Source]:
+        """Give the sources in the order in which one alone is read: another one first for each order."""
+        turn = self._turn % len(self.sources)
+        return self.sources[turn:] + self.sources[:turn]
 
     async def each(self, ask: Callable[[Source], Awaitable[T]]) -> list[T]:
         """Ask all sources at once; who fails is left out from now on."""

@@ -32,7 +32,8 @@ from twisted_kv.operation import Done
 from twisted_kv.peers.peer import Answer
 from twisted_kv.peers.queue import Queues
 from twisted_kv.quorum import Level
-from twisted_kv.register import ACCEPT, BLANK, FETCH, PREPARE, READ, Cell, Op, decide
+from twisted_kv.register import ACCEPT, BLANK, FETCH, HINT, PREPARE, READ, Cell, Op, decide
+from twisted_kv.replica import NOTED
 from twisted_kv.versions import Ballot, HybridClock, Record, Version, decode_record
 from twisted_kv.views import View
 from twisted_kv.wire import CLOSED_EPOCH, FORMAT, OLD_EPOCH, BatchReply, batch_decoder, encode
@@ -85,6 +86,8 @@ class Street:
         return done
 
     def _decide(self, node: str, op: Op) -> Any:
+        if op.verb == HINT:
+            return NOTED
         cell = self.cells.get((node, op.key), BLANK)
         if self.rival and op.verb >= PREPARE:
             cell = cell._replace(promised=Ballot((int.from_bytes(op.ballot, "big") + 1).to_bytes(16, "big")))
@@ -804,3 +807,69 @@ def test_late_answers_disturb_no_finished_operation(scene: Scene) -> None:
     scene.run(5)
     assert (write.result.acks, read.value) == (1, b"v")
     assert scene.counted("write", "ok", "one") == 1
+
+
+# What an owner missed.
+
+
+def hints(scene: Scene) -> list[tuple[str, bytes, str]]:
+    """Give who was told to keep a hint since the last look, of which key, and for whom."""
+    return [(each.node, each.op.key, each.op.record.decode()) for each in scene.street.take() if each.op.verb == HINT]
+
+
+@pytest.mark.parametrize("manner", [REFUSED, SILENT])
+@pytest.mark.parametrize("level", [Level.ONE, Level.STRONG])
+def test_an_owner_that_did_not_take_a_write_is_named_to_one_that_did(scene: Scene, manner: str, level: Level) -> None:
+    missing = scene.owners[1]
+    scene.street.manner[missing] = manner
+    written = scene.put(b"v", level=level)
+    scene.run(scene.limits.batch_timeout_s + 1)
+    assert written.result.acks >= 1
+    asked = scene.street.asked[:]
+    ((keeper, key, owner),) = hints(scene)
+    assert (key, owner) == (K, missing)
+    assert keeper in scene.street.holders(b"v")
+    (ballot,) = {each.op.ballot for each in asked if each.op.verb == HINT}
+    assert scene.street.cells[keeper, K].accepted == ballot
+    assert scene.metrics.registry.get_sample_value("kv_hints_left_total") == 1
+
+
+def test_a_write_that_all_owners_took_leaves_no_hint(scene: Scene) -> None:
+    for value in (b"v", None):
+        scene.put(value)
+    scene.run(10)
+    assert hints(scene) == []
+
+
+def test_a_write_that_too_few_took_leaves_no_hint(scene: Scene) -> None:
+    for node in scene.owners[1:]:
+        scene.street.manner[node] = REFUSED
+    written = scene.put(b"v")
+    scene.run(10)
+    assert isinstance(written.error, Unreached)
+    assert hints(scene) == []
+
+
+def test_a_read_leaves_a_hint_only_where_it_has_written_back(scene: Scene) -> None:
+    first, second, third = scene.owners
+    for node in (first, second):
+        scene.street.hold(node, b"v")
+    scene.street.manner[third] = REFUSED
+    assert scene.get().result is None
+    scene.run(5)
+    assert hints(scene) == []
+    scene.street.hold(first, b"newer", ms=2)
+    read = scene.get()
+    scene.run(5)
+    assert read.value == b"newer"
+    assert [owner for _, _, owner in hints(scene)] == [third]
+
+
+def test_who_is_no_member_any_more_when_its_silence_is_noticed_is_missed_by_nobody(scene: Scene) -> None:
+    missing = scene.owners[0]
+    scene.street.manner[missing] = SILENT
+    scene.put(b"v")
+    scene.run(0.5)
+    scene.adopt(2, nodes=tuple({"a", "b", "c"} - {missing}))
+    scene.run(10)
+    assert hints(scene) == []

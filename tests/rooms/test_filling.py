@@ -115,8 +115,8 @@ def test_a_copy_that_one_owner_alone_holds_is_waited_for(owners: Nodes) -> None:
 
 
 def test_a_row_that_too_many_sources_cannot_read_holds_up_a_change(owners: Nodes) -> None:
-    for node in (A, B, C):
-        owners.hold(node, K, OLD)
+    for node, ms in ((A, NEW), (B, NEW), (C, OLD)):
+        owners.hold(node, K, ms)
     for node in (A, B):
         owners.engines[node].unreadable.add(K)
     with pytest.raises(ChangeFailed):

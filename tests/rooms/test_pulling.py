@@ -136,7 +136,7 @@ def test_a_slot_that_changed_between_digest_and_page_is_read_from_all(nodes: Nod
 
     def before(node: str, path: str) -> None:
         if path == "slots":
-            for each in (A, B):
+            for each in (A, B, C):
                 nodes.hold(each, K, NEW, b"newer")
 
     nodes.before = before
@@ -190,6 +190,19 @@ def test_what_one_source_cannot_read_is_copied_from_the_others_if_they_are_enoug
     nodes.engines[B].unreadable = {K}
     assert pull(nodes).disputed == []
     assert nodes.cell(D, K).accepted == ballot_at(OLD)
+
+
+@pytest.mark.parametrize("blind", ["a", "b", "c", "ab", "bc"])
+def test_what_a_source_cannot_read_is_copied_from_one_whose_digest_is_the_same(nodes: Nodes, blind: str) -> None:
+    for node in (A, B, C):
+        nodes.hold(node, K, OLD)
+    for node in blind:
+        nodes.engines[node].unreadable = {K}
+    for _ in range(3):
+        nodes.wait(nodes.control.drop(nodes.seats[D], STATE, HERE))
+        reply = pull(nodes)
+        assert (reply.copied, reply.disputed) == (1, [])
+        assert nodes.cell(D, K).accepted == ballot_at(OLD)
 
 
 def test_what_too_many_sources_cannot_read_is_disputed(nodes: Nodes) -> None:
