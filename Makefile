@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 TOOLS := wrk strace curl etcd
 PACKAGES := wrk strace curl etcd-server
 
-.PHONY: run test test-system simulate mutants bench clean
+.PHONY: run test test-system test-damage simulate mutants bench clean
 
 run: $(VENV)/installed
 	$(BIN)/twistd -n kvcluster
@@ -20,6 +20,10 @@ test-system: $(VENV)/installed-test
 		command -v $$tool >/dev/null || { echo "$@ needs $$tool: apt-get install $(PACKAGES)" >&2; exit 1; }; \
 	done
 	$(BIN)/pytest -m system
+
+# Damages ten thousand bytes, round by round; make test-system does a part of that.
+test-damage: $(VENV)/installed-test
+	KV_FLIPS=10000 $(BIN)/pytest -s tests/sockets/test_damage.py
 
 # The release campaign: ten thousand clusters, two million operations and more. Its last lines go into docs/.
 simulate: $(VENV)/installed

@@ -88,6 +88,8 @@ class Holding:
         self._identity = Identity(engine, commit, incarnation)
         self.full = False
         """Whether values are refused for want of room; reads and deletes go on."""
+        self.spoiled = False
+        """Whether part of what is stored cannot be read at all."""
         self._retired = False
 
     def retire(self) -> None:
@@ -110,7 +112,9 @@ class Holding:
         Errors: ``PeerRefused`` if the request means another node, life or epoch; ``Damaged`` if part of the range
         cannot be read at all.
         """
-        return self._when_safe(lambda: self._page(request), lambda page: [row.key for row in page.rows])
+        return self._when_safe(
+            lambda: self._read_through(lambda: self._page(request)), lambda page: [row.key for row in page.rows]
+        )
 
     def _page(self, request: PageRequest) -> Page:
         self._identity.admit(request.header, copying=True)
@@ -284,7 +288,7 @@ class Holding:
             found = self._engine.keys(request.after, request.prefix, limit)
             return KeysPage(FORMAT, self.epoch, [KeyRow(*row) for row in found], more=len(found) == limit)
 
-        return self._when_safe(listed, lambda page: [row.key for row in page.rows])
+        return self._when_safe(lambda: self._read_through(listed), lambda page: [row.key for row in page.rows])
 
     def due(self, request: DueRequest) -> Deferred[DuePage]:
         """Give one page of the values that have expired. Errors as in ``page``."""
@@ -296,7 +300,7 @@ class Holding:
             rows = self._engine.due(request.until_ms, after, limit)
             return DuePage(FORMAT, self.epoch, [(row.expires_ms, row.key) for row in rows], more=len(rows) == limit)
 
-        return self._when_safe(found, lambda page: [key for _, key in page.rows])
+        return self._when_safe(lambda: self._read_through(found), lambda page: [key for _, key in page.rows])
 
     # What all of them share.
 
@@ -314,6 +318,14 @@ class Holding:
             failure = Failure()
             return self._commit.release(None, [NOTES]).addCallback(lambda _: failure)
         return self._commit.release(result, keys_of(result))
+
+    def _read_through(self, work: Callable[[], T]) -> T:
+        """Read many rows, and note if they cannot be read at all: no single record can be replaced there."""
+        try:
+            return work()
+        except Damaged:
+            self.spoiled = True
+            raise
 
     def _or_refused(self, work: Callable[[], BatchReply]) -> Callable[[], BatchReply]:
         """Answer with a refusal where the disk takes no more; then nothing has changed."""

@@ -151,11 +151,15 @@ class Mender:
         for slot in slots:
             if left <= 0 or not self._rests_in(view):
                 return
-            keys, whole = await self._even_out(view, present, slot)
+            spoiled = self._spoiled(view, present)
+            if spoiled in view.table[slot] and all(node == spoiled for node in marked.get(slot, ())):
+                # Nothing can be brought to who is about to be renewed, and trying takes an operation's whole time.
+                continue
+            keys, whole, blind = await self._even_out(view, present, slot)
             left -= keys
             self.done += 1
             if whole:
-                await self._unmark(view, marked.get(slot, ()), slot)
+                await self._unmark(view, [node for node in marked.get(slot, ()) if node not in blind], slot)
         await self._purge(view, present, {slot: d for slot, d in found.graves.items() if slot not in slots})
         await self._renew(view, present)
 
@@ -180,11 +184,12 @@ class Mender:
                 self._cleaned.add((view.epoch, node))
 
     async def _marked(self, view: View, present: Mapping[NodeId, Seat]) -> dict[Slot, list[NodeId]]:
-        """Give the slots that nodes want repaired, and who marked them."""
+        """Give the slots that nodes want repaired, and who marked them; not those of a member that is to be renewed."""
         marked: dict[Slot, list[NodeId]] = {}
+        spoiled = self._spoiled(view, present)
         for node, seat in present.items():
             info = self._info_of(seat)
-            if info is not None and info.marks:
+            if info is not None and info.marks and node != spoiled:
                 try:
                     for slot in await self._control.marks(seat, view.state):
                         marked.setdefault(Slot(slot), []).append(node)
@@ -255,8 +260,11 @@ class Mender:
 
     # Making owners alike.
 
-    async def _even_out(self, view: View, present: Mapping[NodeId, Seat], slot: Slot) -> tuple[int, bool]:
-        """Make the owners of a slot alike; say at how many keys was looked, and whether they are alike now."""
+    async def _even_out(self, view: View, present: Mapping[NodeId, Seat], slot: Slot) -> tuple[int, bool, list[NodeId]]:
+        """Make the owners of a slot alike.
+
+        Says at how many keys was looked, whether those who can list the slot are alike now, and who cannot.
+        """
         owners = view.table[slot]
         shown: dict[NodeId, dict[bytes, Row]] = {}
         blind: list[NodeId] = []
@@ -272,15 +280,19 @@ class Mender:
                 continue
         keys = dict.fromkeys(Key(key) for rows in shown.values() for key in rows)
         unreadable = {key for rows in shown.values() for key, row in rows.items() if row.ballot == NONE}
+        differing = [key for key in keys if len({_ballot_in(rows, key) for rows in shown.values()}) > 1]
+        alike = not unreadable and not differing
         for node in blind:
             unreadable |= await self._unreadable(view, present[node], list(keys))
-        differing = [key for key in keys if len({_ballot_in(rows, key) for rows in shown.values()}) > 1]
         refilled = await self._each(map(Key, sorted(unreadable)), self._refill)
         self._metrics.refilled.inc(refilled)
         spread = await self._each([key for key in differing if key not in unreadable], self._spread)
         self._metrics.repaired.inc(spread)
-        whole = len(shown) + len(blind) == len(owners) and refilled == len(unreadable)
-        return len(keys), whole and spread == sum(key not in unreadable for key in differing)
+        if not blind:
+            # To whom cannot list the slot nothing may be brought either: the next round sees whether the others have
+            # it.
+            alike = refilled == len(unreadable) and spread == sum(key not in unreadable for key in differing)
+        return len(keys), alike and len(shown) + len(blind) == len(owners), blind
 
     async def _unreadable(self, view: View, seat: Seat, keys: Sequence[Key]) -> set[bytes]:
         """Name the keys that a node cannot read, one of whose slots it cannot list."""
@@ -362,15 +374,22 @@ class Mender:
     # Data that cannot be read at all.
 
     async def _renew(self, view: View, present: Mapping[NodeId, Seat]) -> None:
-        """Have a member renewed that cannot read part of its data, once all the others are whole."""
+        """Have a member renewed that cannot read part of its data, once all the others are whole.
+
+        Its own marks stay until then: some of what they mean cannot be mended in any other way.
+        """
+        spoiled = self._spoiled(view, present)
+        others = [self._info_of(seat) for node, seat in present.items() if node != spoiled]
+        if spoiled is None or any(info is None or info.marks for info in others) or not self._rests_in(view):
+            return
+        self.log.warn("{node} cannot read part of its data; it is renewed", node=spoiled)
+        await self._control.renew(present[spoiled], view.state)
+
+    def _spoiled(self, view: View, present: Mapping[NodeId, Seat]) -> NodeId | None:
+        """Name the member that is to be renewed: the only one that cannot read part of its data, with all there."""
         infos = {node: self._info_of(seat) for node, seat in present.items()}
         spoiled = [node for node, info in infos.items() if info is not None and info.spoiled]
-        if len(spoiled) != 1 or len(present) < len(view.seats):
-            return
-        if any(info is None or info.marks for info in infos.values()) or not self._rests_in(view):
-            return
-        self.log.warn("{node} cannot read part of its data; it is renewed", node=spoiled[0])
-        await self._control.renew(present[spoiled[0]], view.state)
+        return spoiled[0] if len(spoiled) == 1 and len(present) == len(view.seats) else None
 
 
 def _not_blank(said: Iterable[Digests]) -> list[int]:

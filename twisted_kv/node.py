@@ -72,9 +72,11 @@ class Node(Service):
         self._door: IService | None = None
         self._disk: Disk | None = None
         self._rounds: list[Rounds] = []
+        self._renewing = False
 
     def startService(self) -> None:
         super().startService()
+        self._renewing = False
         self._rounds = []
         try:
             self._open()
@@ -109,7 +111,9 @@ class Node(Service):
         self._scrubber.start()
         self._transport = HttpTransport(reactor, limits)
         puller = Puller(reactor, limits, Control(self._transport, limits), replica)
-        site = KvSite(reactor, node_app(replica, puller, metrics, limits), limits, limits.node_body_bytes_max)
+        site = self._site = KvSite(
+            reactor, node_app(replica, puller, metrics, limits), limits, limits.node_body_bytes_max
+        )
         try:
             self._door = listening(reactor, config.interface, config.port, site)
         except SystemExit:
@@ -170,12 +174,16 @@ class Node(Service):
 
     def _renew(self) -> None:
         """Begin anew in this process: what cannot be verified is set aside, and got back from the others."""
-        if self._disk is None or not self.running:
+        if self._disk is None or not self.running or self._renewing:
             return
+        self._renewing = True
         self.log.warn("part of the data cannot be read; all of it is verified now")
         self._disk.doubt()
         # The order that this was asked with is answered first.
         again = deferLater(self._reactor, 0.1, self.stopService)
+        # Answers that waited for the last sync leave in this turn. On a connection that stayed open a proxy would go on
+        # to hear from the memory that was given up.
+        again.addCallback(lambda _: deferLater(self._reactor, 0, self._site.hang_up))
         again.addCallback(lambda _: self.startService())
         again.addErrback(lambda failure: self.log.failure("the node cannot begin anew", failure))
 

@@ -195,7 +195,12 @@ class Replica(Upkeep):
         if op.ballot <= self._engine.highest:
             return Reply(False, NONE, self._engine.highest)
         ballot = Ballot(op.ballot)
-        self._engine.replace_damaged(slot, Key(op.key), Cell(ballot, ballot, op.record))
+        try:
+            self._engine.replace_damaged(slot, Key(op.key), Cell(ballot, ballot, op.record))
+        except Damaged:
+            # More than this record is lost; the rest of the batch has nothing to do with it.
+            self.spoiled = True
+            return ABSTAIN
         self._commit.wrote([op.key])
         self._metrics.refilled.inc()
         return Reply(True, ballot, ballot)
@@ -210,7 +215,12 @@ class Replica(Upkeep):
 
         def read() -> bytes:
             slot = slot_of(key)
-            record = over(self._engine.floor(slot), self._engine.get(slot, key)).record
+            try:
+                cell = self._engine.get(slot, key)
+            except Damaged as error:
+                self._note_damage(slot, error.detail)
+                raise
+            record = over(self._engine.floor(slot), cell).record
             return b"" if is_expired(record, self._now_ms()) else record
 
         return self._when_safe(read, lambda record: [key])

@@ -27,8 +27,6 @@ class Upkeep(Holding):
     def __init__(self, *holding: Any) -> None:
         super().__init__(*holding)
         self._hints = Hints(self._engine, self._limits)
-        self.spoiled = False
-        """Whether part of what is stored cannot be read at all."""
         self.on_renewal: Callable[[], object] = lambda: None
         """Called when this node is to verify what it holds, and to forget it if some of it cannot be read."""
 
@@ -156,8 +154,8 @@ class Upkeep(Holding):
         try:
             found = self._engine.inspect(slot)
         except Damaged as error:
-            self.spoiled = True
             self._note_damage(slot, error.detail)
+            self.spoiled = True
             return
         if found.damaged:
             self._note_damage(slot, f"{len(found.damaged)} records of slot {slot} cannot be read")
@@ -171,7 +169,9 @@ class Upkeep(Holding):
         self._metrics.damaged.inc()
         if slot in self._hints.marks:
             return
-        self.log.error("{detail}; it is to be repaired", detail=detail)
+        if not self.spoiled:
+            # Where whole blocks are lost there are thousands of such slots, and the node is to be renewed anyway.
+            self.log.error("{detail}; it is to be repaired", detail=detail)
         try:
             self._hints.mark([slot])
         except (DiskBusy, DiskFull):

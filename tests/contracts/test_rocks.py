@@ -529,20 +529,16 @@ def test_a_flipped_bit_in_an_index_is_found_by_a_verification(engine: RocksEngin
     again.close()
 
 
-def test_a_flipped_bit_in_the_side_table_is_noticed_when_it_is_read(
+def test_a_flipped_bit_in_the_side_table_is_noticed_at_the_start_where_the_folder_can_be_set_aside(
     engine: RocksEngine, folder: Path, noise: bytes
 ) -> None:
     engine.write_side({b"hint": noise})
     engine.close()
     RocksEngine(folder).close()
     flip(tables(folder), noise[:100])
-    again = RocksEngine(folder)
 
     with pytest.raises(Damaged):
-        again.side(b"", b"\xff", 9)
-    with pytest.raises(Damaged):
-        again.verify()
-    again.close()
+        RocksEngine(folder)
 
 
 def test_an_engine_that_is_whole_verifies(folder: Path, noise: bytes) -> None:

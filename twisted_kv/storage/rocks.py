@@ -92,6 +92,8 @@ class RocksEngine:
     def _load(self) -> None:
         """Read what is kept in memory: all of ``meta``, so that a damaged block there shows now and not later.
 
+        Hints are read through for the same reason: who counts them at the start could not start, again and again.
+
         :raises Damaged: if some of it cannot be read.
         """
         self._digests = array("Q", [EMPTY]) * SLOTS
@@ -113,6 +115,8 @@ class RocksEngine:
                 self._floors[Slot(SLOT.unpack(name)[0])] = Floor(Ballot(promised), Ballot(accepted))
             elif kind == b"n":
                 self._notes[name.decode()] = value
+        for _ in walk(self._hints, b"", END):
+            pass
         self.highest = Ballot(highest)
         """See ``Engine``."""
         if self.highest == NONE:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from io import BytesIO
 from typing import Any
+from weakref import WeakSet
 
 from klein import Klein
 from klein.resource import KleinResource
@@ -89,6 +90,19 @@ class KvSite(Site):
         super().__init__(Door(app), requestFactory=BoundedRequest, parsePOSTFormSubmission=False, reactor=reactor)
         self.bytes_max = bytes_max
         self.linger_s = limits.linger_s
+        self._channels: WeakSet[Any] = WeakSet()
+
+    def buildProtocol(self, addr: Any) -> Any:
+        channel = super().buildProtocol(addr)
+        self._channels.add(channel)
+        return channel
+
+    def hang_up(self) -> None:
+        """Close the connections that are open still: whoever keeps one would go on speaking to what is behind here."""
+        for channel in list(self._channels):
+            transport = channel._channel.transport  # Twisted has no public way from a factory to its connections
+            if transport is not None:
+                transport.loseConnection()
 
     def log(self, request: Any) -> None:
         pass
