@@ -33,7 +33,7 @@ NODES, MEMBERS_MIN = 6, 3
 CLIENTS, KEYS_EACH = 4, 100
 DONE = (200, 204)
 REFUSED = (400, 404, 409, 422, 502, 503, 504)
-"""Answers that say why not: it is gone already, another one has it, somebody who is needed is dead, it was taken back."""
+"""Answers that say why not: it is gone already, another one has it, somebody needed is dead, it was taken back."""
 ROUND_S = 3.0
 """Within this time all of a round begins."""
 PATIENCE_S = 120.0
