@@ -106,7 +106,9 @@ class Story:
             sites.tighten(Limits()),
             purge_grace_s=GRACE_S if purges else inf,
             repair_slots_max=SLOTS,
-            pull_slots_min=SLOTS,
+            # So that an order may end between two parts of what it is to copy.
+            pull_slots_min=SLOTS // 8,
+            pull_slots_max=SLOTS,
         )
         self.cluster = Cluster(world, sites, limits, replicas, durable, wire)
         nodes = random.choice([3, 3, 4, 5]) if self.cluster.replicas < 5 else random.choice([5, 6])
