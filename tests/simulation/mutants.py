@@ -485,8 +485,9 @@ WIRE_MUTANTS: list[Mutant] = [reset_is_unreachable, door_denies_doubt, etag_is_n
 WIRE = Settings(wire=True)
 
 CHANGES = Settings(profile="changes", operations=100, wire=False)
-DISKS = Settings(profile="disks", operations=100, wire=False)
-PARTITIONS = Settings(profile="partitions", operations=100, wire=False)
+DISKS = Settings(profile="disks", wire=False)
+CRASHES = Settings(profile="crashes", wire=False)
+PARTITIONS = Settings(profile="partitions", wire=False)
 
 SETTINGS: dict[Mutant, Settings] = {
     regained_slots_are_not_emptied: CHANGES,
@@ -500,6 +501,8 @@ SETTINGS: dict[Mutant, Settings] = {
     floors_stay_behind: CHANGES,
     unreadable_counts_as_absent: DISKS,
     checksums_are_not_compared: DISKS,
+    promise_forgotten_on_restart: CRASHES,
+    count_repeated_refusals: PARTITIONS,
 }
 """Where a variant is looked for that seldom shows among all faults; the others are looked for there."""
 

@@ -283,12 +283,18 @@ class Swarm:
         return True
 
     def flip_bit(self) -> bool:
-        """One record of one member cannot be read any more. No other member has one that cannot be read."""
+        """One record of one member cannot be read any more, if there is one then of which others have missed something.
+
+        No other member has one that cannot be read.
+        """
         if not self._whole() or any(isinstance(node.engine, Disk) and node.engine.bad for node in self._cluster.nodes):
             return False
         disk = self._random.choice(self._members()).engine
         assert isinstance(disk, Disk)
-        disk.spoil(self._random)
+        others = [node.engine._cells for node in self._members()]
+        held = Counter((place, cell.accepted) for cells in others for place, cell in cells.items())
+        missed = [place for place, cell in disk._cells.items() if held[place, cell.accepted] < self._cluster.replicas]
+        disk.spoil(self._random, missed)
         return True
 
     # The ring, and the store of its state.

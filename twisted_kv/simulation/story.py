@@ -207,6 +207,8 @@ class Story:
         for node in cluster.nodes:
             # What the scrub does within a week.
             for slot in {slot for slot, _ in node.engine._cells}:
+                if not (isinstance(node.engine, Disk) and node.engine.bad) and not node.engine.inspect(slot).right:
+                    raise Broken("digests", f"that of slot {slot} in {node.host.name} is not that of its cells")
                 node.replica.scrub(slot)
         if not self.world.until(lambda: not unlike(cluster), LIVENESS_S):
             raise Broken("alike", f"{LIVENESS_S:g} s after all faults have ended: {'; '.join(unlike(cluster)[:5])}")
@@ -266,6 +268,7 @@ def draw_mix(random: Any) -> Mix:
         expiring=random.choice([0, 0, 1]),
         one=random.choice([0, 0, 0.1]),
         hang_up=random.choice([0, 0, 0.1]),
+        faithful=random.random() < 0.3,
         think_s=random.choice([0.01, 0.1, 1.0]),
     )
 

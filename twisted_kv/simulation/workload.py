@@ -39,6 +39,8 @@ class Mix:
     """The part of them at level ``all``."""
     hang_up: float = 0
     """The part of operations whose client goes before it is answered."""
+    faithful: bool = False
+    """Whether each client keeps to one proxy while that is there, so that another one may have no clients at all."""
     think_s: float = 0.02
     """The longest time between two operations of a client; many have none between them."""
 
@@ -54,6 +56,7 @@ class Client:
         self._left = left
         self._number = 0
         self._random = cluster.world.random
+        self._place = self._random.randrange(1 << 16)
         self._doing = ("", b"")
         self._wish: tuple[str, bytes] | None = None
         """Which kind of operation it does next, and on which key; None to draw them."""
@@ -71,7 +74,10 @@ class Client:
             return
         self._left[0] -= 1
         self._number += 1
-        self.operate(self._random.choice(up)).addBoth(self._next).addErrback(self._cluster.bug)
+        proxies = self._cluster.proxies
+        kept = proxies[self._place % len(proxies)]
+        proxy = kept if self._mix.faithful and kept.ready else self._random.choice(up)
+        self.operate(proxy).addBoth(self._next).addErrback(self._cluster.bug)
 
     def _next(self, _: object) -> None:
         pause_s = self._random.choice([0.0, 0.0, self._random.uniform(0, self._mix.think_s)])
