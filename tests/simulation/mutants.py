@@ -484,8 +484,8 @@ WIRE_MUTANTS: list[Mutant] = [reset_is_unreachable, door_denies_doubt, etag_is_n
 
 WIRE = Settings(wire=True)
 
-CHANGES = Settings(profile="changes", operations=100, wire=False)
-DISKS = Settings(profile="disks", wire=False)
+CHANGES = Settings(profile="moves", wire=False)
+DISKS = Settings(profile="damage", wire=False)
 CRASHES = Settings(profile="crashes", wire=False)
 PARTITIONS = Settings(profile="partitions", wire=False)
 

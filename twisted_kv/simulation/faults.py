@@ -34,7 +34,7 @@ class Swarm:
         self._random = random = cluster.world.random
         allowed = [name for name in PROFILES[profile] if cluster.durable or name not in DISK_FAULTS]
         self.on = [name for name in allowed if random.random() < (0.25 if profile == EVERYTHING else 0.7)]
-        self.pace_s = random.choice([0.3, 1.0, 3.0, 10.0])
+        self.pace_s = random.choice([0.3, 1.0, 3.0, 10.0] if profile == EVERYTHING else [0.1, 0.3, 1.0, 3.0])
         self.happened: Counter[str] = Counter()
         self.bands: list[tuple[str, float, float]] = []
         """What lasted for a while: name, begin and end in seconds."""
@@ -412,5 +412,7 @@ PROFILES: dict[str, list[str]] = {
     "disks": [*DISK_FAULTS, "crash_node"],
     "clocks": ["clocks", "pause", "weather"],
     "changes": [*RING_FAULTS, *PROCESS_FAULTS, "weather", "lose_disk"],
+    "moves": ["grow", "weigh", "drain", "cancel", "late_watch", "weather", "flap"],
+    "damage": ["flip_bit", "flap", "cut_line", "weather"],
 }
 """Which faults may be on; which of them are, each seed draws."""
