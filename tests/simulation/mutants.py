@@ -484,21 +484,22 @@ WIRE_MUTANTS: list[Mutant] = [reset_is_unreachable, door_denies_doubt, etag_is_n
 
 WIRE = Settings(wire=True)
 
-CHANGES = Settings(profile="moves", wire=False)
+MOVES = Settings(profile="moves", keys=40, wire=False)
+CHANGES = Settings(profile="changes", keys=40, wire=False)
 DISKS = Settings(profile="damage", wire=False)
 CRASHES = Settings(profile="crashes", wire=False)
 PARTITIONS = Settings(profile="partitions", wire=False)
 
 SETTINGS: dict[Mutant, Settings] = {
-    regained_slots_are_not_emptied: CHANGES,
-    new_owners_vote_alone: CHANGES,
-    sources_are_not_shown_the_epoch: CHANGES,
+    regained_slots_are_not_emptied: MOVES,
+    new_owners_vote_alone: MOVES,
+    sources_are_not_shown_the_epoch: MOVES,
     second_change_begins: CHANGES,
-    cut_page_is_whole: CHANGES,
-    drain_ends_early: CHANGES,
-    copy_from_one_owner: CHANGES,
-    dropped_before_the_end: CHANGES,
-    floors_stay_behind: CHANGES,
+    cut_page_is_whole: MOVES,
+    drain_ends_early: MOVES,
+    copy_from_one_owner: MOVES,
+    dropped_before_the_end: MOVES,
+    floors_stay_behind: MOVES,
     unreadable_counts_as_absent: DISKS,
     checksums_are_not_compared: DISKS,
     promise_forgotten_on_restart: CRASHES,

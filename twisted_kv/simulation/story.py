@@ -52,6 +52,8 @@ class Settings:
     nodes: int = 0
     proxies: int = 0
     operations: int = 0
+    keys: int = 0
+    """How many keys there are; where it is said, they are used alike."""
     profile: str = EVERYTHING
     wire: bool | None = None
     """Whether bytes are simulated, or messages; None to let the seed say."""
@@ -116,6 +118,8 @@ class Story:
         self.nodes, self.proxies = settings.nodes or nodes, settings.proxies or proxies
         self.operations = settings.operations or (operations // 4 if wire else operations)
         self.mix = draw_mix(random)
+        if settings.keys:
+            self.mix = replace(self.mix, keys=settings.keys, evenly=True)
         # A tombstone that was purged has no version of its own any more.
         self.history = History(self.cluster, names_tombstones=not (wire or purges))
         self.swarm = Swarm(self.cluster, settings.profile)
@@ -260,6 +264,7 @@ def draw_mix(random: Any) -> Mix:
     """Draw what clients do."""
     return Mix(
         keys=random.choice([1, 1, 2, 5, 20]),
+        evenly=random.random() < 0.3,
         clients=random.choice([2, 4, 8, 24]),
         get=random.choice([2, 4, 8]),
         delete=random.choice([0, 0, 1, 3]),

@@ -24,6 +24,8 @@ class Mix:
     """What clients do, and how often: weights that need not sum up to anything."""
 
     keys: int = 2
+    evenly: bool = False
+    """Whether all keys are used alike, and not some much more than others."""
     clients: int = 4
     get: float = 4
     put: float = 4
@@ -99,9 +101,15 @@ class Client:
             return self._get(proxy, key, level)
         return self._put(proxy, key, level, kind)
 
+    def _draw_number(self) -> int:
+        random, mix = self._random, self._mix
+        if mix.keys == 1:
+            return 0
+        return random.randrange(mix.keys) if mix.evenly else min(int(random.expovariate(1.5)), mix.keys - 1)
+
     def _draw(self) -> tuple[str, bytes]:
         random, mix = self._random, self._mix
-        key = b"k%d" % min(int(random.expovariate(1.5)), mix.keys - 1) if mix.keys > 1 else b"k0"
+        key = b"k%d" % self._draw_number()
         kinds = {name: getattr(mix, name) for name in ("get", "put", "delete", "swap", "count", "expiring")}
         kind = random.choices(list(kinds), list(kinds.values()))[0]
         if kind == "count":
