@@ -327,12 +327,24 @@ class Swarm:
         return self._asked(lambda roster: roster.leave(gone.id, dead=True))
 
     def cancel(self) -> bool:
-        """The change under way is taken back."""
-        state = self._state()
-        if state is None or state.change is None or not state.open:
-            return False
-        change_id = state.change.id
-        return self._asked(lambda roster: roster.cancel(change_id))
+        """The change under way, or the next one, is taken back, at whatever moment of it."""
+        world, after_s = self._cluster.world, self._random.choice([0.0, 0.003, 0.01, 0.05, 0.5])
+        until_s = world.now_s + 20.0
+
+        def look() -> None:
+            state = self._state()
+            if state is None or state.change is None or not state.open:
+                if self._raging and world.now_s < until_s:
+                    self._cluster.world_host.callLater(0.02, look)
+                return
+            self._cluster.world_host.callLater(after_s, take_back, state.change.id)
+
+        def take_back(change_id: str) -> None:
+            if self._raging:
+                self._asked(lambda roster: roster.cancel(change_id))
+
+        look()
+        return True
 
     def _asked(self, ask: Callable[[Roster], Coroutine[Any, Any, object]]) -> bool:
         """Ask some proxy for a change of the ring, and do not wait for it."""
