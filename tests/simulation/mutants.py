@@ -488,6 +488,7 @@ MOVES = Settings(profile="moves", keys=40, wire=False)
 CHANGES = Settings(profile="changes", keys=40, wire=False)
 DISKS = Settings(profile="damage", wire=False)
 CRASHES = Settings(profile="crashes", wire=False)
+CLOCKS = Settings(profile="clocks", wire=False)
 PARTITIONS = Settings(profile="partitions", wire=False)
 
 SETTINGS: dict[Mutant, Settings] = {
@@ -504,6 +505,10 @@ SETTINGS: dict[Mutant, Settings] = {
     checksums_are_not_compared: DISKS,
     promise_forgotten_on_restart: CRASHES,
     count_repeated_refusals: PARTITIONS,
+    mix_rounds: PARTITIONS,
+    complete_under_a_new_version: PARTITIONS,
+    read_by_version: PARTITIONS,
+    last_writer_wins: CLOCKS,
 }
 """Where a variant is looked for that seldom shows among all faults; the others are looked for there."""
 
