@@ -18,9 +18,10 @@ from typing import Any, TypeVar
 import msgspec
 from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from .buggify import Buggify, inert
+from .buggify import LATE_S, Buggify, inert
 from .errors import ChangeFailed, KvError, SlotsLost, StateBehind, StateUnusable
 from .filling import Filling, refuse_missing, sources
 from .leading import Lead
@@ -319,6 +320,8 @@ class Mover:
         await filling.run(plan)
         if self._buggify("mover: fails when all is filled"):
             raise ChangeFailed("it failed when all was filled")
+        if state.open and self._buggify("mover: it waits when all is filled"):
+            await deferLater(self._clock, LATE_S)
         return filling
 
     async def _announce(self, state: State, seats: Iterable[Seat]) -> set[NodeId]:

@@ -57,11 +57,10 @@ class Replica(Upkeep):
         version: str = "",
         buggify: Buggify = inert,
     ) -> None:
-        super().__init__(now_ms, engine, commit, incarnation, limits, metrics, broken)
+        super().__init__(now_ms, engine, commit, incarnation, limits, metrics, broken, buggify)
         self._clock = clock
         self._hybrid = HybridClock(now_ms, writer)
         self._version = version
-        self._buggify = buggify
 
     def info(self) -> Info:
         totals, identity = self._engine.totals(), self._identity

@@ -10,13 +10,22 @@ from typing import TypeAlias
 from .membership import Seat, State, ring_of
 from .names import ClusterId, Epoch, NodeId, Slot
 from .quorum import Electorate, Group
-from .ring import SLOTS, Ring, runs
+from .ring import SLOTS, Ring
 
 
 @lru_cache(maxsize=64)
 def foreign(ring: Ring, node: NodeId) -> list[tuple[Slot, Slot]]:
     """Give the ranges of slots that a node does not own."""
-    return runs(Slot(slot) for slot, owners in enumerate(ring.table) if node not in owners)
+    ranges: list[tuple[Slot, Slot]] = []
+    first = 0
+    # As in ``_pairs``, runs are walked, not slots.
+    for owners, run in groupby(ring.table):
+        last = first + len(list(run))
+        if node not in owners:
+            begin = ranges.pop()[0] if ranges and ranges[-1][1] == first - 1 else first
+            ranges.append((Slot(begin), Slot(last - 1)))
+        first = last
+    return ranges
 
 
 Pair: TypeAlias = tuple[tuple[NodeId, ...], tuple[NodeId, ...]]

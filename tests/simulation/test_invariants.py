@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, ensureDeferred
 
 from twisted_kv.limits import Limits
+from twisted_kv.membership import decode_state
 from twisted_kv.names import Key
 from twisted_kv.quorum import Level
 from twisted_kv.register import Cell
@@ -27,7 +28,7 @@ class Scene:
     """Three nodes and a proxy, in which one value was written."""
 
     def __init__(self) -> None:
-        world = World(1)
+        self.world = world = World(1)
         self.cluster = cluster = Cluster(world, Sites(world.random, quiet=True), Limits(), 3, durable=True)
         cluster.settle(3, 1)
         self.history = History(cluster)
@@ -114,3 +115,20 @@ def test_lane_that_counts_bytes_which_are_not_there_is_found(scene: Scene) -> No
     queue = next(iter(scene.proxy.rooms.queues.by_node.values()))
     queue._writes._bytes = 7
     assert scene.check() == "limits"
+
+
+def test_target_that_was_filled_and_lacks_what_was_settled_before_is_found(scene: Scene) -> None:
+    grown: list[object] = []
+    joining = ensureDeferred(scene.proxy.rooms.roster.add(scene.cluster.build().url, 64))
+    joining.addBoth(grown.append)
+    shelf = scene.cluster.shelf
+
+    def changes() -> bool:
+        return shelf.document is not None and decode_state(shelf.document).change is not None
+
+    assert scene.world.until(changes, 10)
+    scene.invariants.check()
+    assert scene.world.until(lambda: bool(grown), 10)
+    assert not changes()
+    scene.forget(3)
+    assert scene.check() == "filled"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.simulation import mutants
-from tests.simulation.mutants import WIRE, Mutant, caught
+from tests.simulation.mutants import Mutant, caught, settings_of
 
 KEPT: dict[Mutant, int] = {
     mutants.last_writer_wins: 3,
@@ -48,15 +48,8 @@ def test_all_variants_have_a_seed() -> None:
     assert [*KEPT_WIRE] == mutants.WIRE_MUTANTS
 
 
-@pytest.mark.parametrize("mutant", KEPT, ids=lambda mutant: mutant.__name__)
+@pytest.mark.parametrize("mutant", [*KEPT, *KEPT_WIRE], ids=lambda mutant: mutant.__name__)
 def test_a_wrong_variant_is_caught_and_the_right_one_is_not(mutant: Mutant) -> None:
-    seed = KEPT[mutant]
-    assert caught(lambda patch: None, range(seed, seed + 1)) is None
-    assert caught(mutant, range(seed, seed + 1)) is not None
-
-
-@pytest.mark.parametrize("mutant", KEPT_WIRE, ids=lambda mutant: mutant.__name__)
-def test_a_wrong_variant_is_caught_where_bytes_are_simulated(mutant: Mutant) -> None:
-    seed = KEPT_WIRE[mutant]
-    assert caught(lambda patch: None, range(seed, seed + 1), WIRE) is None
-    assert caught(mutant, range(seed, seed + 1), WIRE) is not None
+    seed, settings = {**KEPT, **KEPT_WIRE}[mutant], settings_of(mutant)
+    assert caught(lambda patch: None, [seed], settings) is None
+    assert caught(mutant, [seed], settings) is not None

@@ -7,7 +7,7 @@ from its middle, and never what was synced.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
 from typing import TypeVar
 
@@ -55,10 +55,10 @@ class Disk(MemoryEngine):
     def written(self) -> int:
         return len(self._log)
 
-    def spoil(self, random: Random) -> None:
-        """Flip a bit in one record, if there is any."""
+    def spoil(self, random: Random, places: Sequence[Place] = ()) -> None:
+        """Flip a bit in one record, if there is any; in one of those at certain places, if any are given."""
         if self._cells:
-            self._spoil(random.choice(list(self._cells)))
+            self._spoil(random.choice(list(places or self._cells)))
 
     def _spoil(self, place: Place) -> None:
         # A power cut may have taken the cell that was bad.

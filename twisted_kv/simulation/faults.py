@@ -34,7 +34,7 @@ class Swarm:
         self._random = random = cluster.world.random
         allowed = [name for name in PROFILES[profile] if cluster.durable or name not in DISK_FAULTS]
         self.on = [name for name in allowed if random.random() < (0.25 if profile == EVERYTHING else 0.7)]
-        self.pace_s = random.choice([0.3, 1.0, 3.0, 10.0])
+        self.pace_s = random.choice([0.3, 1.0, 3.0, 10.0] if profile == EVERYTHING else [0.1, 0.3, 1.0, 3.0])
         self.happened: Counter[str] = Counter()
         self.bands: list[tuple[str, float, float]] = []
         """What lasted for a while: name, begin and end in seconds."""
@@ -283,12 +283,18 @@ class Swarm:
         return True
 
     def flip_bit(self) -> bool:
-        """One record of one member cannot be read any more. No other member has one that cannot be read."""
+        """One record of one member cannot be read any more, if there is one then of which others have missed something.
+
+        No other member has one that cannot be read.
+        """
         if not self._whole() or any(isinstance(node.engine, Disk) and node.engine.bad for node in self._cluster.nodes):
             return False
         disk = self._random.choice(self._members()).engine
         assert isinstance(disk, Disk)
-        disk.spoil(self._random)
+        others = [node.engine._cells for node in self._members()]
+        held = Counter((place, cell.accepted) for cells in others for place, cell in cells.items())
+        missed = [place for place, cell in disk._cells.items() if held[place, cell.accepted] < self._cluster.replicas]
+        disk.spoil(self._random, missed)
         return True
 
     # The ring, and the store of its state.
@@ -321,12 +327,24 @@ class Swarm:
         return self._asked(lambda roster: roster.leave(gone.id, dead=True))
 
     def cancel(self) -> bool:
-        """The change under way is taken back."""
-        state = self._state()
-        if state is None or state.change is None or not state.open:
-            return False
-        change_id = state.change.id
-        return self._asked(lambda roster: roster.cancel(change_id))
+        """The change under way, or the next one, is taken back, at whatever moment of it."""
+        world, after_s = self._cluster.world, self._random.choice([0.0, 0.003, 0.01, 0.05, 0.5])
+        until_s = world.now_s + 20.0
+
+        def look() -> None:
+            state = self._state()
+            if state is None or state.change is None or not state.open:
+                if self._raging and world.now_s < until_s:
+                    self._cluster.world_host.callLater(0.02, look)
+                return
+            self._cluster.world_host.callLater(after_s, take_back, state.change.id)
+
+        def take_back(change_id: str) -> None:
+            if self._raging:
+                self._asked(lambda roster: roster.cancel(change_id))
+
+        look()
+        return True
 
     def _asked(self, ask: Callable[[Roster], Coroutine[Any, Any, object]]) -> bool:
         """Ask some proxy for a change of the ring, and do not wait for it."""
@@ -406,5 +424,7 @@ PROFILES: dict[str, list[str]] = {
     "disks": [*DISK_FAULTS, "crash_node"],
     "clocks": ["clocks", "pause", "weather"],
     "changes": [*RING_FAULTS, *PROCESS_FAULTS, "weather", "lose_disk"],
+    "moves": ["grow", "weigh", "drain", "cancel", "late_watch", "weather", "flap"],
+    "damage": ["flip_bit", "flap", "cut_line", "weather"],
 }
 """Which faults may be on; which of them are, each seed draws."""

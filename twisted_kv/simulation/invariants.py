@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from ..commit import GroupCommit
 from ..conditional import BEFORE_MAX
 from ..floors import over
-from ..membership import decode_state
-from ..names import Key
+from ..membership import State, decode_state, finished
+from ..names import Key, NodeId
+from ..planning import planned
 from ..quorum import met
 from ..ring import slot_of
 from ..storage.memory import MemoryEngine
-from ..versions import record_version
+from ..versions import Version, record_version
 from ..views import View
 from .cluster import Cluster, Node, Proxy
 from .history import History
@@ -25,10 +28,15 @@ class Invariants:
         self._history = history
         self._document: bytes | None = None
         self._view: View | None = None
+        self._before: dict[bytes, Version] = {}
+        """What was settled when no change was under way."""
+        self._began: State | None = None
+        """The state in which the change that was seen last began."""
 
     def check(self) -> None:
         """:raises Broken: if something does not hold."""
         self.check_settled()
+        self.check_filled()
         for proxy in self._cluster.proxies:
             if proxy.up:
                 check_proxy(proxy)
@@ -45,26 +53,52 @@ class Invariants:
         view = self._present_view()
         if view is None or not view.open:
             return
-        voters = {
-            node.url: node.engine
-            for node in self._cluster.nodes
-            if any(seat.url == node.url and seat.incarnation == node.incarnation for seat in view.seats.values())
-        }
+        voters = self._voters(view)
         for name, version in self._history.settled.items():
             key = Key(name)
             slot = slot_of(key)
             electorate = view.electorates[slot]
             lacking = []
             for node in electorate.nodes:
-                engine = voters.get(view.seats[node].url)
-                if engine is None:
-                    continue
-                cell = over(engine.floor(slot), MemoryEngine.get(engine, slot, key))
-                if cell.accepted < version:
+                engine = voters.get(node)
+                if engine is not None and not has(engine, key, version):
                     lacking.append(node)
             if met(electorate.quorum, electorate.voters(lacking)):
                 what = f"{', '.join(lacking)} of the owners of {key!r} lack what was settled: {version.hex()}"
                 raise Broken("settled", what, key)
+
+    def check_filled(self) -> None:
+        """See that whoever a change has filled holds all that was settled before it began."""
+        view = self._present_view()
+        if view is None:
+            return
+        state, began = view.state, self._began
+        if state.change is not None:
+            if began is None or began.epoch != state.epoch:
+                self._began = state
+            return
+        if began is not None and finished(began) == msgspec.structs.replace(state, pending=began.pending):
+            self._check_targets(view, began)
+        self._began, self._before = None, dict(self._history.settled)
+
+    def _check_targets(self, view: View, began: State) -> None:
+        voters = self._voters(view)
+        targets = {slot: fill.targets for fill in planned(began).fills if not fill.rescue for slot in fill.slots}
+        for name, version in self._before.items():
+            key = Key(name)
+            for node in targets.get(slot_of(key), ()):
+                engine = voters.get(node)
+                if engine is not None and not has(engine, key, version):
+                    raise Broken("filled", f"{node} was filled, and lacks {version.hex()} of {key!r}", key)
+
+    def _voters(self, view: View) -> dict[NodeId, MemoryEngine]:
+        """Give the disks of those members whose memory counts."""
+        nodes = {node.url: node for node in self._cluster.nodes}
+        return {
+            name: nodes[seat.url].engine
+            for name, seat in view.seats.items()
+            if seat.url in nodes and seat.incarnation == nodes[seat.url].incarnation
+        }
 
     def _present_view(self) -> View | None:
         document = self._cluster.shelf.document
@@ -76,6 +110,12 @@ class Invariants:
             alike = (view for view in known if view is not None and state is not None and view.state == state)
             self._view = next(alike, None) or (View(state) if state is not None else None)
         return self._view
+
+
+def has(engine: MemoryEngine, key: Key, version: Version) -> bool:
+    """Whether a disk holds a version of a key, or a newer one."""
+    slot = slot_of(key)
+    return over(engine.floor(slot), MemoryEngine.get(engine, slot, key)).accepted >= version
 
 
 def check_proxy(proxy: Proxy) -> None:

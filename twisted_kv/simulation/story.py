@@ -52,6 +52,8 @@ class Settings:
     nodes: int = 0
     proxies: int = 0
     operations: int = 0
+    keys: int = 0
+    """How many keys there are; where it is said, they are used alike."""
     profile: str = EVERYTHING
     wire: bool | None = None
     """Whether bytes are simulated, or messages; None to let the seed say."""
@@ -106,7 +108,9 @@ class Story:
             sites.tighten(Limits()),
             purge_grace_s=GRACE_S if purges else inf,
             repair_slots_max=SLOTS,
-            pull_slots_min=SLOTS,
+            # So that an order may end between two parts of what it is to copy.
+            pull_slots_min=SLOTS // 8,
+            pull_slots_max=SLOTS,
         )
         self.cluster = Cluster(world, sites, limits, replicas, durable, wire)
         nodes = random.choice([3, 3, 4, 5]) if self.cluster.replicas < 5 else random.choice([5, 6])
@@ -114,6 +118,8 @@ class Story:
         self.nodes, self.proxies = settings.nodes or nodes, settings.proxies or proxies
         self.operations = settings.operations or (operations // 4 if wire else operations)
         self.mix = draw_mix(random)
+        if settings.keys:
+            self.mix = replace(self.mix, keys=settings.keys, evenly=True)
         # A tombstone that was purged has no version of its own any more.
         self.history = History(self.cluster, names_tombstones=not (wire or purges))
         self.swarm = Swarm(self.cluster, settings.profile)
@@ -205,6 +211,8 @@ class Story:
         for node in cluster.nodes:
             # What the scrub does within a week.
             for slot in {slot for slot, _ in node.engine._cells}:
+                if not (isinstance(node.engine, Disk) and node.engine.bad) and not node.engine.inspect(slot).right:
+                    raise Broken("digests", f"that of slot {slot} in {node.host.name} is not that of its cells")
                 node.replica.scrub(slot)
         if not self.world.until(lambda: not unlike(cluster), LIVENESS_S):
             raise Broken("alike", f"{LIVENESS_S:g} s after all faults have ended: {'; '.join(unlike(cluster)[:5])}")
@@ -256,6 +264,7 @@ def draw_mix(random: Any) -> Mix:
     """Draw what clients do."""
     return Mix(
         keys=random.choice([1, 1, 2, 5, 20]),
+        evenly=random.random() < 0.3,
         clients=random.choice([2, 4, 8, 24]),
         get=random.choice([2, 4, 8]),
         delete=random.choice([0, 0, 1, 3]),
@@ -264,6 +273,7 @@ def draw_mix(random: Any) -> Mix:
         expiring=random.choice([0, 0, 1]),
         one=random.choice([0, 0, 0.1]),
         hang_up=random.choice([0, 0, 0.1]),
+        faithful=random.random() < 0.3,
         think_s=random.choice([0.01, 0.1, 1.0]),
     )
 

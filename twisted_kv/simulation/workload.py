@@ -24,6 +24,8 @@ class Mix:
     """What clients do, and how often: weights that need not sum up to anything."""
 
     keys: int = 2
+    evenly: bool = False
+    """Whether all keys are used alike, and not some much more than others."""
     clients: int = 4
     get: float = 4
     put: float = 4
@@ -39,6 +41,8 @@ class Mix:
     """The part of them at level ``all``."""
     hang_up: float = 0
     """The part of operations whose client goes before it is answered."""
+    faithful: bool = False
+    """Whether each client keeps to one proxy while that is there, so that another one may have no clients at all."""
     think_s: float = 0.02
     """The longest time between two operations of a client; many have none between them."""
 
@@ -54,6 +58,7 @@ class Client:
         self._left = left
         self._number = 0
         self._random = cluster.world.random
+        self._place = self._random.randrange(1 << 16)
         self._doing = ("", b"")
         self._wish: tuple[str, bytes] | None = None
         """Which kind of operation it does next, and on which key; None to draw them."""
@@ -71,7 +76,10 @@ class Client:
             return
         self._left[0] -= 1
         self._number += 1
-        self.operate(self._random.choice(up)).addBoth(self._next).addErrback(self._cluster.bug)
+        proxies = self._cluster.proxies
+        kept = proxies[self._place % len(proxies)]
+        proxy = kept if self._mix.faithful and kept.ready else self._random.choice(up)
+        self.operate(proxy).addBoth(self._next).addErrback(self._cluster.bug)
 
     def _next(self, _: object) -> None:
         pause_s = self._random.choice([0.0, 0.0, self._random.uniform(0, self._mix.think_s)])
@@ -93,9 +101,15 @@ class Client:
             return self._get(proxy, key, level)
         return self._put(proxy, key, level, kind)
 
+    def _draw_number(self) -> int:
+        random, mix = self._random, self._mix
+        if mix.keys == 1:
+            return 0
+        return random.randrange(mix.keys) if mix.evenly else min(int(random.expovariate(1.5)), mix.keys - 1)
+
     def _draw(self) -> tuple[str, bytes]:
         random, mix = self._random, self._mix
-        key = b"k%d" % min(int(random.expovariate(1.5)), mix.keys - 1) if mix.keys > 1 else b"k0"
+        key = b"k%d" % self._draw_number()
         kinds = {name: getattr(mix, name) for name in ("get", "put", "delete", "swap", "count", "expiring")}
         kind = random.choices(list(kinds), list(kinds.values()))[0]
         if kind == "count":
