@@ -1,7 +1,8 @@
 """Which rare things the sites in the real rooms let happen, and which limits are drawn smaller than anybody sets them.
 
 A site is active in a quarter of the seeds, and fires there, as the seed says, every fourth, twentieth or hundredth time
-that it is asked; where it is asked seldom, more often. (A quarter for all of them left half of the operations without an answer, and found less.)
+that it is asked; where it is asked seldom, more often. (A quarter for all of them left half of the operations without
+an answer, and found less.)
 """
 
 from __future__ import annotations

@@ -52,11 +52,11 @@ class Settings:
     nodes: int = 0
     proxies: int = 0
     operations: int = 0
-    keys: int = 0
-    """How many keys there are; where it is said, they are used alike."""
     profile: str = EVERYTHING
     wire: bool | None = None
     """Whether bytes are simulated, or messages; None to let the seed say."""
+    keys: int = 0
+    """How many keys there are; where it is said, they are used alike."""
 
 
 DRAWN = Settings()
