@@ -156,6 +156,8 @@ class Line:
 
         if base not in town.houses or not town.houses[base].up:
             clock.callLater(town.delay_s(), finish, Failure(PeerUnreachable("connection refused")))
+        elif town.random.random() < town.breaking.get(path, 0.0):
+            clock.callLater(town.delay_s(), finish, Failure(PeerSilent("the connection broke")))
         elif town.random.random() >= town.loss:
             twice = town.random.random() < town.doubling
             first = town.delay_s() + town.slow_s.get(path, 0.0)
@@ -179,6 +181,8 @@ class Town:
         # All slots at a time: most are blank here.
         self.limits = Limits(repair_slots_max=SLOTS, pull_slots_min=SLOTS, pull_slots_max=SLOTS)
         self.loss = 0.0
+        self.breaking: dict[str, float] = {}
+        """How likely the connection breaks under a request to a path of nodes, before it arrives."""
         self.doubling = 0.0
         self.delays_s = (0.0005, 0.005)
         self.slow_s: dict[str, float] = {}
