@@ -280,7 +280,7 @@ class Mover:
         return state
 
     async def _failed(self, state: State, plan: Plan, present: Mapping[NodeId, Info], error: KvError) -> State:
-        """Take back what cannot go on as it was begun; leave the rest for the next round, and give None."""
+        """Take back what cannot go on as it was begun; leave the rest for the next round: then give None."""
         assert state.change is not None
         if not state.open:
             self.log.error("the {kind} was taken back: {error}", kind=state.change.kind, error=error.detail)

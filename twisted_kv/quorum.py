@@ -93,7 +93,9 @@ class Electorate:
         """Say what a level needs; see ``Level``."""
         if level is Level.STRONG:
             return self.quorum
-        return ((self.everybody, level.needed(len(self.nodes))),)
+        needed = (self.everybody, level.needed(len(self.nodes)))
+        # Everybody who is asked may be fewer than a majority, where members were given up.
+        return (needed, *self.quorum) if level is Level.ALL else (needed,)
 
     def arranged(self, nodes: Sequence[NodeId]) -> Electorate:
         """Give the same electorate in another order of asking."""

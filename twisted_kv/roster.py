@@ -176,8 +176,10 @@ class Roster:
             seat.id, lambda base: msgspec.structs.replace(base or wanted, **changes), wanted, *changes
         )
 
-    async def leave(self, node: str, dead: bool = False) -> None:
+    async def leave(self, node: str, dead: bool = False) -> bool:
         """Let a member go: the others get what it holds first; or, where it is gone for good, what they hold.
+
+        Says whether it has left; if not, its data is on the move.
 
         :raises NoSuchMember: if there is none of this id.
         :raises MayRemember: if it does not answer and is not said to be dead.
@@ -211,6 +213,7 @@ class Roster:
             raise
         if not is_leaving(state, node) and state.seat(node) is not None:
             raise ChangeFailed(f"{node} did not leave: the change was taken back", "look into the proxy's log")
+        return state.seat(node) is None
 
     async def cancel(self, change_id: str) -> None:
         """Take the change under way back: the owners of before it own everything again.

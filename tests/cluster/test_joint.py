@@ -157,7 +157,7 @@ def test_clients_go_on_while_a_change_takes_long_and_see_a_single_copy_of_each_k
     clients = at_work(town)
     town.run(1)
     before = sum(client.done for client in clients)
-    town.slow_s = {"pull": 0.3, "digests": 0.05, "slots": 0.05}
+    town.slow_s = {"pull": 2.0, "digests": 0.3, "slots": 0.3}
     town.doubling = 0.05
     (newcomer,) = town.build(1)
     asked = [ensureDeferred(roster.add(newcomer.url, 1 + seed % 3))]

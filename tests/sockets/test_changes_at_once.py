@@ -31,7 +31,7 @@ SEED = int(os.environ.get("KV_SEED", "1"))
 ROUNDS = int(os.environ.get("KV_ROUNDS", "20"))
 NODES, MEMBERS_MIN = 6, 3
 CLIENTS, KEYS_EACH = 4, 100
-DONE = (200, 204)
+DONE = (200, 202, 204)
 REFUSED = (400, 404, 409, 422, 502, 503, 504)
 """Answers that say why not: it is gone already, another one has it, somebody needed is dead, it was taken back."""
 ROUND_S = 3.0

@@ -174,7 +174,7 @@ def asked(farm: Farm, method: str, path: str, body: bytes | None = None) -> None
                 answer = call(method, f"{proxy.url}{path}", body)
             except OSError:
                 continue
-            if answer.status in (200, 204, 404):
+            if answer.status in (200, 202, 204, 404):
                 return True
         return False
 

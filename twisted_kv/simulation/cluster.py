@@ -156,7 +156,9 @@ class Node:
     def handle(self, path: str, body: bytes) -> Deferred[Answer]:
         """Answer as the node's routes do; not at all if the process ends meanwhile."""
         life = self.host.life
-        answering = answered(self.replica, self.puller, path, body, lambda: self.host.life == life, self._cluster.bug)
+        answering = answered(
+            self.replica, self.puller, path, body, lambda: self.host.life == life, self._cluster.bug, self._cluster.bug
+        )
         return answering.addCallback(self._answered, body) if path == "batch" and self.doom else answering
 
     def _answered(self, answer: Answer, body: bytes) -> Answer:

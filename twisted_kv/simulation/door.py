@@ -37,11 +37,13 @@ def answered(
     body: bytes,
     lives: Callable[[], bool],
     bug: Callable[[Failure], None],
+    malformed: Callable[[Failure], object] = lambda failure: None,
 ) -> Deferred[Answer]:
     """Answer a request below ``/node/v1/``.
 
     :param lives: says whether the process that was asked still runs; if not, nothing is answered any more.
     :param bug: told of a failure that is no expected trouble.
+    :param malformed: told of a request that the node could not read, which no proxy of ours should send.
     """
     work: dict[str, Callable[[], Any]] = {
         "info": replica.info,
@@ -67,7 +69,7 @@ def answered(
         if isinstance(result, Failure):
             error = result.trap(KvError) and result.value
             if isinstance(error, BadInput):
-                bug(result)  # no proxy of ours sends what a node cannot read
+                malformed(result)
             problem = {"type": error.slug, "detail": error.detail, "hint": error.hint}
             done.callback(Answer(409, msgspec.json.encode(problem)))
         elif path in ("info", "join"):

@@ -159,9 +159,12 @@ def add_cluster(app: Klein, door: ClusterDoor, metrics: ProxyMetrics) -> None:
     @app.route("/v1/cluster/nodes/", methods=["DELETE"])
     async def remove_node(request: Any) -> bytes:
         refuse_unknown(request, b"dead")
-        await door.roster.leave(name_in(request), flag_of(request, b"dead"))
-        request.setResponseCode(204)
-        return b""
+        if await door.roster.leave(name_in(request), flag_of(request, b"dead")):
+            request.setResponseCode(204)
+            return b""
+        change = door.roster.state.change
+        request.setResponseCode(202)
+        return answer_json(request, {"task": change.id if change is not None else None})
 
     @app.route("/v1/cluster/accept-loss", methods=["POST"])
     async def accept_loss(request: Any) -> bytes:
