@@ -78,14 +78,18 @@ class Puller:
         until_s = self._clock.seconds() + self._limits.pull_s_max
         slots = [slot for first, last in request.ranges for slot in range(max(first, request.first), last + 1)]
         done = 0
+        trouble: KvError | None = None
         try:
             while done < len(slots) and order.rows < self._limits.pull_records_max and self._clock.seconds() < until_s:
                 had = order.rows
                 done += await self._some(order, slots[done : done + self._slots_at_once])
                 self._adapt(order.rows - had)
-        finally:
-            # What was given to the disk is waited for, also where the order fails after it.
-            taken = await DeferredList(order.taking, consumeErrors=True)
+        except KvError as error:
+            trouble = error
+        # What was given to the disk is waited for, also where the order fails after it.
+        taken = await DeferredList(order.taking, consumeErrors=True)
+        if trouble is not None:
+            raise trouble
         for succeeded, refused in taken:
             if not succeeded:
                 refused.raiseException()

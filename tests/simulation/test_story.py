@@ -11,7 +11,8 @@ import pytest
 from twisted_kv.simulation.faults import PROFILES
 from twisted_kv.simulation.story import Settings, Story
 
-SEEDS = 300
+SEEDS = 160
+"""As many as one process runs in about a hundred seconds; ``make simulate`` is the campaign."""
 PARTS = 20
 
 
