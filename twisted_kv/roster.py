@@ -385,7 +385,8 @@ class Roster:
     async def _settled(self, seat: Seat, *fields: str) -> Seat:
         """Wait until no wish for a seat is left, and see that its fields became what was wished."""
         state = await self._carried_out(seat.id)
-        now = base_of(state, seat.id)
+        waiting = (wish.seat for wish in state.pending if wish.seat.id == seat.id)
+        now = next(waiting, base_of(state, seat.id))
         if now is None or any(getattr(now, field) != getattr(seat, field) for field in fields):
             raise ChangeFailed(
                 f"the change for {seat.url} was taken back, the cluster is as it was",
@@ -396,15 +397,18 @@ class Roster:
     async def _carried_out(self, node: str) -> State:
         """Wait until what was wished for a node is done; or, where clients are served meanwhile, is on its way."""
 
+        def waits(state: State) -> bool:
+            return any(wish.seat.id == node for wish in state.pending)
+
         def begun(state: State) -> bool:
-            waits = any(wish.seat.id == node for wish in state.pending)
-            return not waits and (state.open or state.change is None)
+            return not waits(state) and (state.open or state.change is None)
 
         state = await self._until(begun, self._limits.change_patience_s)
         if state.change is None:
             return state
         try:
-            return await self._until(lambda state: state.change is None, self._limits.change_answer_s)
+            # A change that was taken back to begin anew waits for its turn once more.
+            return await self._until(lambda s: s.change is None and not waits(s), self._limits.change_answer_s)
         except ChangeFailed:
             return self.state
 

@@ -371,18 +371,22 @@ def test_a_node_that_flaps_is_used_seldom_and_soon_when_it_is_well_again(make_to
     town = make_town()
     flapping = town.settle(3)[0]
     queues = town.proxies[0].queues
-    before, returns = queues.avoided(), 0
+
+    def avoided() -> set[NodeId]:
+        return {node for node, queue in queues.by_node.items() if queue.suspicion.avoided}
+
+    before, returns = avoided(), 0
     for step in range(600):
         # 2.4 s down, in which it fails some probes, and 1.2 s up, in which it answers some.
         flapping.up = step % 36 >= 24
         town.run(0.1)
-        now = queues.avoided()
+        now = avoided()
         returns += len(before - now)
         before = now
     assert 1 <= returns <= 4, "it came back seventeen times"
     flapping.up = True
     town.run(town.limits.trial_s_max + 3 * town.limits.probe_interval_s)
-    assert queues.avoided() == set()
+    assert avoided() == set()
 
 
 def test_a_node_that_answers_only_one_of_two_proxies_is_avoided_by_the_other_one(make_town: MakeTown) -> None:
