@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 TOOLS := wrk strace curl etcd
 PACKAGES := wrk strace curl etcd-server
 
-.PHONY: run test test-system test-damage simulate mutants bench clean
+.PHONY: run test test-system test-damage test-growth simulate mutants bench clean
 
 run: $(VENV)/installed
 	$(BIN)/twistd -n kvcluster
@@ -24,6 +24,10 @@ test-system: $(VENV)/installed-test
 # Damages ten thousand bytes, round by round; make test-system does a part of that.
 test-damage: $(VENV)/installed-test
 	KV_FLIPS=10000 $(BIN)/pytest -s tests/sockets/test_damage.py
+
+# A cluster of a hundred thousand keys grows and shrinks while anything is killed; make test-system takes fewer.
+test-growth: $(VENV)/installed-test
+	KV_GROWTH_KEYS=100000 $(BIN)/pytest -s tests/sockets/test_growth.py
 
 # The release campaign: ten thousand clusters, two million operations and more. Its last lines go into docs/.
 simulate: $(VENV)/installed

@@ -27,7 +27,8 @@ from twisted_kv.wire import KeysRequest, encode, keys_page_decoder
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
-KEYS = int(os.environ.get("KV_GROWTH_KEYS", "100000"))
+KEYS = int(os.environ.get("KV_GROWTH_KEYS", "20000"))
+"""``make test-growth`` takes a hundred thousand."""
 CLIENTS = 64
 KILLED_EVERY_S = 2.0
 MANY = 300.0
