@@ -280,7 +280,10 @@ class Mover:
         return state
 
     async def _failed(self, state: State, plan: Plan, present: Mapping[NodeId, Info], error: KvError) -> State:
-        """Take back what cannot go on as it was begun; leave the rest for the next round: then give None."""
+        """Take back what cannot go on as it was begun, and give the state after that.
+
+        :raises KvError: what it was given, where the change is left as it is for the next round.
+        """
         assert state.change is not None
         if not state.open:
             self.log.error("the {kind} was taken back: {error}", kind=state.change.kind, error=error.detail)
