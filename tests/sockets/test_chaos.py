@@ -1,7 +1,8 @@
 """Everything at once: processes killed and stopped, lines disturbed, clients at work; and then the history is judged.
 
 Each node is called at the address of a line (see ``lines``), which both proxies use and which tells them apart, and the
-clients call each proxy by a line, too: so every directed link has faults of its own. Nodes call nobody.
+clients call each proxy by a line, too: so every directed link has faults of its own. Nodes call each other while
+members join, which is over before the trouble begins.
 """
 
 from __future__ import annotations
@@ -114,12 +115,12 @@ class Stage:
         self.daemons: dict[str, Daemon] = {**self.proxies, **self.nodes}
         self.happened: Counter[str] = Counter()
         for name, node in self.nodes.items():
-            farm.add(node, f"http://127.0.0.1:{lines.lead(name, node.port, self._proxy_pids)}")
+            farm.add(node, f"http://127.0.0.1:{lines.lead(name, node.port, self._pids)}")
         self.ports = [lines.lead(name, proxy.port, lambda: {getpid(): CALLERS}) for name, proxy in self.proxies.items()]
         self.wait_ready()
 
-    def _proxy_pids(self) -> dict[int, str]:
-        running = ((proxy.process, name) for name, proxy in self.proxies.items())
+    def _pids(self) -> dict[int, str]:
+        running = ((daemon.process, name) for name, daemon in self.daemons.items())
         return {process.pid: name for process, name in running if process is not None}
 
     def wait_ready(self) -> None:

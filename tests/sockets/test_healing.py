@@ -10,7 +10,7 @@ from time import monotonic
 
 import pytest
 
-from tests.sockets.copies import alike, drawn_values, limited, own_copies, put_all, values_in
+from tests.sockets.copies import alike, drawn_values, limited, put_all
 from tests.sockets.daemons import Farm, call, farming, wait_until
 
 pytestmark = pytest.mark.system
@@ -40,12 +40,9 @@ def test_a_node_that_missed_one_key_of_a_hundred_is_made_equal(farm: Farm) -> No
     away.end()
     missed = drawn_values(random, random.sample(sorted(values), DIFFERENT), 2, 100)
     put_all(proxy, missed)
-    before = values
     values = values | missed
     away.start()
     began_s = monotonic()
-    different = sum(values_in(own_copies(away)).get(key) == before[key] for key in missed)
-    assert different > DIFFERENT / 2, "hints are switched off; repair may have begun already"
     assert sum(sum(other.info()["hints"].values()) for other in others) <= 2
     repaired = f"{proxy.url}/metrics"
 

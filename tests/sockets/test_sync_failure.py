@@ -39,7 +39,8 @@ def test_a_node_of_three_whose_sync_fails_ends_is_verified_at_its_next_start_and
         with traced(node, farm.folder / "trace", "-e", "trace=fdatasync,fsync", "-e", failing):
             wait_until(lambda: node.ended() is not None, "the node to end", PATIENCE_S)
         assert node.ended() == 1
-        assert "the disk has failed, the node ends: the log could not be synced" in node.log()
+        # The log's own sync met it first, or one of a file that RocksDB was writing out, which is told otherwise.
+        assert "the disk has failed, the node ends: " in node.log()
         assert (node.home / "suspect").exists()
         steady.wait_for_more(500, "without the node")
         node.start()
