@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain, compress, islice
+from itertools import islice
 from math import isinf
 from random import Random
 from typing import NamedTuple
@@ -21,6 +21,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from .buggify import LATE_S, Buggify, inert
+from .digest import EMPTY
 from .errors import Damaged, KvError
 from .leading import Lead
 from .limits import Limits
@@ -232,7 +233,6 @@ class Mender:
         ranges: list[tuple[int, int]],
         found: Compared,
     ) -> None:
-        slots = list(chain.from_iterable(range(first, last + 1) for first, last in ranges))
         asking = [ensureDeferred(self._digests(view, seat, ranges)) for seat in present.values()]
         said: dict[NodeId, Digests] = {}
         for node, (succeeded, result) in zip(present, await DeferredList(asking, consumeErrors=True), strict=True):
@@ -243,19 +243,18 @@ class Mender:
             elif not result.check(KvError):
                 result.raiseException()
         floors = {node: _floors_in(digests) for node, digests in said.items()}
-        for place in _not_blank(said.values()):
-            slot = Slot(slots[place])
+        for slot in sorted({Slot(slot) for digests in said.values() for slot in (*digests.digests, *digests.graves)}):
             owners = view.table[slot]
             answered = [node for node in owners if node in said]
             if len(answered) < 2 and len(owners) > 1:
                 continue
-            digests = {said[node].digests[place] for node in answered}
+            digests = {said[node].digests.get(slot, EMPTY) for node in answered}
             taken = {floors[node].get(slot, NO_FLOOR).accepted for node in answered}
             if len(taken) > 1:
                 found.half_purged.setdefault(max(taken), []).append(slot)
             elif len(digests) > 1:
                 found.differing.append(slot)
-            elif len(answered) == len(owners) and any(said[node].graves[place] for node in answered):
+            elif len(answered) == len(owners) and any(slot in said[node].graves for node in answered):
                 found.graves[slot] = digests.pop()
 
     async def _digests(self, view: View, seat: Seat, ranges: list[tuple[int, int]]) -> Digests:
@@ -393,16 +392,6 @@ class Mender:
         infos = {node: self._info_of(seat) for node, seat in present.items()}
         spoiled = [node for node, info in infos.items() if info is not None and info.spoiled]
         return spoiled[0] if len(spoiled) == 1 and len(present) == len(view.seats) else None
-
-
-def _not_blank(said: Iterable[Digests]) -> list[int]:
-    """Give the places at which somebody holds something; most slots of a small cluster are blank."""
-    places: set[int] = set()
-    for digests in said:
-        for numbers in (digests.digests, digests.graves):
-            if any(numbers):
-                places.update(compress(range(len(numbers)), numbers))
-    return sorted(places)
 
 
 def _floors_in(digests: Digests) -> dict[Slot, Floor]:

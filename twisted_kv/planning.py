@@ -181,9 +181,9 @@ def previewed(state: State, bytes_of: Mapping[NodeId, int]) -> Preview:
 
 def _copies(ring: Ring) -> Counter[NodeId]:
     copies: Counter[NodeId] = Counter({NodeId(member.id): 0 for member in ring.members})
-    for owners, slots in Counter(ring.table).items():
+    for slots, owners in ring.spans:
         for node in owners:
-            copies[node] += slots
+            copies[node] += len(slots)
     return copies
 
 

@@ -12,8 +12,6 @@ order may be given again and again, and what was copied before costs nothing.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from itertools import compress
-from operator import ne
 from typing import TypeVar
 
 from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
@@ -22,6 +20,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from .buggify import Buggify, inert
+from .digest import EMPTY
 from .errors import DiskBusy, KvError, PeerSilent
 from .holding import SlotCopy
 from .limits import Limits
@@ -76,13 +75,13 @@ class Puller:
         self._turn += 1
         order = _Order(request, self._turn)
         until_s = self._clock.seconds() + self._limits.pull_s_max
-        slots = [slot for first, last in request.ranges for slot in range(max(first, request.first), last + 1)]
-        done = 0
+        left = [(max(first, request.first), last) for first, last in request.ranges if last >= request.first]
         trouble: KvError | None = None
         try:
-            while done < len(slots) and order.rows < self._limits.pull_records_max and self._clock.seconds() < until_s:
+            while left and order.rows < self._limits.pull_records_max and self._clock.seconds() < until_s:
                 had = order.rows
-                done += await self._some(order, slots[done : done + self._slots_at_once])
+                some, left = split(left, self._slots_at_once)
+                await self._some(order, some)
                 self._adapt(order.rows - had)
         except KvError as error:
             trouble = error
@@ -94,9 +93,10 @@ class Puller:
             if not succeeded:
                 refused.raiseException()
             order.disputed += refused
-        left = slots[done] if done < len(slots) else None
         lacking = sum(self._replica.floor_of(slot).accepted < floor.accepted for slot, floor in order.floors.items())
-        return PullReply(FORMAT, request.header.epoch, order.rows, order.bytes, order.disputed, left, lacking)
+        return PullReply(
+            FORMAT, request.header.epoch, order.rows, order.bytes, order.disputed, left[0][0] if left else None, lacking
+        )
 
     def _adapt(self, rows: int) -> None:
         """Look at more slots at a time where they hold little, and at fewer where they fill an order."""
@@ -104,25 +104,22 @@ class Puller:
         factor = 2 if rows < limits.pull_records_max / 8 else 0.5 if rows > limits.pull_records_max / 2 else 1
         self._slots_at_once = int(min(max(self._slots_at_once * factor, limits.pull_slots_min), limits.pull_slots_max))
 
-    async def _some(self, order: _Order, slots: Sequence[int]) -> int:
-        """Copy some slots; say how many."""
-        ranges = ranges_of(slots)
+    async def _some(self, order: _Order, ranges: list[tuple[int, int]]) -> None:
+        """Copy the slots of some ranges."""
         said = await order.each(lambda source: self._digests(order, source, ranges))
         floors = _highest(said)
         order.floors |= floors
         await self._replica.promise(order.epoch, {slot: floor.promised for slot, floor in floors.items()})
-        own = list(self._replica.own_digests(ranges))
-        unlike: set[int] = set()
-        for found in said:
-            unlike.update(compress(range(len(own)), map(ne, own, found.digests)))
+        own = self._replica.own_digests(ranges)
+        unlike = {slot for found in said for slot, _ in own.items() ^ found.digests.items()}
         agreed: dict[int, int] = {}
         mixed: list[int] = []
-        for place in sorted(unlike):
-            digests = {found.digests[place] for found in said}
+        for slot in sorted(unlike):
+            digests = {found.digests.get(slot, EMPTY) for found in said}
             if len(digests) > 1:
-                mixed.append(slots[place])
+                mixed.append(slot)
             else:
-                agreed[slots[place]] = digests.pop()
+                agreed[slot] = digests.pop()
         for slot, floor in floors.items():
             if self._replica.floor_of(slot).accepted < floor.accepted and slot not in agreed:
                 mixed.append(slot)
@@ -133,7 +130,6 @@ class Puller:
         mixed += agreed
         if mixed:
             await self._merge(order, sorted(set(mixed)), floors)
-        return len(slots)
 
     async def _digests(self, order: _Order, source: Source, ranges: list[tuple[int, int]]) -> Digests:
         return await self._control.digests(source.url, DigestsRequest(order.header(source), ranges))
@@ -317,6 +313,18 @@ def _highest(said: Sequence[Digests]) -> dict[Slot, Floor]:
             promised, accepted = max(floor.promised, row.promised), max(floor.accepted, row.accepted)
             floors[Slot(row.slot)] = Floor(Ballot(promised), Ballot(accepted))
     return floors
+
+
+def split(ranges: Sequence[tuple[int, int]], count: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Cut ranges of slots in two, after so many slots."""
+    head: list[tuple[int, int]] = []
+    for at, (first, last) in enumerate(ranges):
+        if last - first >= count:
+            begun = [(first, first + count - 1)] if count else []
+            return head + begun, [(first + count, last), *ranges[at + 1 :]]
+        head.append((first, last))
+        count -= last - first + 1
+    return head, []
 
 
 def ranges_of(slots: Iterable[int]) -> list[tuple[int, int]]:

@@ -7,11 +7,10 @@ key's position or a slot's owners are is part of the format of the data on disk.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 from typing import NamedTuple, NoReturn
 
 from fnv_hash_fast import fnv1a_32
@@ -30,6 +29,13 @@ FNV_IS_COMPILED: bool = not isinstance(fnv1a_32, partial)
 """Whether the hash runs in C. The pure one, a ``partial``, gives the same answers fifty times slower."""
 
 Owners = tuple[NodeId, ...]
+
+
+class Span(NamedTuple):
+    """Neighbouring slots with the same owners."""
+
+    slots: range
+    owners: Owners
 
 
 def fnv1a(key: bytes) -> int:
@@ -92,6 +98,9 @@ class Ring:
     vnodes: int
     """Tokens for each unit of weight. More of them even the shares out, and cost time to build."""
 
+    spans: tuple[Span, ...] = field(repr=False, compare=False)
+    """The table as runs of slots with the same owners: some thousand, where walking 65,536 slots would take long."""
+
     table: tuple[Owners, ...] = field(repr=False, compare=False)
     """The owners of each slot: 65,536 tuples, equal ones shared. Without members, each of them is empty.
 
@@ -113,7 +122,8 @@ class Ring:
         object.__setattr__(self, "members", by_id)
         object.__setattr__(self, "replicas", replicas)
         object.__setattr__(self, "vnodes", vnodes)
-        object.__setattr__(self, "table", _table(by_id, replicas, vnodes))
+        object.__setattr__(self, "spans", _spans(by_id, replicas, vnodes))
+        object.__setattr__(self, "table", tuple(chain.from_iterable([s.owners] * len(s.slots) for s in self.spans)))
 
     def owners(self, key: bytes) -> Owners:
         """Name the N distinct nodes that hold a key, nearest clockwise first.
@@ -135,9 +145,9 @@ class Ring:
     def owned_share(self) -> dict[NodeId, float]:
         """Give each member's part of all copies of all slots; the parts sum to 1."""
         copies = dict.fromkeys((member.id for member in self.members), 0)
-        for owners, slots in Counter(self.table).items():
+        for slots, owners in self.spans:
             for node in owners:
-                copies[node] += slots
+                copies[node] += len(slots)
         whole = SLOTS * min(self.replicas, len(self.members))
         return {node: count / whole for node, count in copies.items()}
 
@@ -202,14 +212,14 @@ def _tokens(members: tuple[Member, ...], vnodes: int) -> list[int]:
     )
 
 
-def _table(members: tuple[Member, ...], replicas: int, vnodes: int) -> tuple[Owners, ...]:
+def _spans(members: tuple[Member, ...], replicas: int, vnodes: int) -> tuple[Span, ...]:
     """Compute the owners of all slots in one sweep, from the last slot to the first.
 
     Counterclockwise, the token met last is the nearest one clockwise. So a dict in which each token moves its node to
     the end always holds the nodes by distance, and no slot needs a walk, however far away its last zone lies.
     """
     if not members:
-        return ((),) * SLOTS
+        return (Span(range(SLOTS), ()),)
     count = len(members)
     tokens = _tokens(members, vnodes)
     zones = [member.zone or index for index, member in enumerate(members)]
@@ -240,14 +250,20 @@ def _table(members: tuple[Member, ...], replicas: int, vnodes: int) -> tuple[Own
     for number in reversed(range(len(tokens), 2 * len(tokens))):
         meet(number)
     owners = choose()
-    table = [owners] * SLOTS
+    spans: list[Span] = []
+    end = SLOTS
     number = len(tokens)
-    for slot in reversed(range(SLOTS)):
-        before = number
+    while number:
+        slot = tokens[number - 1] // count >> 16
+        # Down to the slot of the next token, owners are the same; a token lies at or after the start of its own.
         while number and tokens[number - 1] >= (slot << 16) * count:
             number -= 1
             meet(number)
-        if number != before:
-            owners = choose()
-        table[slot] = owners
-    return tuple(table)
+        chosen = choose()
+        if chosen != owners:
+            if slot + 1 < end:
+                spans.append(Span(range(slot + 1, end), owners))
+                end = slot + 1
+            owners = chosen
+    spans.append(Span(range(end), owners))
+    return tuple(reversed(spans))

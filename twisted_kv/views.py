@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
-from itertools import groupby
-from typing import TypeAlias
+from itertools import pairwise
+from typing import TypeAlias, cast
 
 from .membership import Seat, State, ring_of
 from .names import ClusterId, Epoch, NodeId, Slot
 from .quorum import Electorate, Group
-from .ring import SLOTS, Ring
+from .ring import Ring
 
 
 @lru_cache(maxsize=64)
 def foreign(ring: Ring, node: NodeId) -> list[tuple[Slot, Slot]]:
     """Give the ranges of slots that a node does not own."""
     ranges: list[tuple[Slot, Slot]] = []
-    first = 0
-    # As in ``_pairs``, runs are walked, not slots.
-    for owners, run in groupby(ring.table):
-        last = first + len(list(run))
+    for slots, owners in ring.spans:
         if node not in owners:
-            begin = ranges.pop()[0] if ranges and ranges[-1][1] == first - 1 else first
-            ranges.append((Slot(begin), Slot(last - 1)))
-        first = last
+            begin = ranges.pop()[0] if ranges and ranges[-1][1] == slots[0] - 1 else slots[0]
+            ranges.append((Slot(begin), Slot(slots[-1])))
     return ranges
 
 
@@ -41,13 +37,16 @@ def pairs_of(state: State) -> Mapping[Pair, Sequence[Slot]]:
 @lru_cache(maxsize=8)
 def _pairs(old: Ring, new: Ring) -> dict[Pair, list[Slot]]:
     pairs: dict[Pair, list[Slot]] = {}
-    first = 0
-    # Neighbouring slots mostly have the same owners: it is their runs that are walked, not all slots one by one.
-    for pair, run in groupby(zip(old.table, new.table, strict=True)):
-        last = first + len(list(run))
-        pairs.setdefault(pair, []).extend(map(Slot, range(first, last)))
-        first = last
+    for slots, pair in _overlaid(old, new):
+        pairs.setdefault(pair, []).extend(cast("Sequence[Slot]", slots))
     return pairs
+
+
+def _overlaid(old: Ring, new: Ring) -> Iterator[tuple[range, Pair]]:
+    """Walk two rings at once: all slots, in runs which have the same owners in each."""
+    ends = sorted({slots.stop for ring in (old, new) for slots, _ in ring.spans})
+    for first, end in pairwise([0, *ends]):
+        yield range(first, end), (old.table[first], new.table[first])
 
 
 def given_up(state: State) -> set[str]:
@@ -106,9 +105,5 @@ def _electorates(state: State) -> Sequence[Electorate]:
 
 @lru_cache(maxsize=8)
 def _electorates_of(old: Ring, new: Ring, forgot: frozenset[str], away: frozenset[str]) -> Sequence[Electorate]:
-    electorates: list[Electorate] = [None] * SLOTS  # type: ignore[list-item]
-    for pair, slots in _pairs(old, new).items():
-        electorate = electorate_of(pair, forgot, away)
-        for slot in slots:
-            electorates[slot] = electorate
-    return electorates
+    by_pair = {pair: electorate_of(pair, forgot, away) for pair in _pairs(old, new)}
+    return [electorate for slots, pair in _overlaid(old, new) for electorate in [by_pair[pair]] * len(slots)]

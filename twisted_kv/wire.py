@@ -139,13 +139,15 @@ class FloorRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Digests(msgspec.Struct, array_like=True):
-    """Digests of slots, and how many of their cells hold no value, in the order they were asked for; and the floors
-    of those that have one."""
+    """Digests by slot, how many of a slot's cells hold no value, and the floors of those that have one.
+
+    Blank slots are left out: in a small cluster most are.
+    """
 
     format: int
     epoch: int
-    digests: list[int]
-    graves: list[int] = []
+    digests: dict[int, int]
+    graves: dict[int, int] = {}
     floors: list[FloorRow] = []
     highest: bytes = NONE
     """The highest ballot that the node was ever shown."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
+from typing import NamedTuple
 
 import msgspec
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -24,7 +25,7 @@ from ..register import PREPARE
 from ..replica import Replica
 from ..scrubbing import Scrubber
 from ..storage.memory import MemoryEngine
-from ..wire import batch_decoder
+from ..wire import batch_decoder, drop_request_decoder
 from .disk import Disk
 from .door import answered
 from .level import Carriage, Messages, Wire
@@ -35,6 +36,15 @@ from .world import Host, World
 
 VNODES = 16
 RESTART_S = 0.3
+
+
+class Dropped(NamedTuple):
+    """Ranges of slots that a node forgot on an order, and the state in the store as the order came."""
+
+    url: str
+    incarnation: str
+    document: bytes
+    ranges: list[tuple[int, int]]
 
 
 class Node:
@@ -155,11 +165,19 @@ class Node:
 
     def handle(self, path: str, body: bytes) -> Deferred[Answer]:
         """Answer as the node's routes do; not at all if the process ends meanwhile."""
-        life = self.host.life
+        life, document = self.host.life, self._cluster.shelf.document
         answering = answered(
             self.replica, self.puller, path, body, lambda: self.host.life == life, self._cluster.bug, self._cluster.bug
         )
+        if path == "drop" and document is not None:
+            answering.addCallback(self._dropped, body, document)
         return answering.addCallback(self._answered, body) if path == "batch" and self.doom else answering
+
+    def _dropped(self, answer: Answer, body: bytes, document: bytes) -> Answer:
+        if answer.code == 200:
+            ranges = drop_request_decoder.decode(body).ranges
+            self._cluster.dropped.append(Dropped(self.url, self.incarnation, document, ranges))
+        return answer
 
     def _answered(self, answer: Answer, body: bytes) -> Answer:
         meant = not self.doomed_by_promise or any(op.verb == PREPARE for op in batch_decoder.decode(body).ops)
@@ -244,6 +262,8 @@ class Cluster:
         """What happens from outside happens in a process that never ends."""
         self.doom: Callable[[], object] | None = None
         """What happens to it as soon as a write was acknowledged."""
+        self.dropped: list[Dropped] = []
+        """What nodes were made to forget and nobody has looked at yet."""
 
     def bug(self, failure: Failure) -> None:
         """Take note of what is no expected trouble."""

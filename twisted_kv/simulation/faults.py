@@ -21,6 +21,7 @@ from ..views import View
 from .cluster import Cluster, Node
 from .disk import Disk
 from .network import Weather
+from .store import ANSWER_S
 from .world import Call
 
 NODES_MAX = 7
@@ -85,6 +86,7 @@ class Swarm:
             node.restart()
         for proxy in cluster.proxies:
             proxy.host.paused_until_s = 0.0
+            proxy.store.answer_s = ANSWER_S
             proxy.restart()
 
     def cut_off_one(self) -> bool:
@@ -355,9 +357,11 @@ class Swarm:
         ensureDeferred(asking).addErrback(expected).addErrback(self._cluster.bug)
         return True
 
-    def late_watch(self) -> bool:
-        """A proxy hears late of what the others have put into the store."""
-        self._random.choice(self._cluster.proxies).store.watch_s = self._random.choice([0.25, 5.0, 60.0])
+    def slow_store(self) -> bool:
+        """A proxy hears late of what the others have put into the store, and its own calls may take long."""
+        random = self._random
+        store = random.choice(self._cluster.proxies).store
+        store.watch_s, store.answer_s = random.choice([0.25, 5.0, 60.0]), random.choice([ANSWER_S, 0.5, 10.0])
         return True
 
     def store_gone(self) -> bool:
@@ -414,7 +418,7 @@ POWER_FAULTS = ["power_cut", "power_cut_after_write"]
 DISK_FAULTS = [*POWER_FAULTS, "lose_disk", "lose_tail", "slow_disk", "disk_trouble", "disk_fails", "flip_bit"]
 NETWORK_FAULTS = ["weather", "partition", "cut_line", "slow_node", "flap"]
 PROCESS_FAULTS = ["crash_node", "crash_after_answer", "crash_after_promise", "crash_proxy", "pause"]
-RING_FAULTS = ["grow", "weigh", "drain", "replace", "cancel", "late_watch", "store_gone"]
+RING_FAULTS = ["grow", "weigh", "drain", "replace", "cancel", "slow_store", "store_gone"]
 EVERYTHING, CALM = "everything", "calm"
 PROFILES: dict[str, list[str]] = {
     EVERYTHING: [*NETWORK_FAULTS, *PROCESS_FAULTS, "clocks", *DISK_FAULTS, *RING_FAULTS],
@@ -424,7 +428,7 @@ PROFILES: dict[str, list[str]] = {
     "disks": [*DISK_FAULTS, "crash_node"],
     "clocks": ["clocks", "pause", "weather"],
     "changes": [*RING_FAULTS, *PROCESS_FAULTS, "weather", "lose_disk"],
-    "moves": ["grow", "weigh", "drain", "cancel", "late_watch", "weather", "flap"],
+    "moves": ["grow", "weigh", "drain", "cancel", "slow_store", "weather", "flap"],
     "damage": ["flip_bit", "flap", "cut_line", "weather"],
 }
 """Which faults may be on; which of them are, each seed draws."""

@@ -7,7 +7,7 @@ import msgspec
 from ..commit import GroupCommit
 from ..conditional import BEFORE_MAX
 from ..floors import over
-from ..membership import State, decode_state, finished
+from ..membership import State, decode_state, finished, ring_of
 from ..names import Key, NodeId
 from ..planning import planned
 from ..quorum import met
@@ -37,6 +37,7 @@ class Invariants:
         """:raises Broken: if something does not hold."""
         self.check_settled()
         self.check_filled()
+        self.check_dropped()
         for proxy in self._cluster.proxies:
             if proxy.up:
                 check_proxy(proxy)
@@ -90,6 +91,22 @@ class Invariants:
                 engine = voters.get(node)
                 if engine is not None and not has(engine, key, version):
                     raise Broken("filled", f"{node} was filled, and lacks {version.hex()} of {key!r}", key)
+
+    def check_dropped(self) -> None:
+        """See that nobody was made to forget what it owned, as long as its memory counted.
+
+        A change may still be taken back until the last of its epochs: then its old owners are the owners.
+        """
+        dropped, self._cluster.dropped = self._cluster.dropped, []
+        for url, incarnation, document, ranges in dropped:
+            state = decode_state(document)
+            seat = next((s for s in state.members if (s.url, s.incarnation) == (url, incarnation)), None)
+            table = ring_of(state.members, state).table
+            for name in self._history.keys if seat is not None else ():
+                slot = slot_of(name)
+                if seat.id in table[slot] and any(first <= slot <= last for first, last in ranges):
+                    what = f"{seat.id} was made to forget slot {slot}, which it owns in epoch {state.epoch}"
+                    raise Broken("dropped", what, Key(name))
 
     def _voters(self, view: View) -> dict[NodeId, MemoryEngine]:
         """Give the disks of those members whose memory counts."""

@@ -43,6 +43,8 @@ class ShelfStore:
         self._shelf = shelf
         self.watch_s = WATCH_S
         """How often a watcher looks."""
+        self.answer_s = ANSWER_S
+        """How long a call is on its way, there and back again."""
 
     def read(self) -> Deferred[State | None]:
         return self._later(self._load)
@@ -112,7 +114,7 @@ class ShelfStore:
             except Exception:
                 result = Failure()
             if self.lives:
-                self._host.callLater(ANSWER_S, answer, result)
+                self._host.callLater(self.answer_s, answer, result)
 
-        self._host.callLater(ANSWER_S, act)
+        self._host.callLater(self.answer_s, act)
         return done

@@ -6,7 +6,8 @@ An engine knows nothing of ballots' rules: it keeps what it is given. Only ``rep
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Protocol, TypeAlias
 
 from twisted_kv.digest import EMPTY, moved, term
@@ -196,10 +197,10 @@ class Engine(Protocol):
     def totals(self) -> Totals:
         """Say what the engine holds, without counting: the cost does not depend on it."""
 
-    def digests(self, first: Slot, last: Slot) -> Sequence[int]:
+    def digests(self, first: Slot, last: Slot) -> array[int]:
         """Give the digests (see ``digest.py``) of slots ``first`` to ``last``, both included."""
 
-    def graves(self, first: Slot, last: Slot) -> Sequence[int]:
+    def graves(self, first: Slot, last: Slot) -> array[int]:
         """Say of each slot from ``first`` to ``last``, both included, how many of its cells hold no value.
 
         Those are tombstones and bare promises. A folder of a version that did not count them begins with 0 wherever

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import islice, takewhile
 
 from sortedcontainers import SortedDict, SortedList
@@ -175,11 +175,11 @@ class MemoryEngine:
         """See ``Engine``."""
         return Totals(self._keys, self._bytes)
 
-    def digests(self, first: Slot, last: Slot) -> Sequence[int]:
+    def digests(self, first: Slot, last: Slot) -> array[int]:
         """See ``Engine``."""
         return self._digests[first : last + 1]
 
-    def graves(self, first: Slot, last: Slot) -> Sequence[int]:
+    def graves(self, first: Slot, last: Slot) -> array[int]:
         """See ``Engine``."""
         return self._graves[first : last + 1]
 

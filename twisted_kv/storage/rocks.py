@@ -8,7 +8,7 @@ the machine.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 
@@ -357,11 +357,11 @@ class RocksEngine:
         """See ``Engine``."""
         return self._totals
 
-    def digests(self, first: Slot, last: Slot) -> Sequence[int]:
+    def digests(self, first: Slot, last: Slot) -> array[int]:
         """See ``Engine``."""
         return self._digests[first : last + 1]
 
-    def graves(self, first: Slot, last: Slot) -> Sequence[int]:
+    def graves(self, first: Slot, last: Slot) -> array[int]:
         """See ``Engine``."""
         return self._graves[first : last + 1]
 
