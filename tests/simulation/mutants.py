@@ -38,6 +38,7 @@ from twisted_kv.peers.control import Control
 from twisted_kv.planning import Fill, Plan, planned
 from twisted_kv.preconditions import Precondition, Verdict
 from twisted_kv.proposing import Proposer
+from twisted_kv.pulling import Puller
 from twisted_kv.quorum import Electorate, Group, Voters
 from twisted_kv.reading import Read
 from twisted_kv.register import ACCEPT, BLANK, Cell, Op, Reply, decide
@@ -341,8 +342,15 @@ def second_change_begins(patch: Patch) -> None:
 
 def cut_page_is_whole(patch: Patch) -> None:
     """(P17) Nobody looks whether what came of a page, and of a slot, is all that was sent."""
+    copy = Puller._copy
+
+    async def wrong(self: Puller, *args: Any) -> dict[int, int]:
+        await copy(self, *args)
+        return {}
+
     patch.setattr(Page, "whole", True)
     patch.setattr(pulling, "rows_digest", _WhateverWasSaid)
+    patch.setattr(Puller, "_copy", wrong)
     _one_pass(patch)
 
 
