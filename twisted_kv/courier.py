@@ -33,7 +33,7 @@ class Courier:
     """Replays hints, for one proxy.
 
     :param view: gives the view that the proxy acts on now.
-    :param info_of: says what a member last said of itself, None if it did not answer.
+    :param info_of: says what a member last said of itself, None if it did not answer or has forgotten.
     :param spread: reads a key at level ``all``, which gives every owner what a majority holds.
     :param wait_s: says how long clients wait at present.
     """
@@ -78,34 +78,24 @@ class Courier:
         view = self._view()
         if view is None or not view.open:
             return
+        said = {node: info for node, seat in view.seats.items() if (info := self._info_of(seat)) is not None}
         # Whoever has left takes its hints along: they are brought to the present owners.
         work = [
-            (keeper, NodeId(owner))
-            for keeper in view.seats.values()
-            for owner in (self._said(keeper, view).hints if self._said(keeper, view) else ())
-            if owner not in view.seats or self._said(view.seats[NodeId(owner)], view)
+            (view.seats[keeper], NodeId(owner))
+            for keeper, info in said.items()
+            for owner in info.hints
+            if owner not in view.seats or owner in said
         ]
-        if not work:
-            return
-        try:
-            if not await self._lead.take():
-                return
-        except KvError:
-            return
-        try:
-            throttle = Throttle(self._clock, self._limits.rebalance_bytes_per_s, self._wait_s)
-            for keeper, owner in work:
-                try:
-                    await self._replay(view, keeper, owner, throttle)
-                except KvError:
-                    continue  # the next round tries again
-        finally:
-            self._lead.release()
+        if work:
+            await self._lead.during(lambda: self._replay_all(view, work))
 
-    def _said(self, seat: Seat, view: View) -> Info | None:
-        """What a member said of itself, if it is the one that counts."""
-        info = self._info_of(seat)
-        return info if info is not None and info.incarnation == seat.incarnation else None
+    async def _replay_all(self, view: View, work: Iterable[tuple[Seat, NodeId]]) -> None:
+        throttle = Throttle(self._clock, self._limits.rebalance_bytes_per_s, self._wait_s)
+        for keeper, owner in work:
+            try:
+                await self._replay(view, keeper, owner, throttle)
+            except KvError:
+                continue  # the next round tries again
 
     async def _replay(self, view: View, keeper: Seat, owner: NodeId, throttle: Throttle) -> None:
         """Replay what one keeper has for one owner, page by page. What cannot be brought now stays."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
+from .errors import KvError
 from .state.store import StateStore
 
 
@@ -29,6 +32,18 @@ class Lead:
         self._holders -= 1
         if not self._holders:
             self._store.resign()
+
+    async def during(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do something if this process leads; nothing if another one does, or if nobody can say who does."""
+        try:
+            if not await self.take():
+                return
+        except KvError:
+            return
+        try:
+            await work()
+        finally:
+            self.release()
 
     def give_away(self) -> None:
         """Let another process lead although somebody here believes to; what they do stays safe."""

@@ -51,7 +51,7 @@ class Mender:
     """Repairs for one proxy.
 
     :param view: gives the view that the proxy acts on now.
-    :param info_of: says what a member last said of itself, None if it did not answer.
+    :param info_of: says what a member last said of itself, None if it did not answer or has forgotten.
     :param spread: reads a key at level ``all``.
     :param refill: proposes a key again until every owner has it.
     """
@@ -119,13 +119,10 @@ class Mender:
     async def _round(self) -> None:
         view = self._view()
         self.cancelled = False
-        if view is None or not self._rests_in(view):
-            return
-        try:
-            if not await self._lead.take():
-                return
-        except KvError:
-            return
+        if view is not None and self._rests_in(view):
+            await self._lead.during(lambda: self._round_of(view))
+
+    async def _round_of(self, view: View) -> None:
         self.number += 1
         self.running, self.cancelled, self.done, self.total = True, False, 0, SLOTS
         self._began_s = self._clock.seconds()
@@ -135,7 +132,6 @@ class Mender:
             self.log.info("repair was broken off: {error}", error=error.detail)
         finally:
             self.running, self._ended_s = False, self._clock.seconds()
-            self._lead.release()
 
     def _rests_in(self, view: View) -> bool:
         """Whether the ring is at rest in a view, and it is still the present one; no round goes on without that."""
@@ -169,12 +165,7 @@ class Mender:
 
     def _present(self, view: View) -> dict[NodeId, Seat]:
         """Give the members that answer, with the memory that counts."""
-        present = {}
-        for node, seat in view.seats.items():
-            info = self._info_of(seat)
-            if info is not None and info.incarnation == seat.incarnation:
-                present[node] = seat
-        return present
+        return {node: seat for node, seat in view.seats.items() if self._info_of(seat) is not None}
 
     async def _clean(self, view: View, present: Mapping[NodeId, Seat]) -> None:
         """Let each member forget, once an epoch, what it does not own."""

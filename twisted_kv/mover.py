@@ -139,10 +139,8 @@ class Mover:
                 if self._buggify("mover: gives the lead away"):
                     self._lead.give_away()
                 under_way = True
-                after = await self._carry_out(begun_, present)
-                if after is None:
-                    break
-                state, under_way = after, False
+                state = await self._carry_out(begun_, present)
+                under_way = False
         except (StateBehind, SlotsLost, StateUnusable) as error:
             self._waits(error)
         except KvError as error:
@@ -243,8 +241,8 @@ class Mover:
         for node, slots in plan.gained().items():
             await self._control.drop(seats[node], state, runs(slots))
 
-    async def _carry_out(self, state: State, present: Mapping[NodeId, Info]) -> State | None:
-        """Fill the new owners, and let them vote alone from the next epoch on; None if that has to wait.
+    async def _carry_out(self, state: State, present: Mapping[NodeId, Info]) -> State:
+        """Fill the new owners, and let them vote alone from the next epoch on; give the state that comes of it.
 
         :param present: who answered just now. The others are not waited for.
         """

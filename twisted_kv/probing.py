@@ -91,6 +91,11 @@ class Probes:
         sighting = self.sightings.get(NodeId(seat.id))
         return sighting.info if sighting is not None else None
 
+    def remembered(self, seat: Seat) -> Info | None:
+        """What a member said of itself, if it is the one whose memory counts."""
+        info = self.info_of(seat)
+        return info if info is not None and info.incarnation == seat.incarnation else None
+
     def renewed(self, seat: Seat) -> Seat | None:
         """The seat with the incarnation it has now, if that is another one."""
         info = self.info_of(seat)
