@@ -13,7 +13,7 @@ test: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -m "not system"
+	$(BIN)/pytest -n auto --dist loadfile -m "not system"
 
 test-system: $(VENV)/installed-test
 	@for tool in $(TOOLS); do \

@@ -40,6 +40,7 @@ setup(
             "pytest>=8.4",
             "pytest-twisted>=1.14.3",
             "pytest-timeout>=2.4",
+            "pytest-xdist>=3.8",
             "hypothesis>=6.140",
             "ruff>=0.14",
             "mypy>=1.18",
