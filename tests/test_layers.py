@@ -48,6 +48,7 @@ FLOORS: list[set[str]] = [
         "state",
         "periodic",
         "throttle",
+        "awaiting",
     },
     {
         "operation",
@@ -64,6 +65,7 @@ FLOORS: list[set[str]] = [
         "pulling",
         "courier",
         "mender",
+        "purging",
     },
     {"web"},
     {"config", "options", "node", "proxy", "cluster"},
@@ -87,6 +89,7 @@ SIBLINGS_THAT_MAY_MEET = {
     ("mover", "filling"),
     ("filling", "settling"),
     ("roster", "probing"),
+    ("mender", "purging"),
 }
 """Rooms of floor 3 never import one another; these are parts of a room with a file of their own."""
 

@@ -16,13 +16,13 @@ floor 1, the disk, what is counted, and what the simulation lets happen
     ``storage`` ``metrics`` ``buggify``
 floor 2, one replica, and the way to the others
     ``replica`` ``holding`` ``upkeep`` ``hinting`` ``scrubbing`` ``identity`` ``commit``   one owner's data
-    ``peers`` ``state`` ``leading`` ``periodic`` ``throttle``
+    ``peers`` ``state`` ``leading`` ``periodic`` ``throttle`` ``awaiting``
 floor 3, conversations, one purpose each
     ``operation`` ``chain`` ``sharing`` ``coordinator``   a client's operation
     ``listing`` ``sweeper``             pages of keys; what has expired
     ``roster`` ``probing``              membership and epochs; who is there
     ``mover`` ``filling`` ``pulling`` ``settling``   carrying a change of the ring out
-    ``courier`` ``mender``              replay of hints; repair and purging
+    ``courier`` ``mender`` ``purging``  replay of hints; repair; tombstones are forgotten
 floor 4, the doors
     ``web``
 floor 5, assembly

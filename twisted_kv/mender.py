@@ -8,10 +8,8 @@ owner cannot read is proposed again (``refilling.py``). Where all owners of a sl
 
 from __future__ import annotations
 
-from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
-from math import isinf
 from random import Random
 from typing import NamedTuple
 
@@ -30,6 +28,7 @@ from .metrics import ProxyMetrics
 from .names import Key, NodeId, Slot
 from .peers.control import Control
 from .periodic import Rounds
+from .purging import Purger
 from .register import NO_FLOOR, READ, Floor, Op
 from .ring import SLOTS
 from .versions import NONE, Ballot, HybridClock
@@ -86,8 +85,7 @@ class Mender:
         self._buggify = buggify
         self._rounds = Rounds(clock, random, limits.repair_interval_s, self._round, "repair")
         self._cleaned: set[tuple[int, NodeId]] = set()
-        self._floors: deque[tuple[float, Ballot]] = deque()
-        self._purged: dict[Slot, tuple[int | None, float]] = {}
+        self._purger = Purger(clock, limits, control, metrics, hybrid, self._rests_in, buggify)
         self.number = 0
         """Which round this is, or was the last."""
         self.running = self.cancelled = False
@@ -142,7 +140,7 @@ class Mender:
         await self._clean(view, present)
         marked = await self._marked(view, present)
         found = await self._compared(view, present)
-        await self._finish_purges(view, present, found.half_purged)
+        await self._purger.finish(view, present, found.half_purged)
         left = self._limits.repair_keys_max
         slots = dict.fromkeys((*marked, *found.differing))
         self.total += len(slots)
@@ -160,7 +158,7 @@ class Mender:
                 await self._unmark(view, [node for node in marked.get(slot, ()) if node not in blind], slot)
         if self._buggify("mender: what is purged was compared long ago"):
             await deferLater(self._clock, LATE_S)
-        await self._purge(view, present, {slot: d for slot, d in found.graves.items() if slot not in slots})
+        await self._purger.purge(view, present, {slot: d for slot, d in found.graves.items() if slot not in slots})
         await self._renew(view, present)
 
     def _present(self, view: View) -> dict[NodeId, Seat]:
@@ -311,58 +309,6 @@ class Mender:
             if not succeeded and not result.check(KvError):
                 result.raiseException()
         return done
-
-    # Purging.
-
-    async def _purge(self, view: View, present: Mapping[NodeId, Seat], graves: Mapping[Slot, int]) -> None:
-        """Purge slots whose owners are alike, below a ballot that was drawn long enough ago."""
-        if isinf(self._limits.purge_grace_s):
-            return
-        now_s = self._clock.seconds()
-        self._floors.append((now_s, self._hybrid.tick()))
-        grace_s = 0.0 if self._buggify("mender: a purge right after a write") else self._limits.purge_grace_s
-        floor = next((ballot for at_s, ballot in reversed(self._floors) if at_s <= now_s - grace_s), None)
-        while len(self._floors) > 1 and self._floors[1][0] <= now_s - self._limits.purge_grace_s:
-            self._floors.popleft()
-        if floor is None:
-            return
-        by_owners: dict[tuple[NodeId, ...], list[tuple[int, int]]] = {}
-        for slot, digest in graves.items():
-            # What was too young to be purged is that for a while.
-            before, at_s = self._purged.get(slot, (None, 0.0))
-            if before != digest or now_s - at_s > grace_s:
-                by_owners.setdefault(view.table[slot], []).append((int(slot), digest))
-        for owners, slots in by_owners.items():
-            for at in range(0, len(slots), self._limits.purge_slots_max):
-                if not self._rests_in(view):
-                    return
-                some = slots[at : at + self._limits.purge_slots_max]
-                counts: Counter[int] = Counter()
-                for node in owners:
-                    counts.update(await self._control.purge(present[node], view.state, floor, some, final=False))
-                promised = [(slot, digest) for slot, digest in some if counts[slot] == len(owners)]
-                self._purged |= {Slot(slot): (digest, now_s) for slot, digest in promised}
-                if promised and not self._buggify("mender: a purge is left half done"):
-                    await self._bury(view, present, owners, floor, [slot for slot, _ in promised])
-
-    async def _finish_purges(
-        self, view: View, present: Mapping[NodeId, Seat], half: Mapping[Ballot, list[Slot]]
-    ) -> None:
-        """Let those forget, too, who have only promised a floor below which others have forgotten already."""
-        for floor, slots in half.items():
-            by_owners: dict[tuple[NodeId, ...], list[int]] = {}
-            for slot in slots:
-                by_owners.setdefault(view.table[slot], []).append(int(slot))
-            for owners, some in by_owners.items():
-                await self._bury(view, present, owners, floor, some)
-
-    async def _bury(
-        self, view: View, present: Mapping[NodeId, Seat], owners: Iterable[NodeId], floor: Ballot, slots: Sequence[int]
-    ) -> None:
-        for node in owners:
-            if node in present:
-                await self._control.purge(present[node], view.state, floor, [(slot, 0) for slot in slots], final=True)
-        self._metrics.purged.inc(len(slots))
 
     # Data that cannot be read at all.
 

@@ -101,7 +101,7 @@ class Rooms:
             hybrid,
             lambda state: self.roster.take_up(state),
             lambda: self.roster.view.state if self.roster.view is not None else None,
-            lambda error: self.roster.change_waits(error),
+            lambda error: self.roster.waiters.fail(error),
             self.queues.wait_s,
             buggify,
         )

@@ -14,8 +14,8 @@ import msgspec
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
+from .awaiting import Waiters
 from .buggify import LATE_S, Buggify, inert
 from .errors import (
     BadParameter,
@@ -90,8 +90,7 @@ class Roster:
             clock, random, now_ms, limits, control, queues, lambda: self.state, self._look_again, self._forgot, back
         )
         self._refreshing = False
-        self._stopping = False
-        self._waiters: list[tuple[Callable[[State], bool], Deferred[State]]] = []
+        self.waiters = Waiters(clock)
         self.view: View | None = None
         self.awaited: set[str] = set()
         """URLs of nodes that this proxy was told at its start to add, and has not added yet."""
@@ -112,8 +111,7 @@ class Roster:
     def stop(self) -> Deferred[None]:
         if self._stop_watching is not None:
             self._stop_watching()
-        self._stopping = True
-        self.change_waits(_stopping())
+        self.waiters.stop()
         return self.probes.stop()
 
     def _heard(self, state: State) -> None:
@@ -142,10 +140,7 @@ class Roster:
             view.state = state
         if state.pending or state.change is not None:
             self._drive()
-        for waiter in list(self._waiters):
-            # What one of them does when it fires may end another one.
-            if waiter in self._waiters and waiter[0](state):
-                waiter[1].callback(state)
+        self.waiters.look(state)
 
     # What clients of /AddServer and /v1/cluster ask.
 
@@ -275,12 +270,6 @@ class Roster:
                 state = wished(state, Wish(now, accept_loss))
         return state
 
-    def change_waits(self, error: KvError) -> None:
-        """Tell whoever waits for a change that it cannot begin now, and why."""
-        waiters, self._waiters = self._waiters, []
-        for _, waiter in waiters:
-            waiter.errback(Failure(error))
-
     def outdated(self, node: NodeId, reply: BatchReply) -> None:
         """A node knows another epoch or another life than this proxy: look at the store, or at the node, again."""
         if reply.refusal in (OTHER_INCARNATION, OTHER_CLUSTER):
@@ -403,46 +392,13 @@ class Roster:
         def begun(state: State) -> bool:
             return not waits(state) and (state.open or state.change is None)
 
-        state = await self._until(begun, self._limits.change_patience_s)
+        state = await self.waiters.until(begun, self.state, self._limits.change_patience_s)
         if state.change is None:
             return state
         try:
             # A change that was taken back to begin anew waits for its turn once more.
-            return await self._until(lambda s: s.change is None and not waits(s), self._limits.change_answer_s)
+            return await self.waiters.until(
+                lambda now: now.change is None and not waits(now), state, self._limits.change_answer_s
+            )
         except ChangeFailed:
             return self.state
-
-    def _until(self, holds: Callable[[State], bool], patience_s: float) -> Deferred[State]:
-        waiter: Deferred[State] = Deferred()
-        if holds(self.state):
-            waiter.callback(self.state)
-            return waiter
-        if self._stopping:
-            # A call that came before the stop and got here after it.
-            waiter.errback(Failure(_stopping()))
-            return waiter
-        entry = (holds, waiter)
-        self._waiters.append(entry)
-
-        def give_up() -> None:
-            waiter.errback(
-                ChangeFailed(
-                    f"the change did not end within {patience_s:g} s; if it has begun it goes on",
-                    "watch it with GET /v1/cluster",
-                )
-            )
-
-        timer = self._clock.callLater(patience_s, give_up)
-
-        def ended(result: State) -> State:
-            if timer.active():
-                timer.cancel()
-            if entry in self._waiters:
-                self._waiters.remove(entry)
-            return result
-
-        return waiter.addBoth(ended)
-
-
-def _stopping() -> ChangeFailed:
-    return ChangeFailed("the proxy is stopping", "ask another one, or this one when it is back")

@@ -16,7 +16,7 @@ from twisted_kv.simulation.story import Settings, Story
 PACKAGE = Path(__file__).parent.parent.parent / "twisted_kv"
 SEEDS_MAX = 240
 PROFILES = ("moves", "changes", "damage", "everything")
-SELDOM = {"mender: a purge is left half done", "clock: the counter is near its end", "filling: it begins again"}
+SELDOM = {"purging: a purge is left half done", "clock: the counter is near its end", "filling: it begins again"}
 """Sites that come up in about one of three hundred such runs; longer campaigns meet them."""
 
 

@@ -68,7 +68,10 @@ class Disk(MemoryEngine):
 
     def after_crash(self, random: Random, power: bool) -> Disk:
         """The disk as its process's end leaves it, or with ``power`` the end of the whole machine."""
-        kept = random.randint(self.durable, self.written) if power else self.written
+        if not power:
+            return Disk(self._log, self._spoiled)
+        # Mostly all of it is gone: what the kernel had not been told to write was in memory only.
+        kept = self.durable if random.random() < 0.5 else random.randint(self.durable, self.written)
         return Disk(self._log[:kept], self._spoiled)
 
     def without_tail(self, steps: int) -> Disk:

@@ -189,15 +189,15 @@ class Swarm:
         return True
 
     def crash_after_promise(self) -> bool:
-        """A node ends right after each of its next promises, and is back before the proposal comes."""
-        node, left = self._random.choice(self._cluster.nodes), [self._random.choice([1, 5, 20])]
+        """Nodes end right after each of their next promises, and are back before the proposal comes."""
+        random, nodes = self._random, self._cluster.nodes
 
-        def crash() -> None:
-            left[0] -= 1
-            node.doom = crash if left[0] else None
+        def end(node: Node, left: int) -> None:
+            node.doom = partial(end, node, left - 1) if left else None
             self._crash(node, False, 0.0005)
 
-        node.doom, node.doomed_by_promise = crash, True
+        for node in nodes if random.random() < 0.5 else [random.choice(nodes)]:
+            node.doom, node.doomed_by_promise = partial(end, node, random.choice([0, 4, 19])), True
         return True
 
     def _crash(self, node: Node, power: bool, down_s: float) -> bool:

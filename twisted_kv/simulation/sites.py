@@ -16,7 +16,7 @@ from ..limits import Limits
 
 ACTIVE = 0.25
 FIRES = (0.25, 0.05, 0.01)
-SELDOM = {"mover": (0.75, 0.5, 0.25), "filling": (0.75, 0.5, 0.25), "mender": (0.75, 0.5, 0.25)}
+SELDOM = dict.fromkeys(("mover", "filling", "mender", "purging"), (0.75, 0.5, 0.25))
 """How often those fire that are asked a few times in a run, by the rooms that they are in."""
 
 TIGHT: dict[str, Any] = {
