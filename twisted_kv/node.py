@@ -42,8 +42,9 @@ from .pulling import Puller
 from .replica import Replica
 from .scrubbing import Scrubber
 from .storage.engine import Engine
+from .storage.marks import ALWAYS, INTERVAL
 from .storage.memory import MemoryEngine
-from .storage.opening import ALWAYS, INTERVAL, Disk
+from .storage.opening import Disk
 from .web.node import add_node
 from .web.original import add_original_node
 from .web.site import App, KvSite

@@ -14,7 +14,9 @@ import pytest
 from tests.contracts.test_engines import change, everything, value
 from tests.contracts.test_rocks import copy, flip, tables
 from twisted_kv.errors import DiskFailed
-from twisted_kv.storage.opening import ALWAYS, INTERVAL, NEVER, Disk, Mark, MarkFile
+from twisted_kv.storage.manifest import Manifest, differs
+from twisted_kv.storage.marks import ALWAYS, INTERVAL, NEVER, Mark, MarkFile
+from twisted_kv.storage.opening import Disk
 from twisted_kv.storage.rocks import RocksEngine
 
 BOOT, NEXT_BOOT, UNKNOWN = "b76d7d21-3a14-4b0a-8c0e-7f4b3b0c2a11", "0f0f0f0f-3a14-4b0a-8c0e-7f4b3b0c2a11", ""
@@ -367,7 +369,7 @@ def test_a_sync_is_marked_before_anybody_hears_of_it(home: Home) -> None:
 
     disk.engine.sync()
 
-    assert newest_mark(home) == Mark(disk.engine.sequence, ALWAYS, BOOT, clean=False)
+    assert newest_mark(home)[:4] == (disk.engine.sequence, ALWAYS, BOOT, False)
 
 
 def newest_mark(home: Home) -> Mark:
@@ -376,6 +378,90 @@ def newest_mark(home: Home) -> Mark:
     marks.close()
     assert found is not None
     return found
+
+
+# The manifest.
+
+
+def manifest_of(home: Home) -> Path:
+    return home.data / (home.data / "CURRENT").read_text().strip()
+
+
+def cut(path: Path, bytes_: int) -> None:
+    os.truncate(path, path.stat().st_size - bytes_)
+
+
+def zero(path: Path, bytes_: int) -> None:
+    path.write_bytes(path.read_bytes()[:-bytes_] + bytes(bytes_))
+
+
+def flip_from_the_end(path: Path, place: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[-place] ^= 0x10
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("spoil", [cut, zero, flip_from_the_end])
+@pytest.mark.parametrize("bytes_", [1, 2, 9, 40, 150, 350])
+def test_a_manifest_that_lost_its_end_is_noticed(home: Home, spoil: Callable[[Path, int], None], bytes_: int) -> None:
+    disk = home.start()
+    write(disk, *(b"key%d" % number for number in range(100)))
+    home.kill(disk)
+    # All is in the log. Without the family that it belongs to, RocksDB passes over it.
+    spoil(manifest_of(home), bytes_)
+
+    again = home.start()
+
+    assert again.forgot.startswith("its manifest is damaged: ")
+    assert keys(again) == []
+    assert home.aside() == ["data.damaged-1"]
+
+
+def test_a_manifest_that_names_no_table_any_more_is_noticed(home: Home) -> None:
+    write(disk := home.start(), b"in a table")
+    before = manifest_of(home).stat().st_size
+    disk.engine._data.flush()
+    write(disk, b"in the log")
+    disk.engine.sync()
+    home.kill(disk)
+    os.truncate(manifest_of(home), before)
+
+    assert home.start().forgot.startswith("its manifest is damaged: ")
+
+
+def test_a_manifest_that_grew_since_it_was_seen_is_none_to_wonder_about(home: Home) -> None:
+    write(disk := home.start(), b"key")
+    home.kill(disk)
+    seen = newest_mark(home).manifest
+    with open(manifest_of(home), "ab") as file:
+        file.write(b"what a crash has torn")
+
+    assert differs(home.data, seen) == ""
+    assert home.start().forgot == ""
+
+
+def test_an_older_manifest_than_the_one_that_was_seen_is_noticed(home: Home) -> None:
+    home.stop(home.start())
+    older = (home.data / "CURRENT").read_text()
+    write(disk := home.start(), b"key")
+    home.kill(disk)
+    newer = (home.data / "CURRENT").read_text().strip()
+    (home.data / older.strip()).write_bytes((home.data / newer).read_bytes())
+    (home.data / "CURRENT").write_text(older)
+
+    assert "CURRENT names the manifest" in home.start().forgot
+
+
+def test_what_was_appended_counts_once_it_was_there_before(home: Home) -> None:
+    write(disk := home.start(), b"key")
+    manifest = Manifest(home.data)
+    whole = manifest.whole()
+    assert whole.size == manifest_of(home).stat().st_size
+    disk.engine._data.flush()
+
+    assert manifest.seen() == whole
+    assert manifest.seen().size == manifest_of(home).stat().st_size > whole.size
+    assert differs(home.data, manifest.seen()) == ""
 
 
 # Modes that do not sync before each answer.

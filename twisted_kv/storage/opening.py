@@ -5,84 +5,23 @@ draws a new *incarnation*, which no proxy counts before the node was rebuilt. It
 
 - if its folder is new, or what is there cannot be opened, or fails its checksums;
 - if less was recovered than was synced: after each sync the sequence number reached is written to a file of its own;
+- if the manifest is not the one that was seen then (see ``manifest.py``);
 - with ``interval`` or ``never``, if the machine went down without the node having been stopped before.
 """
 
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
-from zlib import crc32
 
 from twisted_kv.errors import Damaged, DiskBusy, DiskFailed, DiskFull
+from twisted_kv.storage.manifest import Manifest, differs
+from twisted_kv.storage.marks import ALWAYS, Mark, MarkFile
 from twisted_kv.storage.rocks import RocksEngine
 
-ALWAYS, INTERVAL, NEVER = "always", "interval", "never"
-SYNC_MODES = (ALWAYS, INTERVAL, NEVER)
-
-_MARK = struct.Struct(">BBB36sQ")
-_CHECKSUM = struct.Struct(">I")
-_FORMAT = 1
-_SECTOR_BYTES = 512
 _INCARNATION = "incarnation"
-
-
-class Mark(NamedTuple):
-    """What a node noted beside its data: how far it had synced, how, on which boot of the machine, and how it ended."""
-
-    sequence: int
-    sync: str
-    boot: str
-    clean: bool = False
-
-
-class MarkFile:
-    """Keeps the newest mark: two of them by turns, a sector each, so that a torn one leaves the one before it.
-
-    A mark is written after each sync and left to the kernel, which puts it on the disk within half a minute. One that
-    is too old after a power cut only finds less than a newer one would; it never accuses a node wrongly.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        self._writes = count()
-
-    def read(self) -> Mark | None:
-        """Give the newest mark that can be read, if any."""
-        found = [self._read(turn) for turn in (0, 1)]
-        return max((mark for mark in found if mark is not None), key=lambda mark: mark.sequence, default=None)
-
-    def _read(self, turn: int) -> Mark | None:
-        data = os.pread(self._file, _MARK.size + _CHECKSUM.size, turn * _SECTOR_BYTES)
-        if len(data) < _MARK.size + _CHECKSUM.size:
-            return None
-        form, sync, clean, boot, sequence = _MARK.unpack_from(data)
-        if (
-            form != _FORMAT
-            or sync >= len(SYNC_MODES)
-            or _CHECKSUM.pack(crc32(data[: _MARK.size])) != data[_MARK.size :]
-        ):
-            return None
-        return Mark(sequence, SYNC_MODES[sync], boot.rstrip(b"\0").decode("ascii", "replace"), bool(clean))
-
-    def write(self, mark: Mark) -> None:
-        boot = mark.boot.encode("ascii", "replace")[:36]
-        data = _MARK.pack(_FORMAT, SYNC_MODES.index(mark.sync), mark.clean, boot, mark.sequence)
-        os.pwrite(self._file, data + _CHECKSUM.pack(crc32(data)), next(self._writes) % 2 * _SECTOR_BYTES)
-
-    def settle(self, mark: Mark) -> None:
-        """Replace all earlier marks by this one, whatever they say, and put it on the disk."""
-        self.write(mark)
-        self.write(mark)
-        os.fsync(self._file)
-
-    def close(self) -> None:
-        os.close(self._file)
 
 
 class Disk:
@@ -104,17 +43,19 @@ class Disk:
         self.forgot = ""
         """Why the incarnation is a new one; empty if the node remembers."""
         try:
-            self.engine = self._open()
+            folder.mkdir(parents=True, exist_ok=True)
             self._marks = MarkFile(folder / "synced")
-            self.incarnation = self._remember(draw)
-            self._marks.settle(Mark(self.engine.sequence, sync, boot))
+            last = self._marks.read()
+            self.engine = self._open(last)
+            self._manifest = Manifest(self._data)
+            self.incarnation = self._remember(last, draw)
+            self._marks.settle(Mark(self.engine.sequence, sync, boot, manifest=self._manifest.whole()))
             _sync_folder(folder)
         except OSError as error:
             raise DiskFailed(f"the node's folder cannot be used: {error}", "mend that, then start it again") from None
 
-    def _remember(self, draw: Callable[[], str]) -> str:
+    def _remember(self, last: Mark | None, draw: Callable[[], str]) -> str:
         """Give the incarnation that the folder's memory has, synced before anything can rest on it."""
-        last = self._marks.read()
         kept = self.engine.read_note(_INCARNATION)
         self.forgot = self.forgot or self._forgotten(last, kept)
         if kept is not None and not self.forgot:
@@ -126,8 +67,11 @@ class Disk:
         self.engine.sync()
         return incarnation
 
-    def _open(self) -> RocksEngine:
+    def _open(self, last: Mark | None) -> RocksEngine:
         try:
+            changed = differs(self._data, last.manifest) if last is not None else ""
+            if changed:
+                raise Damaged(f"its manifest is damaged: {changed}")
             engine = RocksEngine(self._data, self._reached)
             if self._suspect.exists():
                 try:
@@ -156,7 +100,7 @@ class Disk:
         return ""
 
     def _reached(self, sequence: int) -> None:
-        self._marks.write(Mark(sequence, self._sync, self._boot))
+        self._marks.write(Mark(sequence, self._sync, self._boot, manifest=self._manifest.seen()))
 
     def free_bytes(self) -> int:
         """Say how much room is left for data."""
@@ -175,12 +119,12 @@ class Disk:
         """Put everything on the disk and note that it is there, if there is room for it."""
         try:
             self.engine.sync()
-            end = Mark(self.engine.sequence, self._sync, self._boot, clean=True)
+            reached: int | None = self.engine.sequence
         except (DiskBusy, DiskFull):
-            end = None
+            reached = None
         self.engine.close()
-        if end is not None:
-            self._marks.settle(end)
+        if reached is not None:
+            self._marks.settle(Mark(reached, self._sync, self._boot, clean=True, manifest=self._manifest.whole()))
         self._marks.close()
 
 
