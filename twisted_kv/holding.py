@@ -48,6 +48,7 @@ MEMBER_BYTES_MAX = 64
 """The longest id of a member that anybody draws."""
 
 BLOCK_SLOTS = 256
+"""So many digests are compared with nothing at a time."""
 _BLANK = bytes(8 * BLOCK_SLOTS)
 
 HARDLY_ANY_ROOM = "there is hardly any room left on the node's disk"
