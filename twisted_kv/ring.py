@@ -7,7 +7,7 @@ key's position or a slot's owners are is part of the format of the data on disk.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice, pairwise
@@ -152,31 +152,11 @@ class Ring:
         return {node: count / whole for node, count in copies.items()}
 
 
-class SlotChange(NamedTuple):
-    """A slot whose set of owners is another one in the new ring."""
-
-    slot: Slot
-    old: Owners
-    new: Owners
-
-    @property
-    def gaining(self) -> Owners:
-        """The new owners that were none before, nearest first: they need a copy."""
-        return tuple(node for node in self.new if node not in self.old)
-
-    @property
-    def losing(self) -> Owners:
-        """The old owners that are none any more, nearest first: they may drop theirs."""
-        return tuple(node for node in self.old if node not in self.new)
-
-
-def diff(old: Ring, new: Ring) -> tuple[SlotChange, ...]:
-    """List the slots that change hands, in order. Owners that only change places move no data and are left out."""
-    return tuple(
-        SlotChange(Slot(slot), before, after)
-        for slot, (before, after) in enumerate(zip(old.table, new.table, strict=True))
-        if before != after and set(before) != set(after)
-    )
+def overlaid(old: Ring, new: Ring) -> Iterator[tuple[range, Owners, Owners]]:
+    """Walk two rings at once: all slots, in runs that have the same owners in each, with these owners."""
+    ends = sorted({slots.stop for ring in (old, new) for slots, _ in ring.spans})
+    for first, end in pairwise([0, *ends]):
+        yield range(first, end), old.table[first], new.table[first]
 
 
 def runs(slots: Iterable[Slot]) -> list[tuple[Slot, Slot]]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import chain
 from typing import TypeAlias, cast
 
 from .membership import Seat, State, ring_of
 from .names import ClusterId, Epoch, NodeId, Slot
 from .quorum import Electorate, Group
-from .ring import Ring
+from .ring import Ring, overlaid
 
 
 @lru_cache(maxsize=64)
@@ -37,16 +37,9 @@ def pairs_of(state: State) -> Mapping[Pair, Sequence[Slot]]:
 @lru_cache(maxsize=8)
 def _pairs(old: Ring, new: Ring) -> dict[Pair, list[Slot]]:
     pairs: dict[Pair, list[Slot]] = {}
-    for slots, pair in _overlaid(old, new):
-        pairs.setdefault(pair, []).extend(cast("Sequence[Slot]", slots))
+    for slots, had, gets in overlaid(old, new):
+        pairs.setdefault((had, gets), []).extend(cast("Sequence[Slot]", slots))
     return pairs
-
-
-def _overlaid(old: Ring, new: Ring) -> Iterator[tuple[range, Pair]]:
-    """Walk two rings at once: all slots, in runs which have the same owners in each."""
-    ends = sorted({slots.stop for ring in (old, new) for slots, _ in ring.spans})
-    for first, end in pairwise([0, *ends]):
-        yield range(first, end), (old.table[first], new.table[first])
 
 
 def given_up(state: State) -> set[str]:
@@ -106,4 +99,4 @@ def _electorates(state: State) -> Sequence[Electorate]:
 @lru_cache(maxsize=8)
 def _electorates_of(old: Ring, new: Ring, forgot: frozenset[str], away: frozenset[str]) -> Sequence[Electorate]:
     by_pair = {pair: electorate_of(pair, forgot, away) for pair in _pairs(old, new)}
-    return [electorate for slots, pair in _overlaid(old, new) for electorate in [by_pair[pair]] * len(slots)]
+    return list(chain.from_iterable([by_pair[had, gets]] * len(slots) for slots, had, gets in overlaid(old, new)))
