@@ -25,9 +25,11 @@ test-system: $(VENV)/installed-test
 test-damage: $(VENV)/installed-test
 	KV_FLIPS=10000 $(BIN)/pytest -s tests/sockets/test_damage.py
 
-# A cluster of a hundred thousand keys grows and shrinks while anything is killed; make test-system takes fewer.
+# A cluster of a hundred thousand keys grows and shrinks while anything is killed, is healed, and has twenty rounds of
+# changes at once; make test-system takes less of each.
 test-growth: $(VENV)/installed-test
-	KV_GROWTH_KEYS=100000 $(BIN)/pytest -s tests/sockets/test_growth.py
+	KV_GROWTH_KEYS=100000 KV_KEYS=100000 KV_ROUNDS=20 $(BIN)/pytest -s \
+		tests/sockets/test_growth.py tests/sockets/test_healing.py tests/sockets/test_changes_at_once.py
 
 # The release campaign: ten thousand clusters, two million operations and more. Its last lines go into docs/.
 simulate: $(VENV)/installed

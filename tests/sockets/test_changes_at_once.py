@@ -28,7 +28,7 @@ from tests.sockets.steady import Steady, in_time, shown
 pytestmark = pytest.mark.system
 
 SEED = int(os.environ.get("KV_SEED", "1"))
-ROUNDS = int(os.environ.get("KV_ROUNDS", "20"))
+ROUNDS = int(os.environ.get("KV_ROUNDS", "10"))
 NODES, MEMBERS_MIN = 6, 3
 CLIENTS, KEYS_EACH = 4, 100
 DONE = (200, 202, 204)
