@@ -153,6 +153,9 @@ class Limits:
     repair_slots_max: int = 2_048
     """Slots whose digests are compared at a time: about 4 ms of a proxy's time where all of them hold something."""
 
+    repair_slots_at_once: int = 16
+    """Slots whose owners repair makes alike at a time."""
+
     repair_at_once: int = 64
     """Keys that repair makes alike at a time, so that clients have the rest of the nodes' time."""
 

@@ -8,10 +8,10 @@ owner cannot read is proposed again (``refilling.py``). Where all owners of a sl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from itertools import islice
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
@@ -34,6 +34,8 @@ from .ring import SLOTS
 from .versions import NONE, Ballot, HybridClock
 from .views import View, foreign
 from .wire import Digests, DigestsRequest, Info, Row
+
+T = TypeVar("T")
 
 
 class Compared(NamedTuple):
@@ -144,22 +146,29 @@ class Mender:
         left = self._limits.repair_keys_max
         slots = dict.fromkeys((*marked, *found.differing))
         self.total += len(slots)
-        for slot in slots:
+        waiting = iter(slots)
+        while some := list(islice(waiting, self._limits.repair_slots_at_once)):
             if left <= 0 or not self._rests_in(view):
                 return
-            spoiled = self._spoiled(view, present)
-            if spoiled in view.table[slot] and all(node == spoiled for node in marked.get(slot, ())):
-                # Nothing can be brought to who is about to be renewed, and trying takes an operation's whole time.
-                continue
-            keys, whole, blind = await self._even_out(view, present, slot)
-            left -= keys
-            self.done += 1
-            if whole:
-                await self._unmark(view, [node for node in marked.get(slot, ()) if node not in blind], slot)
+            left -= sum(await every(self._mend_slot(view, present, slot, marked.get(slot, ())) for slot in some))
         if self._buggify("mender: what is purged was compared long ago"):
             await deferLater(self._clock, LATE_S)
         await self._purger.purge(view, present, {slot: d for slot, d in found.graves.items() if slot not in slots})
         await self._renew(view, present)
+
+    async def _mend_slot(
+        self, view: View, present: Mapping[NodeId, Seat], slot: Slot, marked_by: Collection[NodeId]
+    ) -> int:
+        """Make the owners of a slot alike, and take its marks away if they are; say at how many keys was looked."""
+        spoiled = self._spoiled(view, present)
+        if spoiled in view.table[slot] and all(node == spoiled for node in marked_by):
+            # Nothing can be brought to who is about to be renewed, and trying takes an operation's whole time.
+            return 0
+        keys, whole, blind = await self._even_out(view, present, slot)
+        self.done += 1
+        if whole:
+            await self._unmark(view, [node for node in marked_by if node not in blind], slot)
+        return keys
 
     def _present(self, view: View) -> dict[NodeId, Seat]:
         """Give the members that answer, with the memory that counts."""
@@ -259,16 +268,17 @@ class Mender:
         owners = view.table[slot]
         shown: dict[NodeId, dict[bytes, Row]] = {}
         blind: list[NodeId] = []
-        for node in owners:
-            if node not in present:
-                continue
+
+        async def list_it(node: NodeId) -> None:
             try:
                 rows = await self._control.ballots(present[node], view.state, slot)
                 shown[node] = {row.key: row for row in rows}
             except Damaged:
                 blind.append(node)
             except KvError:
-                continue
+                pass  # the next round asks it again
+
+        await every(list_it(node) for node in owners if node in present)
         keys = dict.fromkeys(Key(key) for rows in shown.values() for key in rows)
         unreadable = {key for rows in shown.values() for key, row in rows.items() if row.ballot == NONE}
         differing = [key for key in keys if len({_ballot_in(rows, key) for rows in shown.values()}) > 1]
@@ -329,6 +339,15 @@ class Mender:
         infos = {node: self._info_of(seat) for node, seat in present.items()}
         spoiled = [node for node, info in infos.items() if info is not None and info.spoiled]
         return spoiled[0] if len(spoiled) == 1 and len(present) == len(view.seats) else None
+
+
+async def every(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Do several things at once, and give what they gave; an error of one of them is raised when all have ended."""
+    results = await DeferredList([ensureDeferred(one) for one in work], consumeErrors=True)
+    for succeeded, result in results:
+        if not succeeded:
+            result.raiseException()
+    return [result for _, result in results]
 
 
 def _floors_in(digests: Digests) -> dict[Slot, Floor]:
