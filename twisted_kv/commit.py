@@ -20,6 +20,10 @@ from .metrics import NodeMetrics
 NOTES = b""
 """Stands for the node's notes, its epoch among them, where keys are named: no key is empty."""
 
+DROPS = bytes(2_000)
+"""Stands for all that is dropped by slots, for those who look at slots: no key is as long. Other answers need not wait
+for a drop: whoever asks for such a key does so in another epoch, which begins when the drop is safe."""
+
 FULL_RETRY_S = 0.5
 """How soon a sync is tried again that could not be tried for want of room."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from twisted.internet.defer import Deferred, fail
@@ -11,7 +11,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from .buggify import Buggify, inert
-from .commit import NOTES, Commit
+from .commit import DROPS, NOTES, Commit
 from .errors import Damaged, DiskBusy, DiskFailed, DiskFull, KvError, MalformedBody, OtherEpoch, Stopping
 from .identity import Identity
 from .limits import Limits
@@ -48,7 +48,7 @@ MEMBER_BYTES_MAX = 64
 """The longest id of a member that anybody draws."""
 
 BLOCK_SLOTS = 256
-"""So many digests are compared with nothing at a time."""
+"""Slots that are looked at together: compared with nothing, or dropped."""
 _BLANK = bytes(8 * BLOCK_SLOTS)
 
 HARDLY_ANY_ROOM = "there is hardly any room left on the node's disk"
@@ -128,7 +128,7 @@ class Holding:
                 page.rows = page.rows[:-1]
             return page
 
-        return self._when_safe(lambda: self._read_through(found), lambda page: [row.key for row in page.rows])
+        return self._when_safe(lambda: self._read_through(found), lambda page: [DROPS, *(row.key for row in page.rows)])
 
     def _page(self, request: PageRequest) -> Page:
         self._identity.admit(request.header, copying=True)
@@ -171,7 +171,7 @@ class Holding:
                 floors += [FloorRow(slot, floor.promised, floor.accepted) for slot, floor in found.items()]
             return Digests(FORMAT, self.epoch, digests, graves, floors, self._engine.highest)
 
-        return self._when_safe(found, lambda _: [NOTES])
+        return self._when_safe(found, lambda _: [NOTES, DROPS])
 
     def own_digests(self, ranges: Sequence[tuple[int, int]]) -> dict[int, int]:
         """Give the digests of slots as they are now, but for those of blank ones."""
@@ -278,20 +278,20 @@ class Holding:
                 return refusal
             for first, last in request.ranges:
                 check_range(first, last)
+            reply = self._done()
             room = self._limits.drop_cells_max
             try:
-                for first, last in request.ranges:
+                for first, last in _pieces(request.ranges):
                     room -= self._engine.drop(Slot(first), Slot(last), room)
                     if not room:
+                        reply.next = first
                         break
             finally:
                 # Where one range fails, those before it are gone all the same.
-                self._commit.wrote([NOTES])
-            reply = self._done()
-            reply.unfinished = not room
+                self._commit.wrote([DROPS])
             return reply
 
-        return self._when_safe(self._or_refused(dropped), lambda reply: [NOTES])
+        return self._when_safe(self._or_refused(dropped), lambda reply: [NOTES, DROPS])
 
     def keys(self, request: KeysRequest) -> Deferred[KeysPage]:
         """Give one page of the key index. Errors as in ``page``."""
@@ -375,6 +375,13 @@ def check_op(op: Op, limits: Limits) -> None:
         raise MalformedBody("the batch holds a hint for nobody")
     if op.verb == ACCEPT and not is_whole(op.record):
         raise MalformedBody("the batch holds a record that is cut or of an unknown format")
+
+
+def _pieces(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Cut ranges of slots into short ones: who goes on with one passes over all that was dropped from it before."""
+    for first, last in ranges:
+        for piece in range(first, last + 1, BLOCK_SLOTS):
+            yield piece, min(piece + BLOCK_SLOTS - 1, last)
 
 
 def _not_zero(numbers: array[int], first: int) -> dict[int, int]:

@@ -211,8 +211,8 @@ class Limits:
     sweep_at_once: int = 64
     """Expired values that a sweep replaces at a time, so that clients have the rest of the nodes' time."""
 
-    drop_cells_max: int = 2_000
-    """Cells that a node forgets at one order: about 10 ms of its time, after which others have their turn."""
+    drop_cells_max: int = 500
+    """Cells that a node forgets at one order: a few ms of its time, after which others have their turn."""
 
     stall_retry_s: float = 0.01
     """How soon a write is tried again that the disk had no room for in its queue."""

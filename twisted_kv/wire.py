@@ -53,7 +53,8 @@ class BatchReply(msgspec.Struct, array_like=True):
     """A node's answers, in the order of the operations; or, where ``refusal`` is not empty, why it did none of them.
 
     ``refusal`` is one of the names below, ``detail`` a sentence for people, ``state`` the newest cluster state that
-    the node was given, as opaque bytes. ``unfinished`` says of an order to drop slots that it has to be given again.
+    the node was given, as opaque bytes. ``next`` says of an order to drop slots from which slot on it has to be given
+    again, None where it is done.
     """
 
     format: int
@@ -62,7 +63,7 @@ class BatchReply(msgspec.Struct, array_like=True):
     refusal: str = ""
     detail: str = ""
     state: bytes = b""
-    unfinished: bool = False
+    next: int | None = None
 
 
 OTHER_CLUSTER = "other-cluster"

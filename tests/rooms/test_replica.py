@@ -49,6 +49,7 @@ from twisted_kv.wire import (
     Announcement,
     Batch,
     BatchReply,
+    DigestsRequest,
     DropRequest,
     DuePage,
     DueRequest,
@@ -377,7 +378,7 @@ def test_an_order_to_drop_of_an_older_epoch_is_refused_and_nothing_is_forgotten(
     room.serve(room.accept(b"filled since"), me=header(epoch=6))
     for replica in (room.replica, Room(room.engine).replica):
         reply = now(replica.drop(late))
-        assert (reply.refusal, reply.epoch, reply.unfinished) == (OLD_EPOCH, 6, False)
+        assert (reply.refusal, reply.epoch, reply.next) == (OLD_EPOCH, 6, None)
     assert room.keys() == [b"filled since"]
 
 
@@ -389,13 +390,13 @@ def test_a_drop_goes_in_parts_and_says_when_it_is_done() -> None:
     story = []
     for _ in range(9):
         reply = now(room.replica.drop(DropRequest(ME, ALL)))
-        story.append((reply.unfinished, len(room.keys())))
-        if not reply.unfinished:
+        story.append((reply.next is not None, len(room.keys())))
+        if reply.next is None:
             break
 
     assert story == [(True, 3), (True, 1), (False, 0)]
     repeated = now(room.replica.drop(DropRequest(ME, ALL)))
-    assert (repeated.refusal, repeated.unfinished) == ("", False)
+    assert (repeated.refusal, repeated.next) == ("", None)
 
 
 def test_a_drop_of_several_ranges_is_done_when_all_of_them_are() -> None:
@@ -409,7 +410,7 @@ def test_a_drop_of_several_ranges_is_done_when_all_of_them_are() -> None:
     for _ in range(9):
         reply = now(room.replica.drop(DropRequest(ME, ranges)))
         left.append(len(room.keys()))
-        if not reply.unfinished:
+        if reply.next is None:
             break
 
     assert left[-1] == 0
@@ -854,16 +855,18 @@ def test_a_batch_that_is_malformed_but_shows_an_epoch_is_refused_after_that_is_s
 
 
 def test_what_was_dropped_before_an_order_failed_is_not_shown_as_gone_before_that_is_synced(slow: SlowRoom) -> None:
+    slots = [(int(slot_of(key)), int(slot_of(key))) for key in (b"before", b"other")]
     edge = min(slot_of(b"before"), slot_of(b"other"))
     slow.engine.trouble = [None, BUSY]
     refused = leaving(slow.replica.drop(DropRequest(ME, [(0, edge), (edge + 1, SLOTS - 1)])))
-    read = leaving(slow.replica.serve(Batch(ME, [Op(FETCH, b"before"), Op(FETCH, b"other")])))
-    assert (refused, read) == ([], [])
+    compared = leaving(slow.replica.digests(DigestsRequest(ME, sorted(slots))))
+    copied = leaving(slow.replica.page(PageRequest(ME, sorted(slots))))
+    assert (refused, compared, copied) == ([], [], [])
 
     slow.end_syncs()
 
     assert refused[0].refusal == DISK_BUSY
-    assert sorted(bool(reply.record) for reply in read[0].replies) == [False, True]
+    assert len(compared[0].digests) == len(copied[0].rows) == 1
 
 
 # Identity.

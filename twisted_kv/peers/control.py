@@ -114,10 +114,10 @@ class Control:
 
         :raises PeerRefused: as in ``announce``.
         """
-        unfinished = True
-        while unfinished:
-            order = DropRequest(self.header(seat, state), list(ranges))
-            unfinished = (await self._order(seat, "drop", encode(order))).unfinished
+        left = list(ranges)
+        while left:
+            after = (await self._order(seat, "drop", encode(DropRequest(self.header(seat, state), left)))).next
+            left = [(max(first, after), last) for first, last in left if last >= after] if after is not None else []
 
     async def page(
         self, seat: Seat, state: State, ranges: Sequence[tuple[int, int]], after: tuple[int, bytes] | None
