@@ -35,7 +35,7 @@ KEPT: dict[Mutant, int] = {
     mutants.promise_forgotten_on_restart: 98,
     mutants.purge_without_promises: 111,
     mutants.replay_under_a_fresh_ballot: 8,
-    mutants.sources_are_not_shown_the_epoch: 616,
+    mutants.sources_are_not_shown_the_epoch: 944,
     mutants.cut_page_is_whole: 35,
     mutants.drain_ends_early: 15,
     mutants.dropped_before_the_end: 1,
