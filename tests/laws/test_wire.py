@@ -123,7 +123,7 @@ def test_bytes_of_a_batch_stay_as_they_are() -> None:
 def test_bytes_of_an_answer_stay_as_they_are() -> None:
     golden = bytes.fromhex(
         "9701079295c3c4100123456789ab00011122334455667788c4100123456789ab00011122334455667788c400a095c2c4"
-        "1000000000000000000000000000000000c4100123456789ab00011122334455667788c400a0a0a0c400c2"
+        "1000000000000000000000000000000000c4100123456789ab00011122334455667788c400a0a0a0c400c0"
     )
     assert encode(GOLDEN_REPLY).hex() == golden.hex()
     assert batch_reply_decoder.decode(golden) == GOLDEN_REPLY

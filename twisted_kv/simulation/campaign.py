@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
-from multiprocessing import get_context
+from multiprocessing import get_context, resource_tracker
 
 from twisted.logger import globalLogBeginner
 
@@ -71,6 +71,8 @@ def runs(seeds: range, settings: Settings, jobs: int) -> Iterator[Verdict]:
         quiet()
         yield from map(partial(run, settings=settings), seeds)
         return
+    # Where it starts along with the first process, the helper unblocks these signals (Python 3.11).
+    resource_tracker.ensure_running()
     # To be told to end while the processes are being made would leave them half made, each with a traceback.
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
     with get_context("spawn").Pool(jobs, work_for_another) as pool:
