@@ -29,7 +29,7 @@ from .peers.control import Control
 from .peers.pages import Pages, Place, merged
 from .register import NO_FLOOR, Floor
 from .replica import Replica
-from .ring import runs, slot_of
+from .ring import onward, runs, slot_of
 from .versions import NONE, Ballot, is_value
 from .wire import (
     FORMAT,
@@ -75,7 +75,7 @@ class Puller:
         self._turn += 1
         order = _Order(request, self._turn)
         until_s = self._clock.seconds() + self._limits.pull_s_max
-        left = [(max(first, request.first), last) for first, last in request.ranges if last >= request.first]
+        left = onward(request.ranges, request.first)
         trouble: KvError | None = None
         try:
             while left and order.rows < self._limits.pull_records_max and self._clock.seconds() < until_s:

@@ -173,6 +173,11 @@ def runs(slots: Iterable[Slot]) -> list[tuple[Slot, Slot]]:
     return ranges
 
 
+def onward(ranges: Iterable[tuple[int, int]], slot: int) -> list[tuple[int, int]]:
+    """Give what of ranges of slots lies at a slot or after it."""
+    return [(max(first, slot), last) for first, last in ranges if last >= slot]
+
+
 def _refuse() -> NoReturn:
     raise RingEmpty(
         "the ring has no storage node, so no node can hold the key", "add one: POST /AddServer with its url and weight"

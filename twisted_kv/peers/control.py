@@ -11,6 +11,7 @@ from ..errors import Damaged, ForeignNode, KvError, NodeHasData, NotANode, Other
 from ..limits import Limits
 from ..membership import Seat, State, encode_state
 from ..register import Op, Reply
+from ..ring import onward
 from ..wire import (
     FORMAT,
     UNDECODED,
@@ -117,7 +118,7 @@ class Control:
         left = list(ranges)
         while left:
             after = (await self._order(seat, "drop", encode(DropRequest(self.header(seat, state), left)))).next
-            left = [(max(first, after), last) for first, last in left if last >= after] if after is not None else []
+            left = onward(left, after) if after is not None else []
 
     async def page(
         self, seat: Seat, state: State, ranges: Sequence[tuple[int, int]], after: tuple[int, bytes] | None

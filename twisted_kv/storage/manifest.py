@@ -29,7 +29,10 @@ class Manifest:
 
     def __init__(self, data: Path) -> None:
         self._data = data
-        self._number, self._path = _present(data)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._number, self._path = _present(self._data)
         self._size = self._done = self._checksum = 0
 
     def seen(self) -> Part:
@@ -41,8 +44,7 @@ class Manifest:
             size = os.stat(self._path).st_size
         except FileNotFoundError:
             # It has grown so long that RocksDB began another one.
-            self._number, self._path = _present(self._data)
-            self._size = self._done = self._checksum = 0
+            self._begin()
             size = os.stat(self._path).st_size
         if self._size > self._done:
             self._checksum = crc32(_bytes(self._path, self._done, self._size), self._checksum)
