@@ -87,7 +87,7 @@ def owned_alike(farm: Farm, values: Mapping[str, bytes]) -> list[str]:
         elif len({held[url][key].ballot for url in holders}) != 1:
             complaints.append(f"{key} differs among its owners")
         elif {held[url][key].value for url in holders} != {values[key]}:
-            complaints.append(f"{key} has another value than was written")
+            complaints.append(f"{key} is {held[next(iter(holders))][key].value!r:.200}, and not {values[key]!r:.200}")
     return complaints
 
 

@@ -31,7 +31,7 @@ class Steady:
         self._threads: list[threading.Thread] = []
         self._failed: list[Exception] = []
         self.acknowledged: dict[str, int] = {}
-        """The newest turn of each key whose write was answered with success."""
+        """The newest turn of each key whose write was answered with success, or that was read."""
         self.tried: dict[str, int] = {}
         """The newest turn of each key that was sent."""
         self.refused: list[tuple[int, bytes]] = []
@@ -92,16 +92,25 @@ class Steady:
     def wrong(self, proxy: Daemon) -> list[str]:
         """Read every key while nobody writes, and describe each that is not what it should be.
 
-        A key holds what was acknowledged last, or what was sent after that.
+        A key holds what was acknowledged or read last, or what was sent after that: a write of unknown outcome may
+        take effect at any time, also between two reads, but never again be undone once it was read.
         """
         return [
-            f"{key}: {status} {value!r}, turn {self.acknowledged[key]} of {self.tried[key]} was acknowledged"
+            f"{key}: {status} {value!r}, turn {self.acknowledged[key]} of {self.tried[key]} was acknowledged or read"
             for key, status, value in get_all(proxy, sorted(self.acknowledged))
             if status != 200 or not self._is_kept(key, value)
         ]
 
     def _is_kept(self, key: str, value: bytes | None) -> bool:
-        return value in [value_of(key, turn) for turn in range(self.acknowledged[key], self.tried[key] + 1)]
+        for turn in range(self.acknowledged[key], self.tried[key] + 1):
+            if value == value_of(key, turn):
+                self.acknowledged[key] = turn
+                return True
+        return False
+
+    def last_read(self) -> dict[str, bytes]:
+        """Give the value of each key as it was read last; only right after all of them were read."""
+        return {key: value_of(key, turn) for key, turn in self.acknowledged.items()}
 
 
 def value_of(key: str, turn: int) -> bytes:
