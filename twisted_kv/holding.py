@@ -17,7 +17,7 @@ from .identity import Identity
 from .limits import Limits
 from .metrics import NodeMetrics
 from .names import Epoch, Key, Slot
-from .register import ACCEPT, BLANK, FETCH, HINT, PREPARE, READ, Cell, Floor, Op, decide
+from .register import ACCEPT, BLANK, FETCH, HINT, PREPARE, READ, Cell, Floor, Op, accepted
 from .ring import SLOTS
 from .storage.engine import UNREADABLE, Change, Due, Engine
 from .versions import NONE, Ballot, drawn_by_a_clock, is_whole
@@ -239,18 +239,17 @@ class Holding:
 
     def _take_row(self, slot: Slot, row: Row, changes: list[Change], refused: list[bytes]) -> None:
         """Accept a copied row. The slot's floor forbids nothing: what others hold below it was there before it."""
-        op = Op(ACCEPT, row.key, row.ballot, row.record)
-        check_op(op, self._limits)
-        key = Key(row.key)
+        check_accept(row.key, row.ballot, row.record, self._limits)
+        key, ballot = Key(row.key), Ballot(row.ballot)
         try:
             cell = self._engine.get(slot, key) or BLANK
         except Damaged:
             refused.append(key)
             return
-        _, kept = decide(cell, op)
+        kept = accepted(cell, ballot, row.record)
         if kept is not cell:
             changes.append(Change(slot, key, kept))
-        elif cell.accepted < row.ballot:
+        elif cell.accepted < ballot:
             refused.append(key)
 
     def _settled_under(self, copy: SlotCopy, floors: dict[Slot, Floor]) -> Iterator[Change]:
@@ -365,16 +364,30 @@ class Holding:
 
 def check_op(op: Op, limits: Limits) -> None:
     """Refuse what no proxy of ours sends: it would be stored, and copied from then on."""
-    if not 0 < len(op.key) <= limits.key_bytes_max:
-        raise MalformedBody(f"the batch holds a key of {len(op.key)} bytes")
+    if op.verb == ACCEPT:
+        check_accept(op.key, op.ballot, op.record, limits)
+        return
+    _check_key(op.key, limits)
     if op.verb in (READ, FETCH):
         return
-    if op.verb not in (PREPARE, ACCEPT, HINT) or not drawn_by_a_clock(op.ballot):
+    if op.verb not in (PREPARE, HINT) or not drawn_by_a_clock(op.ballot):
         raise MalformedBody("the batch holds an operation without a usable verb or ballot")
     if op.verb == HINT and not 0 < len(op.record) <= MEMBER_BYTES_MAX:
         raise MalformedBody("the batch holds a hint for nobody")
-    if op.verb == ACCEPT and not is_whole(op.record):
+
+
+def check_accept(key: bytes, ballot: bytes, record: bytes, limits: Limits) -> None:
+    """Refuse what nobody of ours sends to be accepted. Errors as in ``check_op``."""
+    _check_key(key, limits)
+    if not drawn_by_a_clock(ballot):
+        raise MalformedBody("the batch holds an operation without a usable verb or ballot")
+    if not is_whole(record):
         raise MalformedBody("the batch holds a record that is cut or of an unknown format")
+
+
+def _check_key(key: bytes, limits: Limits) -> None:
+    if not 0 < len(key) <= limits.key_bytes_max:
+        raise MalformedBody(f"the batch holds a key of {len(key)} bytes")
 
 
 def _pieces(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:

@@ -123,8 +123,8 @@ class Limits:
     change_retry_s_max: float = 30.0
     """Longest pause before a change that failed is tried again; the first pause is a thirtieth of it."""
 
-    page_records_max: int = 512
-    """Records in one page of a slot copy."""
+    page_records_max: int = 256
+    """Records in one page of a slot copy: some 5 ms of a node's time, so that clients hardly wait for it."""
 
     page_bytes_max: int = 4 * MIB
     """Bytes in one page of a slot copy, unless a single record is larger."""
@@ -181,7 +181,7 @@ class Limits:
     pull_slots_min: int = 64
     """Slots that it begins with: a cluster of five million keys has as many as fit into an order."""
 
-    pull_records_max: int = 4_096
+    pull_records_max: int = 8_192
     """Records after which a node that copies reports to who drives the change: a fraction of a second's work."""
 
     pull_s_max: float = 1.0
@@ -212,7 +212,7 @@ class Limits:
     """Expired values that a sweep replaces at a time, so that clients have the rest of the nodes' time."""
 
     drop_cells_max: int = 500
-    """Cells that a node forgets at one order: a few ms of its time, after which others have their turn."""
+    """Cells that a node forgets at one order: a few ms of its time. Then it is left in peace for as long."""
 
     stall_retry_s: float = 0.01
     """How soon a write is tried again that the disk had no room for in its queue."""

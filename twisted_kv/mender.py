@@ -180,7 +180,7 @@ class Mender:
         for node, seat in present.items():
             if (view.epoch, node) not in self._cleaned:
                 try:
-                    await self._control.drop(seat, view.state, foreign(view.ring, node))
+                    await self._control.drop(self._clock, seat, view.state, foreign(view.ring, node))
                 except KvError:
                     continue  # the next round
                 self._cleaned.add((view.epoch, node))

@@ -239,7 +239,7 @@ class Mover:
         assert draft.change is not None
         seats = {seat.id: seat for seat in draft.change.seats}
         for node, slots in plan.gained().items():
-            await self._control.drop(seats[node], state, runs(slots))
+            await self._control.drop(self._clock, seats[node], state, runs(slots))
 
     async def _carry_out(self, state: State, present: Mapping[NodeId, Info]) -> State:
         """Fill the new owners, and let them vote alone from the next epoch on; give the state that comes of it.
@@ -303,7 +303,7 @@ class Mover:
 
     async def _forget_foreign(self, seat: Seat, state: State) -> None:
         """Let a node drop what it does not own."""
-        await self._control.drop(seat, state, foreign(ring_of(state.members, state), NodeId(seat.id)))
+        await self._control.drop(self._clock, seat, state, foreign(ring_of(state.members, state), NodeId(seat.id)))
 
     async def _fill(self, state: State, plan: Plan, present: Mapping[NodeId, Info]) -> Filling:
         """Let every node concerned adopt the epoch, and fill the new owners.

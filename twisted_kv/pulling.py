@@ -47,6 +47,9 @@ from .wire import (
 
 T = TypeVar("T")
 
+TAKEN_AT_ONCE = 64
+"""Records that are given to the disk before others have their turn: some 2 ms."""
+
 
 class Puller:
     """Carries orders out, for one node."""
@@ -101,7 +104,7 @@ class Puller:
     def _adapt(self, rows: int) -> None:
         """Look at more slots at a time where they hold little, and at fewer where they fill an order."""
         limits = self._limits
-        factor = 2 if rows < limits.pull_records_max / 8 else 0.5 if rows > limits.pull_records_max / 2 else 1
+        factor = 2 if rows < limits.pull_records_max / 4 else 0.5 if rows > limits.pull_records_max else 1
         self._slots_at_once = int(min(max(self._slots_at_once * factor, limits.pull_slots_min), limits.pull_slots_max))
 
     async def _some(self, order: _Order, ranges: list[tuple[int, int]]) -> None:
@@ -140,20 +143,20 @@ class Puller:
         """Copy slots from one source, of which all said the same; give those that it does not show so."""
         left = dict(agreed)
         stream = self._stream(order, source, list(agreed))
-        rows: dict[int, list[Row]] = {}
+        rows: dict[Slot, list[Row]] = {}
         try:
             while not stream.ended:
                 await stream.turn()
                 horizon = stream.horizon
-                for row in stream.take(horizon):
-                    rows.setdefault(slot_of(row.key), []).append(row)
+                for slot, row in stream.take(horizon):
+                    rows.setdefault(slot, []).append(row)
                 copies = []
                 # The last slot of a page may go on in the next one.
-                for slot in [slot for slot in rows if slot < horizon[0]]:
-                    whole = rows.pop(slot)
-                    if rows_digest(whole) == left.get(slot):
-                        del left[slot]
-                        copies.append(_copy_of(Slot(slot), whole, floors, agreed=True))
+                for at in [at for at in rows if at < horizon[0]]:
+                    whole = rows.pop(at)
+                    if rows_digest(whole) == left.get(at):
+                        del left[at]
+                        copies.append(_copy_of(at, whole, floors, agreed=True))
                 await self._take(order, copies)
         except _Lost:
             # It is asked with the others what it holds of the rest, and left out if it does not answer.
@@ -212,7 +215,7 @@ class Puller:
             rows += len(copy.rows)
             order.rows += len(copy.rows)
             order.bytes += sum(len(row.key) + len(row.record) for row in copy.rows)
-            if rows >= self._limits.batch_ops_max or place == len(copies):
+            if rows >= TAKEN_AT_ONCE or place == len(copies):
                 order.taking.append(self._replica.take(order.epoch, batch).addErrback(self._again, order, batch))
                 batch, rows = [], 0
                 # Others have their turn between two batches.
@@ -301,7 +304,9 @@ def _is_below(rows: Sequence[Row], floor: Floor) -> bool:
 
 def _copy_of(slot: Slot, rows: Sequence[Row], floors: Mapping[Slot, Floor], agreed: bool) -> SlotCopy:
     floor = floors.get(slot, NO_FLOOR)
-    return SlotCopy(slot, [row for row in rows if not _is_below([row], floor)], floor, agreed)
+    # Nothing lies below no floor, and most slots have none.
+    above = rows if floor is NO_FLOOR else [row for row in rows if not _is_below([row], floor)]
+    return SlotCopy(slot, above, floor, agreed)
 
 
 def _highest(said: Sequence[Digests]) -> dict[Slot, Floor]:

@@ -71,6 +71,13 @@ NO_FLOOR = Floor(NONE, NONE)
 """The floor of a slot in which nothing was ever purged."""
 
 
+def accepted(cell: Cell, ballot: Ballot, record: bytes) -> Cell:
+    """Give the cell after an accept: the same object where it is refused, or was there before."""
+    if ballot >= cell.promised and ballot > cell.accepted:
+        return Cell(ballot, ballot, record)
+    return cell
+
+
 def decide(cell: Cell, op: Op) -> tuple[Reply, Cell]:
     """Apply the acceptor's rules: the answer, and the cell that must be kept before the answer leaves.
 
@@ -79,8 +86,9 @@ def decide(cell: Cell, op: Op) -> tuple[Reply, Cell]:
     verb = op.verb
     if verb == ACCEPT:
         ballot = Ballot(op.ballot)
-        if ballot >= cell.promised and ballot > cell.accepted:
-            return Reply(True, ballot, ballot), Cell(ballot, ballot, op.record)
+        kept = accepted(cell, ballot, op.record)
+        if kept is not cell:
+            return Reply(True, ballot, ballot), kept
         return Reply(ballot == cell.accepted, cell.accepted, cell.promised), cell
     if verb == READ:
         return Reply(True, cell.accepted, cell.promised), cell

@@ -137,6 +137,11 @@ def record_expiry(data: bytes) -> int:
     return int.from_bytes(data[18:26], "big")
 
 
+def expiry_bytes(data: bytes) -> bytes:
+    """Give the same as eight bytes, big-endian."""
+    return data[18:26]
+
+
 def has_expired(expires_ms: int, now_ms: int) -> bool:
     """Judge an expiry by a clock; 0 is never."""
     return 0 < expires_ms <= now_ms

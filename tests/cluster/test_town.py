@@ -315,7 +315,7 @@ def test_an_order_of_an_older_epoch_is_refused(make_town: MakeTown) -> None:
     control = town.proxies[0].mover._control
     seat = old.members[0]
     with pytest.raises(KvError, match="epoch"):
-        town.wait(ensureDeferred(control.drop(seat, old, [(0, 65_535)])))
+        town.wait(ensureDeferred(control.drop(town.clock, seat, old, [(0, 65_535)])))
     assert houses[0].engine.totals().keys == 1
 
 

@@ -199,7 +199,7 @@ def test_what_a_source_cannot_read_is_copied_from_one_whose_digest_is_the_same(n
     for node in blind:
         nodes.engines[node].unreadable = {K}
     for _ in range(3):
-        nodes.wait(nodes.control.drop(nodes.seats[D], STATE, HERE))
+        nodes.wait(nodes.control.drop(nodes.clock, nodes.seats[D], STATE, HERE))
         reply = pull(nodes)
         assert (reply.copied, reply.disputed) == (1, [])
         assert nodes.cell(D, K).accepted == ballot_at(OLD)

@@ -245,7 +245,7 @@ def test_a_slot_that_is_dropped_loses_its_floor_with_all_the_rest(node: Node) ->
     node.put(K, 5, None)
     node.promise_floor()
     node.bury()
-    node.wait(node.control.drop(node.seats[A], STATE, [(int(SLOT), int(SLOT))]))
+    node.wait(node.control.drop(node.clock, node.seats[A], STATE, [(int(SLOT), int(SLOT))]))
     assert node.floor() == NO_FLOOR
     assert node.put(K, 9)
 
@@ -290,7 +290,7 @@ def test_a_key_that_is_not_held_any_more_or_cannot_be_read_is_shown_with_no_ball
     if damaged:
         node.engine.unreadable.add(K)
     else:
-        node.wait(node.control.drop(node.seats[A], STATE, [(0, SLOTS - 1)]))
+        node.wait(node.control.drop(node.clock, node.seats[A], STATE, [(0, SLOTS - 1)]))
     (row,) = node.hints().rows
     assert (row.key, row.ballot, row.record) == (K, NONE, b"")
 

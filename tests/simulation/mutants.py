@@ -414,7 +414,7 @@ def dropped_before_the_end(patch: Patch) -> None:
         assert self._state.change is not None
         ring = ring_of(self._state.change.seats, self._state)
         for node in self._adopted:
-            await self._control.drop(self._seats[node], self._state, foreign(ring, node))
+            await self._control.drop(self._clock, self._seats[node], self._state, foreign(ring, node))
 
     patch.setattr(Filling, "run", wrong)
 

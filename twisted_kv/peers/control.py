@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import msgspec
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 
 from ..errors import Damaged, ForeignNode, KvError, NodeHasData, NotANode, OtherEpoch, PeerRefused, PeerSilent
 from ..limits import Limits
@@ -110,15 +112,18 @@ class Control:
         """
         await self._order(seat, "epoch", encode(Announcement(self.header(seat, state), encode_state(state))))
 
-    async def drop(self, seat: Seat, state: State, ranges: Sequence[tuple[int, int]]) -> None:
-        """Make a node forget slots, a part at each order.
+    async def drop(self, clock: IReactorTime, seat: Seat, state: State, ranges: Sequence[tuple[int, int]]) -> None:
+        """Make a node forget slots, a part at each order. After each it is left in peace for as long as that took.
 
         :raises PeerRefused: as in ``announce``.
         """
         left = list(ranges)
         while left:
+            began_s = clock.seconds()
             after = (await self._order(seat, "drop", encode(DropRequest(self.header(seat, state), left)))).next
             left = onward(left, after) if after is not None else []
+            if left:
+                await deferLater(clock, clock.seconds() - began_s)
 
     async def page(
         self, seat: Seat, state: State, ranges: Sequence[tuple[int, int]], after: tuple[int, bytes] | None

@@ -7,12 +7,18 @@ import struct
 from rocksdict import Rdict, WriteBatch
 
 from twisted_kv.names import Key
-from twisted_kv.storage.engine import Due, Listed, value_expiry
+from twisted_kv.storage.engine import Due, Listed
 from twisted_kv.storage.rows import END, NUMBER, walk
-from twisted_kv.versions import is_value
+from twisted_kv.versions import expiry_bytes, is_value
 
 _INDEX = struct.Struct(">BQ")
 _IS_VALUE = 1
+_VALUE = bytes((_IS_VALUE,))
+_NEVER = bytes(8)
+_OTHER = b"\0" + _NEVER
+"""The row of a tombstone."""
+NOT_LISTED = b""
+"""Stands for the row of a key that has no record."""
 
 
 class Indexes:
@@ -26,27 +32,29 @@ class Indexes:
         self._to_keys = database.get_column_family_handle("keys")
         self._to_expiry = database.get_column_family_handle("expiry")
 
-    def move(self, batch: WriteBatch, key: Key, old: Listed | None, new: Listed | None) -> None:
-        """Put what changes in both indexes into a batch; None stands for no record."""
+    def move(self, batch: WriteBatch, key: Key, old: bytes, new: bytes) -> None:
+        """Put what changes in both indexes into a batch.
+
+        :param old, new: rows of the key index, as ``indexed`` gives them.
+        """
         if new == old:
             return
-        if new is None:
-            batch.delete(key, self._to_keys)
+        if new:
+            batch.put(key, new, self._to_keys)
         else:
-            batch.put(key, _INDEX.pack(new.is_value, new.expires_ms), self._to_keys)
-        was, now = old.expires_ms if old else 0, new.expires_ms if new else 0
+            batch.delete(key, self._to_keys)
+        was, now = old[1:] or _NEVER, new[1:] or _NEVER
         if was != now:
-            if was:
-                batch.delete(NUMBER.pack(was) + key, self._to_expiry)
-            if now:
-                batch.put(NUMBER.pack(now) + key, b"", self._to_expiry)
+            if was != _NEVER:
+                batch.delete(was + key, self._to_expiry)
+            if now != _NEVER:
+                batch.put(now + key, b"", self._to_expiry)
 
-    def listed(self, key: Key) -> Listed | None:
+    def listed(self, key: Key) -> bytes:
         """Give what the key index holds, in the form of ``indexed``: for when the cell itself cannot be read."""
-        for _, data in walk(self._keys, key, key + b"\0", 1):
-            flags, expires_ms = _INDEX.unpack_from(data)
-            return Listed(Key(b""), bool(flags & _IS_VALUE), expires_ms)
-        return None
+        for _, row in walk(self._keys, key, key + b"\0", 1):
+            return row
+        return NOT_LISTED
 
     def keys(self, after: bytes, prefix: bytes, limit: int) -> list[Listed]:
         """See ``Engine``."""
@@ -78,8 +86,13 @@ class Indexes:
         return self._keys, self._expiry
 
 
-def indexed(record: bytes) -> Listed | None:
-    """Say what the key index holds for a record: nothing for a bare promise."""
-    if not record:
-        return None
-    return Listed(Key(b""), is_value(record), value_expiry(record))
+def indexed(record: bytes) -> bytes:
+    """Give the row of the key index for a record: ``NOT_LISTED`` for a bare promise."""
+    if is_value(record):
+        return _VALUE + expiry_bytes(record)
+    return _OTHER if record else NOT_LISTED
+
+
+def lists_value(row: bytes) -> bool:
+    """Whether a row of the key index stands for a value."""
+    return row[:1] == _VALUE

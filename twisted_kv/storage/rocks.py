@@ -31,7 +31,7 @@ from twisted_kv.storage.engine import (
     indexed_alike,
     take_stock,
 )
-from twisted_kv.storage.indexes import Indexes, indexed
+from twisted_kv.storage.indexes import NOT_LISTED, Indexes, indexed, lists_value
 from twisted_kv.storage.rows import (
     END,
     FLOOR,
@@ -276,7 +276,7 @@ class RocksEngine:
         batch = WriteBatch(raw_mode=True)
         keys, bytes_ = self._totals
         highest = self.highest
-        was = now = None
+        was = now = NOT_LISTED
         rest: Iterable[tuple[Key, Cell]] = (row for row in self._cells(slot) if row[0] != key)
         if data is not None:
             was = self._was_listed(key, shown_cell(key, data))
@@ -290,11 +290,11 @@ class RocksEngine:
             highest = max(highest, cell.promised, cell.accepted)
             rest = chain(rest, [(key, cell)])
         self._indexes.move(batch, key, was, now)
-        keys += (now is not None and now.is_value) - (was is not None and was.is_value)
+        keys += lists_value(now) - lists_value(was)
         stock = take_stock(rest)
         self._write(batch, {slot: (stock.digest, stock.graves)}, Totals(keys, bytes_), highest, {})
 
-    def _was_listed(self, key: Key, cell: Cell) -> Listed | None:
+    def _was_listed(self, key: Key, cell: Cell) -> bytes:
         """Say what both indexes hold for a cell: told by itself, or if it cannot be read by the key index."""
         return self._indexes.listed(key) if cell is UNREADABLE else indexed(cell.record)
 
@@ -332,8 +332,8 @@ class RocksEngine:
             if cell is not UNREADABLE:
                 digest = moved(digest, term(key, cell.accepted), 0)
             listed = self._was_listed(key, cell)
-            self._indexes.move(batch, key, listed, None)
-            value = listed is not None and listed.is_value
+            self._indexes.move(batch, key, listed, NOT_LISTED)
+            value = lists_value(listed)
             keys -= value
             sums[slot] = digest, max(0, graves - (not value))
         if rows < limit:
