@@ -362,6 +362,9 @@ class Holding:
             raise OtherEpoch(f"this node is at epoch {self.epoch}")
 
 
+UNUSABLE = "the batch holds an operation without a usable verb or ballot"
+
+
 def check_op(op: Op, limits: Limits) -> None:
     """Refuse what no proxy of ours sends: it would be stored, and copied from then on."""
     if op.verb == ACCEPT:
@@ -371,7 +374,7 @@ def check_op(op: Op, limits: Limits) -> None:
     if op.verb in (READ, FETCH):
         return
     if op.verb not in (PREPARE, HINT) or not drawn_by_a_clock(op.ballot):
-        raise MalformedBody("the batch holds an operation without a usable verb or ballot")
+        raise MalformedBody(UNUSABLE)
     if op.verb == HINT and not 0 < len(op.record) <= MEMBER_BYTES_MAX:
         raise MalformedBody("the batch holds a hint for nobody")
 
@@ -380,7 +383,7 @@ def check_accept(key: bytes, ballot: bytes, record: bytes, limits: Limits) -> No
     """Refuse what nobody of ours sends to be accepted. Errors as in ``check_op``."""
     _check_key(key, limits)
     if not drawn_by_a_clock(ballot):
-        raise MalformedBody("the batch holds an operation without a usable verb or ballot")
+        raise MalformedBody(UNUSABLE)
     if not is_whole(record):
         raise MalformedBody("the batch holds a record that is cut or of an unknown format")
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from random import Random
 
-from tests.sockets.copies import get_all
+from tests.sockets.copies import alike, get_all
 from tests.sockets.daemons import Daemon, wait_until
 
 PAUSE_S = 0.05
@@ -107,6 +107,16 @@ class Steady:
                 self.acknowledged[key] = turn
                 return True
         return False
+
+    def wait_alike(self, proxy: Daemon, nodes: Sequence[Daemon], patience_s: float) -> None:
+        """Wait until the nodes hold what a read shows of every key, which may still change as ``wrong`` says."""
+        keys = sorted(self.tried)
+
+        def holds() -> bool:
+            assert self.wrong(proxy) == []
+            return alike(nodes, shown(proxy, keys))
+
+        wait_until(holds, "all owners to hold every key", patience_s)
 
     def last_read(self) -> dict[str, bytes]:
         """Give the value of each key as it was read last; only right after all of them were read."""

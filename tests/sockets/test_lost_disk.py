@@ -11,7 +11,7 @@ import pytest
 
 from tests.sockets.copies import alike, limited, put_all, wait_up
 from tests.sockets.daemons import Daemon, Farm, call, farming, wait_until
-from tests.sockets.steady import Steady, shown, value_of
+from tests.sockets.steady import Steady, value_of
 
 pytestmark = pytest.mark.system
 
@@ -30,12 +30,6 @@ def farm(tmp_path: Path) -> Iterator[Farm]:
 
 def member_id(node: Daemon) -> str:
     return str(node.info()["member"])
-
-
-def all_alike(farm: Farm, steady: Steady, nodes: list[Daemon]) -> None:
-    """Wait until the nodes hold what a read shows of every key."""
-    values = shown(farm.proxies[0], sorted(steady.tried))
-    wait_until(lambda: alike(nodes, values), "all owners to hold every key", PATIENCE_S)
 
 
 @pytest.mark.timeout(300)
@@ -60,7 +54,7 @@ def test_one_command_replaces_a_node_whose_disk_is_lost_while_clients_write(farm
     assert gone not in [member["id"] for member in farm.members()]
     wait_up(proxy, 3, PATIENCE_S)
     assert steady.wrong(proxy) == []
-    all_alike(farm, steady, [*others, fresh])
+    steady.wait_alike(proxy, [*others, fresh], PATIENCE_S)
 
 
 @pytest.mark.timeout(300)
@@ -80,7 +74,7 @@ def test_a_node_that_starts_with_an_emptied_folder_is_rebuilt_while_clients_writ
         farm.nodes[1].start()
     wait_up(proxy, 3, PATIENCE_S)
     assert steady.wrong(proxy) == []
-    all_alike(farm, steady, farm.nodes)
+    steady.wait_alike(proxy, farm.nodes, PATIENCE_S)
 
 
 @pytest.mark.timeout(300)

@@ -8,9 +8,9 @@ from random import Random
 
 import pytest
 
-from tests.sockets.copies import alike, wait_up
+from tests.sockets.copies import wait_up
 from tests.sockets.daemons import Farm, farming, wait_until
-from tests.sockets.steady import Steady, shown
+from tests.sockets.steady import Steady
 from tests.sockets.tracing import traced
 
 pytestmark = pytest.mark.system
@@ -52,6 +52,5 @@ def test_a_node_of_three_whose_sync_fails_ends_is_verified_at_its_next_start_and
         other.start()
     wait_up(proxy, 3, PATIENCE_S)
     assert steady.wrong(proxy) == []
-    values = shown(proxy, sorted(steady.tried))
-    wait_until(lambda: alike((node, other, third), values), "all owners to hold every key", PATIENCE_S)
+    steady.wait_alike(proxy, (node, other, third), PATIENCE_S)
     assert "Traceback" not in node.log()

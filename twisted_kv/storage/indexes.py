@@ -12,8 +12,7 @@ from twisted_kv.storage.rows import END, NUMBER, walk
 from twisted_kv.versions import expiry_bytes, is_value
 
 _INDEX = struct.Struct(">BQ")
-_IS_VALUE = 1
-_VALUE = bytes((_IS_VALUE,))
+_VALUE = b"\1"
 _NEVER = bytes(8)
 _OTHER = b"\0" + _NEVER
 """The row of a tombstone."""
@@ -53,7 +52,7 @@ class Indexes:
     def listed(self, key: Key) -> bytes:
         """Give what the key index holds, in the form of ``indexed``: for when the cell itself cannot be read."""
         for _, row in walk(self._keys, key, key + b"\0", 1):
-            return row
+            return row[: _INDEX.size]
         return NOT_LISTED
 
     def keys(self, after: bytes, prefix: bytes, limit: int) -> list[Listed]:
@@ -61,8 +60,8 @@ class Indexes:
         start = prefix if after < prefix else after + b"\0"
         page = []
         for key, data in walk(self._keys, start, prefix + END, limit):
-            flags, expires_ms = _INDEX.unpack_from(data)
-            page.append(Listed(Key(key), bool(flags & _IS_VALUE), expires_ms))
+            _, expires_ms = _INDEX.unpack_from(data)
+            page.append(Listed(Key(key), lists_value(data), expires_ms))
         return page
 
     def due(self, until_ms: int, after: Due | None, limit: int) -> list[Due]:
