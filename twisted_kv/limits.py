@@ -211,6 +211,9 @@ class Limits:
     sweep_at_once: int = 64
     """Expired values that a sweep replaces at a time, so that clients have the rest of the nodes' time."""
 
+    verify_cells_max: int = 500
+    """Cells that a node reads at one order to see that they can be read: a few ms of its time, then it has a rest."""
+
     drop_cells_max: int = 500
     """Cells that a node forgets at one order: a few ms of its time. Then it is left in peace for as long."""
 

@@ -43,10 +43,11 @@ from .membership import (
 from .names import NodeId
 from .peers.control import Control
 from .periodic import Rounds
-from .planning import Plan, planned
+from .planning import Plan, planned, thinned
 from .ring import SLOTS, runs
 from .state.store import StateStore
 from .throttle import Throttle
+from .verifying import verify_stayers
 from .versions import HybridClock
 from .views import foreign
 from .wire import Info
@@ -211,6 +212,7 @@ class Mover:
         plan = planned(draft)
         try:
             self._check(plan, present)
+            await verify_stayers(self._clock, self._control, state, thinned(draft))
         except KvError as error:
             # Looking around takes a while; whoever wished something meanwhile gets an answer of his own next round.
             if (await self._read()).pending == state.pending:

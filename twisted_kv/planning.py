@@ -122,6 +122,23 @@ def _wants(pair: Pair, forgot: Collection[str], away: Collection[str]) -> _Wants
     return _Wants(sources, blocking(len(had)) if had else 0, enough, targets, tuple(sorted(gets)))
 
 
+def thinned(state: State) -> dict[NodeId, list[Slot]]:
+    """Give the slots of which a change leaves fewer owners, by each who stays.
+
+    What nobody has noticed that one of them cannot read has to be got back before, as long as the others are there to
+    get it from. Where one of those is given up it may be too late for that, and those slots are left out.
+    """
+    assert state.change is not None
+    away = given_up(state)
+    stays: dict[NodeId, list[Slot]] = {}
+    for (had, gets), slots in pairs_of(state).items():
+        if 0 < len(gets) < len(had) and not any(node in away for node in had):
+            for node in gets:
+                if node in had:
+                    stays.setdefault(node, []).extend(slots)
+    return stays
+
+
 class Load(NamedTuple):
     """What one node carries before a change and after it: copies of slots, and about so many bytes."""
 

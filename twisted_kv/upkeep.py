@@ -16,9 +16,21 @@ from .holding import Holding, check_range
 from .names import Key, NodeId, Slot
 from .register import BLANK, Cell, Floor, Op
 from .ring import slot_of
-from .storage.engine import UNREADABLE, Change
+from .storage.engine import UNREADABLE, Change, Inspection
 from .versions import Ballot, drawn_by_a_clock
-from .wire import FORMAT, BatchReply, HintsPage, HintsRequest, Marks, MarksRequest, PurgeReply, PurgeRequest, Row
+from .wire import (
+    FORMAT,
+    BatchReply,
+    HintsPage,
+    HintsRequest,
+    Marks,
+    MarksRequest,
+    PurgeReply,
+    PurgeRequest,
+    Row,
+    VerifyReply,
+    VerifyRequest,
+)
 
 
 class Upkeep(Holding):
@@ -136,6 +148,24 @@ class Upkeep(Holding):
         """Turn old hints into marks."""
         self._aside(lambda: self._hints.tidy(self._now_ms()))
 
+    def verify(self, request: VerifyRequest) -> Deferred[VerifyReply]:
+        """Scrub slots, or the first of them, and say in how many something cannot be read. Errors as in ``page``."""
+
+        def verified() -> VerifyReply:
+            self._identity.admit(request.header, copying=True)
+            damaged = rows = 0
+            for first, last in request.ranges:
+                check_range(first, last)
+                for slot in map(Slot, range(first, last + 1)):
+                    if rows >= self._limits.verify_cells_max:
+                        return VerifyReply(FORMAT, self.epoch, damaged, int(slot))
+                    found = self._scrub(slot)
+                    rows += 1 + (found.rows if found is not None else 0)
+                    damaged += found is None or bool(found.damaged)
+            return VerifyReply(FORMAT, self.epoch, damaged)
+
+        return self._when_safe(verified, lambda _: [NOTES])
+
     def scrub(self, slot: Slot) -> None:
         """Read all of a slot, mark it for repair where something cannot be read, and put its digest right."""
         self._aside(lambda: self._scrub(slot))
@@ -149,20 +179,22 @@ class Upkeep(Holding):
         except DiskFailed:
             self._broken(Failure())
 
-    def _scrub(self, slot: Slot) -> None:
+    def _scrub(self, slot: Slot) -> Inspection | None:
+        """Give what was found, None where the slot cannot be read at all."""
         self._metrics.scrubbed.inc()
         try:
             found = self._engine.inspect(slot)
         except Damaged as error:
             self._note_damage(slot, error.detail)
             self.spoiled = True
-            return
+            return None
         if found.damaged:
             self._note_damage(slot, f"{len(found.damaged)} records of slot {slot} cannot be read")
         if not found.right:
             self._metrics.digests_mended.inc()
             self._engine.mend_digest(slot)
             self._commit.wrote([NOTES])
+        return found
 
     def _note_damage(self, slot: Slot, detail: str) -> None:
         """Have a slot repaired, of which something cannot be read."""

@@ -172,6 +172,22 @@ class PurgeReply(msgspec.Struct, array_like=True):
     slots: list[int]
 
 
+class VerifyRequest(msgspec.Struct, array_like=True):
+    """Has a node read all that it holds of ranges of slots (both ends included, ascending)."""
+
+    header: Header
+    ranges: list[tuple[int, int]]
+
+
+class VerifyReply(msgspec.Struct, array_like=True):
+    """In how many of the slots something cannot be read, and the slot at which to go on, None at the end."""
+
+    format: int
+    epoch: int
+    damaged: int
+    next: int | None = None
+
+
 class HintsRequest(msgspec.Struct, array_like=True):
     """Asks for hints for an owner, by key, strictly after ``after``; those in ``done`` are forgotten first, unless they
     have become newer than the ballot that is named."""
@@ -356,6 +372,8 @@ pull_request_decoder = msgspec.msgpack.Decoder(PullRequest)
 pull_reply_decoder = msgspec.msgpack.Decoder(PullReply)
 purge_request_decoder = msgspec.msgpack.Decoder(PurgeRequest)
 purge_reply_decoder = msgspec.msgpack.Decoder(PurgeReply)
+verify_request_decoder = msgspec.msgpack.Decoder(VerifyRequest)
+verify_reply_decoder = msgspec.msgpack.Decoder(VerifyReply)
 hints_request_decoder = msgspec.msgpack.Decoder(HintsRequest)
 hints_page_decoder = msgspec.msgpack.Decoder(HintsPage)
 marks_request_decoder = msgspec.msgpack.Decoder(MarksRequest)

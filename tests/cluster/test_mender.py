@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred, ensureDeferred
 
 from tests.cluster.town import House, Town, value_of
 from tests.rooms.nodes import Spoilt
+from twisted_kv.errors import ChangeFailed
 from twisted_kv.names import Key, NodeId, Slot
 from twisted_kv.quorum import Level
 from twisted_kv.register import BLANK, NO_FLOOR, Cell
@@ -405,3 +406,29 @@ def test_an_owner_that_takes_the_place_of_another_one_takes_the_floors_along(mak
     town.run(60)
     assert {value_of(town.wait(town.get(key))) for key in KEYS} == {None}
     assert graves(town) == 0
+
+
+# Before fewer hold something.
+
+
+def test_a_cluster_is_not_shrunk_before_those_who_stay_can_read_what_they_hold(make_town: MakeTown) -> None:
+    town = make_town()
+    first, second, third = town.houses.values()
+    roster = town.proxies[0].roster
+    for key in KEYS:
+        town.wait(town.put(key, b"v"))
+
+    def leave(house: House) -> Deferred[Any]:
+        (member,) = [seat.id for seat in roster.state.members if seat.url == house.url]
+        return ensureDeferred(roster.leave(member))
+
+    scratch(first, KEYS[0])
+    with pytest.raises(ChangeFailed, match=r"in 1 slots of n-\w+ something cannot be read"):
+        town.wait(leave(third))
+    assert len(roster.state.members) == 3
+    assert isinstance(first.engine, Scratched)
+    town.until(lambda: first.engine.unreadable == set())
+    town.wait(leave(third))
+    town.wait(leave(second))
+    for key in KEYS:
+        assert value_of(town.wait(town.get(key))) == b"v"

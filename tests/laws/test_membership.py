@@ -30,7 +30,7 @@ from twisted_kv.membership import (
     without,
 )
 from twisted_kv.names import ClusterId, NodeId, Slot
-from twisted_kv.planning import Fill, Plan, planned
+from twisted_kv.planning import Fill, Plan, planned, thinned
 from twisted_kv.quorum import Group, blocking, majority
 from twisted_kv.ring import HASH_VERSION, SLOTS
 from twisted_kv.views import View, foreign
@@ -217,6 +217,22 @@ def test_the_first_member_of_a_cluster_takes_every_slot_empty() -> None:
     (fill,) = planned(closed([], [seat(0)])).fills
     assert (len(fill.slots), fill.sources, fill.needed, fill.targets) == (SLOTS, (), 0, ("n-0",))
     assert (planned(closed([], [seat(0)])).emptied, planned(closed([], [seat(0)])).lost) == (0, 0)
+
+
+def test_who_stays_where_owners_get_fewer_is_named_with_all_slots_concerned() -> None:
+    every = list(range(SLOTS))
+
+    def stays(members: list[Seat], seats: list[Seat]) -> dict[str, list[int]]:
+        return {node: sorted(map(int, slots)) for node, slots in thinned(closed(members, seats)).items()}
+
+    assert stays(THREE, THREE[:2]) == {"n-0": every, "n-1": every}
+    assert stays(THREE[:2], THREE[:1]) == {"n-0": every}
+    assert stays([*THREE, seat(3)], THREE) == {}, "each slot has three owners again"
+    assert stays(THREE[:2], THREE) == {}
+    state = closed(THREE, THREE[:2])
+    assert state.change is not None
+    without_third = msgspec.structs.replace(state, change=msgspec.structs.replace(state.change, dead=("n-2",)))
+    assert thinned(without_third) == {}, "it may be too late to get back what one of the others cannot read"
 
 
 def test_one_of_three_that_forgot_is_filled_from_both_others() -> None:

@@ -42,6 +42,7 @@ from ..wire import (
     PurgeRequest,
     Row,
     Source,
+    VerifyRequest,
     batch_reply_decoder,
     digests_decoder,
     due_page_decoder,
@@ -52,6 +53,7 @@ from ..wire import (
     page_decoder,
     pull_reply_decoder,
     purge_reply_decoder,
+    verify_reply_decoder,
 )
 from .peer import Answer, Transport
 from .queue import MSGPACK
@@ -124,6 +126,20 @@ class Control:
             left = onward(left, after) if after is not None else []
             if left:
                 await deferLater(clock, clock.seconds() - began_s)
+
+    async def verify(self, clock: IReactorTime, seat: Seat, state: State, ranges: Sequence[tuple[int, int]]) -> int:
+        """Have a node read what it holds of slots; give in how many something cannot be read. It has its rests as in
+        ``drop``; errors as in ``keys``."""
+        left, damaged = list(ranges), 0
+        while left:
+            began_s = clock.seconds()
+            request = VerifyRequest(self.header(seat, state), left)
+            reply = await self._page(seat.url, "verify", request, verify_reply_decoder)
+            damaged += reply.damaged
+            left = onward(left, reply.next) if reply.next is not None else []
+            if left:
+                await deferLater(clock, clock.seconds() - began_s)
+        return damaged
 
     async def page(
         self, seat: Seat, state: State, ranges: Sequence[tuple[int, int]], after: tuple[int, bytes] | None

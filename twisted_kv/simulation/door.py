@@ -27,6 +27,7 @@ from ..wire import (
     page_request_decoder,
     pull_request_decoder,
     purge_request_decoder,
+    verify_request_decoder,
 )
 
 
@@ -52,6 +53,7 @@ def answered(
         "digests": lambda: replica.digests(digests_request_decoder.decode(body)),
         "pull": lambda: puller.pull(pull_request_decoder.decode(body)),
         "purge": lambda: replica.purge(purge_request_decoder.decode(body)),
+        "verify": lambda: replica.verify(verify_request_decoder.decode(body)),
         "hints": lambda: replica.hints(hints_request_decoder.decode(body)),
         "marks": lambda: replica.marks(marks_request_decoder.decode(body)),
         "renew": lambda: replica.renew(marks_request_decoder.decode(body)),

@@ -31,6 +31,7 @@ from ..wire import (
     parse_json,
     pull_request_decoder,
     purge_request_decoder,
+    verify_request_decoder,
 )
 from .answers import MSGPACK, answer, answer_json
 from .health import add_liveness, answer_health
@@ -94,6 +95,10 @@ def add_node(app: Klein, replica: Replica, puller: Puller, metrics: NodeMetrics)
     @app.route("/node/v1/purge", methods=["POST"])
     def purge(request: Any) -> Deferred[bytes]:
         return asked(request, purge_request_decoder, replica.purge, answer_page)
+
+    @app.route("/node/v1/verify", methods=["POST"])
+    def verify(request: Any) -> Deferred[bytes]:
+        return asked(request, verify_request_decoder, replica.verify, answer_page)
 
     @app.route("/node/v1/hints", methods=["POST"])
     def hints(request: Any) -> Deferred[bytes]:
