@@ -48,6 +48,7 @@ FLOORS: list[set[str]] = [
         "state",
         "periodic",
         "throttle",
+        "verifying",
         "awaiting",
     },
     {
