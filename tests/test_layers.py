@@ -49,6 +49,7 @@ FLOORS: list[set[str]] = [
         "periodic",
         "throttle",
         "verifying",
+        "together",
         "awaiting",
     },
     {

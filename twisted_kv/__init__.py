@@ -16,7 +16,7 @@ floor 1, the disk, what is counted, and what the simulation lets happen
     ``storage`` ``metrics`` ``buggify``
 floor 2, one replica, and the way to the others
     ``replica`` ``holding`` ``upkeep`` ``hinting`` ``scrubbing`` ``identity`` ``commit``   one owner's data
-    ``peers`` ``state`` ``leading`` ``periodic`` ``throttle`` ``awaiting`` ``verifying``
+    ``peers`` ``state`` ``leading`` ``periodic`` ``throttle`` ``awaiting`` ``verifying`` ``together``
 floor 3, conversations, one purpose each
     ``operation`` ``chain`` ``sharing`` ``coordinator``   a client's operation
     ``listing`` ``sweeper``             pages of keys; what has expired

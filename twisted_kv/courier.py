@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from random import Random
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from .buggify import Buggify, inert
@@ -24,6 +24,7 @@ from .periodic import Rounds
 from .register import ACCEPT, Op
 from .ring import slot_of
 from .throttle import Throttle
+from .together import tried
 from .versions import NONE
 from .views import View
 from .wire import Info, Row
@@ -142,6 +143,6 @@ class Courier:
             for row, reply in zip(some, replies, strict=True):
                 if not reply.taken and reply.accepted < row.ballot:
                     refused[Key(row.key)] = None
-        results = await DeferredList([self._spread(key) for key in refused], consumeErrors=True)
-        missed |= {key for key, (succeeded, _) in zip(refused, results, strict=True) if not succeeded}
+        results = await tried(map(self._spread, refused))
+        missed |= {key for key, result in zip(refused, results, strict=True) if isinstance(result, KvError)}
         return [(key, ballot) for key, ballot in done.items() if key not in missed]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from twisted.internet.defer import DeferredList, DeferredSemaphore, ensureDeferred
+from twisted.internet.defer import DeferredSemaphore, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
 
 from .buggify import Buggify, inert
@@ -22,6 +22,7 @@ from .planning import Fill, Plan
 from .ring import runs
 from .settling import Settling
 from .throttle import Throttle
+from .together import every
 from .versions import HybridClock
 
 
@@ -97,10 +98,7 @@ class Filling:
                 continue
             for node in fill.targets:
                 pulls.setdefault(node, []).append((fill, chosen))
-        at_work = [self._at_once.run(lambda n=node: ensureDeferred(self._pull_all(n, pulls[n]))) for node in pulls]
-        for succeeded, result in await DeferredList(at_work, consumeErrors=True):
-            if not succeeded:
-                result.raiseException()
+        await every(self._at_once.run(lambda n=node: ensureDeferred(self._pull_all(n, pulls[n]))) for node in pulls)
 
     async def _pull_all(self, target: NodeId, work: Sequence[tuple[Fill, list[NodeId]]]) -> None:
         """Let one target copy all that it is to have, and look again until nothing is missing (P18)."""
@@ -115,7 +113,7 @@ class Filling:
 
     async def _pull(self, target: NodeId, fill: Fill, chosen: Sequence[NodeId], counts: bool) -> tuple[int, int]:
         """Go through a fill's slots once; say how many keys were not there yet, and how many floors still are not."""
-        seat, ranges = self._seats[target], [(int(first), int(last)) for first, last in runs(fill.slots)]
+        seat, ranges = self._seats[target], runs(fill.slots)
         named = [self._seats[node] for node in chosen]
         first: int | None = ranges[0][0]
         found = left = 0
@@ -155,7 +153,7 @@ class Filling:
                     ) from None
 
     async def _settle_all(self, fill: Fill, chosen: Sequence[NodeId]) -> None:
-        ranges = [(int(first), int(last)) for first, last in runs(fill.slots)]
+        ranges = runs(fill.slots)
         streams = [self._stream(node, ranges) for node in chosen]
         while (found := await merged(streams)) is not None:
             keys = [Key(rows[0].key) for rows in found[0]]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
@@ -20,6 +20,7 @@ from .names import Key, NodeId
 from .peers.control import Control
 from .quorum import Electorate, Group, majority
 from .ring import slot_of
+from .together import every, tried
 from .versions import has_expired
 from .views import View
 from .wire import KeyRow, KeysPage
@@ -114,9 +115,7 @@ class Listing:
             there[key] = votes == {True}
             if len(votes) > 1:
                 disputed.append(key)
-        answers = await DeferredList(list(map(self._holds_value, disputed)), consumeErrors=True)
-        for key, (succeeded, answer) in zip(disputed, answers, strict=True):
-            there[key] = answer if succeeded else answer.raiseException()
+        there.update(zip(disputed, await every(map(self._holds_value, disputed)), strict=True))
         keys = [key for key, holds in there.items() if holds]
         return (keys[:limit], keys[limit - 1]) if len(keys) >= limit else (keys, horizon)
 
@@ -124,21 +123,17 @@ class Listing:
         """Ask every member that is not avoided for a page, and see that all slots have a majority that answers."""
         avoided = self._avoided()
         asked = [node for node in view.seats if node not in avoided]
-        asking = [
-            ensureDeferred(self._control.keys(view.seats[node], view.state, prefix, after, rows)) for node in asked
-        ]
+        said = await tried(self._control.keys(view.seats[node], view.state, prefix, after, rows) for node in asked)
         pages: dict[NodeId, KeysPage] = {}
         moved = False
         errors = dict.fromkeys(avoided.intersection(view.seats), "avoided since it failed")
-        for node, (succeeded, result) in zip(asked, await DeferredList(asking, consumeErrors=True), strict=True):
-            if succeeded:
-                pages[node] = result
-            elif result.check(OtherEpoch):
+        for node, result in zip(asked, said, strict=True):
+            if isinstance(result, OtherEpoch):
                 moved = True
-            elif result.check(KvError):
-                errors[node] = result.value.detail
+            elif isinstance(result, KvError):
+                errors[node] = result.detail
             else:
-                result.raiseException()
+                pages[node] = result
         if moved:
             # Whoever refused knows more than this proxy, or a change has begun: never is a page put together from two
             # epochs.

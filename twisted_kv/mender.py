@@ -8,12 +8,12 @@ owner cannot read is proposed again (``refilling.py``). Where all owners of a sl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from random import Random
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
-from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -31,6 +31,7 @@ from .periodic import Rounds
 from .purging import Purger
 from .register import NO_FLOOR, READ, Floor, Op
 from .ring import SLOTS
+from .together import answers, every, tried
 from .versions import NONE, Ballot, HybridClock
 from .views import View, foreign
 from .wire import Digests, DigestsRequest, Info, Row
@@ -231,15 +232,10 @@ class Mender:
         ranges: list[tuple[int, int]],
         found: Compared,
     ) -> None:
-        asking = [ensureDeferred(self._digests(view, seat, ranges)) for seat in present.values()]
-        said: dict[NodeId, Digests] = {}
-        for node, (succeeded, result) in zip(present, await DeferredList(asking, consumeErrors=True), strict=True):
-            if succeeded:
-                said[node] = result
-                # A floor has to lie above what was drawn by clocks that are ahead of this one.
-                self._hybrid.learn(Ballot(result.highest))
-            elif not result.check(KvError):
-                result.raiseException()
+        said = await answers({node: self._digests(view, seat, ranges) for node, seat in present.items()})
+        for digests in said.values():
+            # A floor has to lie above what was drawn by clocks that are ahead of this one.
+            self._hybrid.learn(Ballot(digests.highest))
         floors = {node: _floors_in(digests) for node, digests in said.items()}
         for slot in sorted({Slot(slot) for digests in said.values() for slot in (*digests.digests, *digests.graves)}):
             owners = view.table[slot]
@@ -308,17 +304,8 @@ class Mender:
         """Do something with keys, some at a time; say with how many it succeeded."""
         left, succeeded = iter(keys), 0
         while some := list(islice(left, self._limits.repair_at_once)):
-            succeeded += await self._all([work(key) for key in some])
+            succeeded += sum(not isinstance(result, KvError) for result in await tried(map(work, some)))
         return succeeded
-
-    async def _all(self, work: Sequence[Deferred[object]]) -> int:
-        """Wait for work, and say how much of it succeeded."""
-        done = 0
-        for succeeded, result in await DeferredList(list(work), consumeErrors=True):
-            done += succeeded
-            if not succeeded and not result.check(KvError):
-                result.raiseException()
-        return done
 
     # Data that cannot be read at all.
 
@@ -339,15 +326,6 @@ class Mender:
         infos = {node: self._info_of(seat) for node, seat in present.items()}
         spoiled = [node for node, info in infos.items() if info is not None and info.spoiled]
         return spoiled[0] if len(spoiled) == 1 and len(present) == len(view.seats) else None
-
-
-async def every(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Do several things at once, and give what they gave; an error of one of them is raised when all have ended."""
-    results = await DeferredList([ensureDeferred(one) for one in work], consumeErrors=True)
-    for succeeded, result in results:
-        if not succeeded:
-            result.raiseException()
-    return [result for _, result in results]
 
 
 def _floors_in(digests: Digests) -> dict[Slot, Floor]:

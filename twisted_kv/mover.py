@@ -11,12 +11,12 @@ Where too few owners remember for clients to be served anyway, the first epoch i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from random import Random
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
-from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -47,6 +47,7 @@ from .planning import Plan, planned, thinned
 from .ring import SLOTS, runs
 from .state.store import StateStore
 from .throttle import Throttle
+from .together import answers
 from .verifying import verify_stayers
 from .versions import HybridClock
 from .views import foreign
@@ -163,8 +164,8 @@ class Mover:
         seats = {seat.id: seat for seat in (*state.members, *(wish.seat for wish in state.pending))}
         if state.change is not None:
             seats |= {seat.id: seat for seat in state.change.seats}
-        answers = await self._each(seats.values(), lambda seat: self._control.info(seat.url))
-        present = {node: info for node, info in answers.items() if info.member == node}
+        infos = await answers({NodeId(node): self._control.info(seat.url) for node, seat in seats.items()})
+        present = {node: info for node, info in infos.items() if info.member == node}
         for node, info in present.items():
             if info.cluster == state.cluster_id and info.epoch > state.epoch:
                 raise behind(state, info.epoch, node)
@@ -268,7 +269,7 @@ class Mover:
         state = await self._step(state, finished)
         self._failures, self.trouble = 0, None
         await self._announce(state, state.members)
-        await self._each((*state.members, *left), lambda seat: self._forget_foreign(seat, state))
+        await answers({seat.id: self._forget_foreign(seat, state) for seat in (*state.members, *left)})
         self.log.info(
             "{kind} done in {seconds:.1f} s: {count} members, {copied} records copied, {settled} settled",
             kind=kind,
@@ -329,22 +330,10 @@ class Mover:
 
     async def _announce(self, state: State, seats: Iterable[Seat]) -> set[NodeId]:
         """Show nodes an epoch, and give those who adopted it."""
-        adopted = set(await self._each(seats, lambda seat: self._control.announce(seat, state)))
+        adopted = {*await answers({NodeId(seat.id): self._control.announce(seat, state) for seat in seats})}
         if adopted and self._buggify("mover: an acknowledgement of an epoch is lost"):
             adopted.remove(max(adopted))
         return adopted
-
-    async def _each(self, seats: Iterable[Seat], ask: Callable[[Seat], Coroutine[Any, Any, T]]) -> dict[NodeId, T]:
-        """Ask several nodes at once; who fails is left out."""
-        asked = list(seats)
-        results = await DeferredList([ensureDeferred(ask(seat)) for seat in asked], consumeErrors=True)
-        answers = {}
-        for seat, (succeeded, result) in zip(asked, results, strict=True):
-            if succeeded:
-                answers[NodeId(seat.id)] = result
-            elif not result.check(KvError):
-                result.raiseException()
-        return answers
 
     async def _step(self, expected: State, step: Callable[[State], State]) -> State:
         """Put the next state into the store, unless somebody else has moved on."""

@@ -30,6 +30,7 @@ from .peers.pages import Pages, Place, merged
 from .register import NO_FLOOR, Floor
 from .replica import Replica
 from .ring import onward, runs, slot_of
+from .together import tried
 from .versions import NONE, Ballot, is_value
 from .wire import (
     FORMAT,
@@ -263,15 +264,12 @@ class _Order:
     async def each(self, ask: Callable[[Source], Awaitable[T]]) -> list[T]:
         """Ask all sources at once; who fails is left out from now on."""
         asked = list(self.sources)
-        answers = await DeferredList([ensureDeferred(ask(source)) for source in asked], consumeErrors=True)  # type: ignore[arg-type]
         found: list[T] = []
-        for source, (succeeded, result) in zip(asked, answers, strict=True):
-            if succeeded:
-                found.append(result)
-            elif result.check(KvError):
-                self.lose(source, result.value)
+        for source, result in zip(asked, await tried(map(ask, asked)), strict=True):
+            if isinstance(result, KvError):
+                self.lose(source, result)
             else:
-                result.raiseException()
+                found.append(result)
         return found
 
     def lose(self, source: Source, error: KvError) -> None:
@@ -333,4 +331,4 @@ def split(ranges: Sequence[tuple[int, int]], count: int) -> tuple[list[tuple[int
 
 
 def ranges_of(slots: Iterable[int]) -> list[tuple[int, int]]:
-    return [(int(first), int(last)) for first, last in runs(map(Slot, slots))]
+    return runs(slots)

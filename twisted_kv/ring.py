@@ -159,9 +159,9 @@ def overlaid(old: Ring, new: Ring) -> Iterator[tuple[range, Owners, Owners]]:
         yield range(first, end), old.table[first], new.table[first]
 
 
-def runs(slots: Iterable[Slot]) -> list[tuple[Slot, Slot]]:
+def runs(slots: Iterable[int]) -> list[tuple[int, int]]:
     """Write slots, in any order, as sorted ranges that include both ends."""
-    ranges: list[tuple[Slot, Slot]] = []
+    ranges: list[tuple[int, int]] = []
     ordered = sorted(set(slots))
     first = 0
     while first < len(ordered):

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from twisted.internet.defer import DeferredList, ensureDeferred
-
-from .errors import ChangeFailed, KvError
+from .errors import ChangeFailed
 from .membership import Seat, State
 from .names import Key, NodeId
 from .peers.control import Control
 from .planning import Fill
 from .quorum import majority
 from .register import ACCEPT, PREPARE, Op, Reply
+from .together import answers
 from .versions import NONE, Ballot, HybridClock
 
 ATTEMPTS = 5
@@ -81,16 +80,11 @@ class Settling:
 
     async def _ask_all(self, fill: Fill, ops: list[Op]) -> dict[NodeId, list[Reply]]:
         voters = self._voters(fill)
-        asked = [ensureDeferred(self._control.ask(self._seats[node], self._state, ops)) for node in voters]
-        answers: dict[NodeId, list[Reply]] = {}
-        for node, (succeeded, result) in zip(voters, await DeferredList(asked, consumeErrors=True), strict=True):
-            if succeeded:
-                answers[node] = result
-                for reply in result:
-                    self._hybrid.learn(Ballot(max(reply.accepted, reply.promised)))
-            elif not result.check(KvError):
-                result.raiseException()
-        return answers
+        found = await answers({node: self._control.ask(self._seats[node], self._state, ops) for node in voters})
+        for replies in found.values():
+            for reply in replies:
+                self._hybrid.learn(Ballot(max(reply.accepted, reply.promised)))
+        return found
 
 
 class _Shown:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from random import Random
 from typing import TypeAlias
 
-from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from .errors import KvError
@@ -20,6 +20,7 @@ from .names import Key, NodeId
 from .peers.control import Control
 from .periodic import Rounds
 from .ring import slot_of
+from .together import every
 from .views import View
 
 Place: TypeAlias = tuple[int, bytes]
@@ -84,10 +85,7 @@ class Sweeper:
             keys = list(found)
             for at in range(0, len(keys), self._limits.sweep_at_once):
                 some = keys[at : at + self._limits.sweep_at_once]
-                ended = await DeferredList([ensureDeferred(self._put_away(key)) for key in some], consumeErrors=True)
-                for succeeded, result in ended:
-                    if not succeeded:
-                        result.raiseException()  # a bug, or the stop
+                await every(map(self._put_away, some))
 
     async def _put_away(self, key: Key) -> None:
         try:

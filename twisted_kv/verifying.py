@@ -15,6 +15,7 @@ from .membership import State
 from .names import NodeId, Slot
 from .peers.control import Control
 from .ring import runs
+from .together import every
 
 
 async def verify_stayers(
@@ -25,11 +26,9 @@ async def verify_stayers(
     :raises ChangeFailed: if something cannot be read.
     :raises PeerSilent: if one of them does not answer.
     """
-    for seat in state.members:
-        slots = stays.get(NodeId(seat.id))
-        if not slots:
-            continue
-        damaged = await control.verify(clock, seat, state, runs(slots))
+    readers = [seat for seat in state.members if seat.id in stays]
+    said = await every(control.verify(clock, seat, state, runs(stays[NodeId(seat.id)])) for seat in readers)
+    for seat, damaged in zip(readers, said, strict=True):
         if damaged:
             raise ChangeFailed(
                 f"in {damaged} slots of {seat.id} something cannot be read, and fewer nodes are to hold them",

@@ -23,7 +23,7 @@ from tests.laws.test_register import (
     mix_rounds,
     settle_for_less_than_a_majority,
 )
-from twisted_kv import coordinator, pulling, replica, views
+from twisted_kv import coordinator, mover, pulling, replica, views
 from twisted_kv.commit import GroupCommit
 from twisted_kv.conversation import Send
 from twisted_kv.errors import Damaged, KvError, PeerUnreachable
@@ -424,6 +424,14 @@ def floors_stay_behind(patch: Patch) -> None:
     patch.setattr(pulling, "_highest", lambda said: {})
 
 
+def shrunk_unread(patch: Patch) -> None:
+    """Members leave before those who are going to hold something alone have read it."""
+
+    async def wrong(*_: object) -> None: ...
+
+    patch.setattr(mover, "verify_stayers", wrong)
+
+
 MUTANTS: list[Mutant] = [
     last_writer_wins,
     failure_is_certain,
@@ -457,6 +465,7 @@ MUTANTS: list[Mutant] = [
     drain_ends_early,
     dropped_before_the_end,
     floors_stay_behind,
+    shrunk_unread,
 ]
 
 
