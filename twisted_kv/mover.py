@@ -12,8 +12,8 @@ Where too few owners remember for clients to be served anyway, the first epoch i
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial, reduce
 from random import Random
-from typing import TypeVar
 
 import msgspec
 from twisted.internet.defer import Deferred
@@ -52,8 +52,6 @@ from .verifying import verify_stayers
 from .versions import HybridClock
 from .views import foreign
 from .wire import Info
-
-T = TypeVar("T")
 
 
 class Mover:
@@ -213,11 +211,15 @@ class Mover:
         plan = planned(draft)
         try:
             self._check(plan, present)
+        except KvError as error:
+            await self._refuse(state, error)
+            return None
+        try:
             await verify_stayers(self._clock, self._control, state, thinned(draft))
         except KvError as error:
-            # Looking around takes a while; whoever wished something meanwhile gets an answer of his own next round.
-            if (await self._read()).pending == state.pending:
-                self._waits(error)
+            await self._refuse(state, error)
+            # What else is wished goes on, such as a rebuild that is needed to get back what cannot be read.
+            await self._step(state, partial(_nobody_leaves, wishes=state.pending))
             return None
         await self._empty(state, draft, plan)
         # What was checked is what begins: a wish that came meanwhile waits for the next round, and its own check.
@@ -225,6 +227,12 @@ class Mover:
             state, lambda now: begun(now, change_id, plan.closed) if now.pending == state.pending else now
         )
         return after if after.change is not None else None
+
+    async def _refuse(self, state: State, error: KvError) -> None:
+        """Tell whoever waits for what is pending in a state why it cannot be done now."""
+        # Looking around takes a while; whoever wished something meanwhile gets an answer of his own next round.
+        if (await self._read()).pending == state.pending:
+            self._waits(error)
 
     def _check(self, plan: Plan, present: Collection[NodeId]) -> None:
         """Refuse a change that cannot succeed now.
@@ -374,3 +382,8 @@ def refuse_lost(plan: Plan) -> None:
             f"{plan.lost} of {SLOTS} slots were forgotten by too many owners to know their newest values",
             "bring a member back that still has its data, or POST /v1/cluster/accept-loss to keep what is left",
         )
+
+
+def _nobody_leaves(state: State, wishes: Iterable[Wish]) -> State:
+    """Give up those of some wishes with which a member would leave, as far as they are wished still."""
+    return reduce(without, (wish.seat.id for wish in wishes if wish.leaves and wish in state.pending), state)

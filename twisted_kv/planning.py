@@ -126,15 +126,16 @@ def thinned(state: State) -> dict[NodeId, list[Slot]]:
     """Give the slots of which a change leaves fewer owners, by each who stays.
 
     What nobody has noticed that one of them cannot read has to be got back before, as long as the others are there to
-    get it from. Where one of those is given up it may be too late for that, and those slots are left out.
+    get it from. Where one of those is given up it may be too late for that, and those slots are left out. Who forgot
+    has nothing to read, and is filled.
     """
     assert state.change is not None
-    away = given_up(state)
+    forgot, away = forgotten(state), given_up(state)
     stays: dict[NodeId, list[Slot]] = {}
     for (had, gets), slots in pairs_of(state).items():
         if 0 < len(gets) < len(had) and not any(node in away for node in had):
             for node in gets:
-                if node in had:
+                if node in had and node not in forgot:
                     stays.setdefault(node, []).extend(slots)
     return stays
 

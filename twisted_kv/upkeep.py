@@ -154,14 +154,12 @@ class Upkeep(Holding):
         def verified() -> VerifyReply:
             self._identity.admit(request.header, copying=True)
             damaged = rows = 0
-            for first, last in request.ranges:
-                check_range(first, last)
-                for slot in map(Slot, range(first, last + 1)):
-                    if rows >= self._limits.verify_cells_max:
-                        return VerifyReply(FORMAT, self.epoch, damaged, int(slot))
-                    found = self._scrub(slot)
-                    rows += 1 + (found.rows if found is not None else 0)
-                    damaged += found is None or bool(found.damaged)
+            for slot in map(Slot, self.own_digests(request.ranges)):
+                if rows >= self._limits.verify_cells_max:
+                    return VerifyReply(FORMAT, self.epoch, damaged, slot)
+                found = self._scrub(slot)
+                rows += 1 + (found.rows if found is not None else 0)
+                damaged += found is None or bool(found.damaged)
             return VerifyReply(FORMAT, self.epoch, damaged)
 
         return self._when_safe(verified, lambda _: [NOTES])

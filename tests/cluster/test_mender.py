@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from tests.cluster.town import House, Town, value_of
 from tests.rooms.nodes import Spoilt
 from twisted_kv.errors import ChangeFailed
+from twisted_kv.membership import Wish, wished
 from twisted_kv.names import Key, NodeId, Slot
 from twisted_kv.quorum import Level
 from twisted_kv.register import BLANK, NO_FLOOR, Cell
@@ -432,3 +433,18 @@ def test_a_cluster_is_not_shrunk_before_those_who_stay_can_read_what_they_hold(m
     town.wait(leave(second))
     for key in KEYS:
         assert value_of(town.wait(town.get(key))) == b"v"
+
+
+def test_a_refused_leave_that_nobody_waits_for_any_more_is_given_up(make_town: MakeTown) -> None:
+    """It would keep all that is wished beside it from being done, such as the rebuild of a member."""
+    town = make_town()
+    first, _, third = town.houses.values()
+    roster = town.proxies[0].roster
+    for key in KEYS:
+        town.wait(town.put(key, b"v"))
+    scratch(first, KEYS[0])
+    (seat,) = [seat for seat in roster.state.members if seat.url == third.url]
+    town.wait(ensureDeferred(roster._update(lambda state: wished(state, Wish(seat, leaves=True)))))
+    assert roster.state.pending
+    town.until(lambda: not roster.state.pending)
+    assert len(roster.state.members) == 3

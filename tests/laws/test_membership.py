@@ -229,6 +229,7 @@ def test_who_stays_where_owners_get_fewer_is_named_with_all_slots_concerned() ->
     assert stays(THREE[:2], THREE[:1]) == {"n-0": every}
     assert stays([*THREE, seat(3)], THREE) == {}, "each slot has three owners again"
     assert stays(THREE[:2], THREE) == {}
+    assert stays(THREE, [seat(0, life=2), seat(1)]) == {"n-1": every}, "who forgot is filled"
     state = closed(THREE, THREE[:2])
     assert state.change is not None
     without_third = msgspec.structs.replace(state, change=msgspec.structs.replace(state.change, dead=("n-2",)))
