@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from .errors import ChangeFailed, KvError
+from .errors import ChangeFailed, ChangeWaits, KvError
 from .membership import State
 
 Holds: TypeAlias = Callable[[State], bool]
@@ -26,7 +26,7 @@ class Waiters:
     def until(self, holds: Holds, now: State, patience_s: float) -> Deferred[State]:
         """Wait for a state of which something holds; it may be the present one.
 
-        Errors: ``ChangeFailed`` after so long, and where this proxy stops; whatever ``fail`` is told.
+        Errors: ``ChangeWaits`` after so long, ``ChangeFailed`` where this proxy stops; whatever ``fail`` is told.
         """
         waiter: Deferred[State] = Deferred()
         if holds(now):
@@ -41,10 +41,7 @@ class Waiters:
 
         def give_up() -> None:
             waiter.errback(
-                ChangeFailed(
-                    f"the change did not end within {patience_s:g} s; if it has begun it goes on",
-                    "watch it with GET /v1/cluster",
-                )
+                ChangeWaits(f"the change did not come so far within {patience_s:g} s", "watch it with GET /v1/tasks")
             )
 
         timer = self._clock.callLater(patience_s, give_up)

@@ -214,6 +214,13 @@ class NodeHasData(KvError):
     title = "The node holds data that is not this cluster's"
 
 
+class ChangeWaits(KvError):
+    """Nobody has begun it so far; it stays wished for."""
+
+    slug = "change-waits"
+    title = "The change waits for its turn"
+
+
 class ChangeFailed(KvError):
     slug = "change-failed"
     title = "The change was not carried out"

@@ -20,6 +20,7 @@ from .buggify import LATE_S, Buggify, inert
 from .errors import (
     BadParameter,
     ChangeFailed,
+    ChangeWaits,
     ForeignNode,
     KvError,
     MayRemember,
@@ -174,7 +175,7 @@ class Roster:
     async def leave(self, node: str, dead: bool = False) -> bool:
         """Let a member go: the others get what it holds first; or, where it is gone for good, what they hold.
 
-        Says whether it has left; if not, its data is on the move.
+        Says whether it has left; if not, its data is on the move, or it waits for its turn.
 
         :raises NoSuchMember: if there is none of this id.
         :raises MayRemember: if it does not answer and is not said to be dead.
@@ -203,6 +204,9 @@ class Roster:
         await self._update(left)
         try:
             state = await self._carried_out(node)
+        except ChangeWaits:
+            # Another change may be before it, or those who stay have much to read (``verifying``): it stays wished for.
+            return False
         except KvError:
             await self._update(lambda state: without(state, node))
             raise
@@ -400,5 +404,5 @@ class Roster:
             return await self.waiters.until(
                 lambda now: now.change is None and not waits(now), state, self._limits.change_answer_s
             )
-        except ChangeFailed:
+        except (ChangeFailed, ChangeWaits):
             return self.state

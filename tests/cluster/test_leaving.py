@@ -16,6 +16,7 @@ from twisted_kv.names import Key, Slot
 from twisted_kv.quorum import Level
 from twisted_kv.ring import SLOTS, slot_of
 from twisted_kv.simulation.linearizability import violation
+from twisted_kv.web.tasks import task_of
 
 MakeTown = Callable[..., Town]
 KEYS = [b"k%d" % number for number in range(80)]
@@ -202,6 +203,20 @@ def test_a_member_that_is_leaving_is_not_added_before_it_has_left(make_town: Mak
     town.wait(leaving)
     town.until(lambda: still(town))
     assert len(state_of(town).members) == 3
+
+
+def test_a_leave_that_waits_long_for_its_turn_stays_wished_for(make_town: MakeTown) -> None:
+    town = make_town(4)
+    house = list(town.houses.values())[1]
+    mover = town.proxies[0].mover
+    town.wait(mover.stop())
+    asked = leave(town, house)
+    assert town.wait(asked, 100) is False
+    name = task_of(state_of(town), seat_of(town, house).id)
+    assert name == f"wait-{seat_of(town, house).id}"
+    mover.start()
+    town.until(lambda: len(state_of(town).members) == 3)
+    assert task_of(state_of(town), "n-who-has-left") is None
 
 
 def test_who_has_left_starts_empty_when_it_is_added_again(make_town: MakeTown) -> None:

@@ -43,6 +43,7 @@ STATUS: dict[type[KvError], int] = {
     errors.ForeignNode: 409,
     errors.NodeHasData: 409,
     errors.ChangeFailed: 503,
+    errors.ChangeWaits: 503,
     errors.StateBehind: 503,
     errors.StateUnusable: 503,
     errors.NothingLost: 409,

@@ -21,6 +21,7 @@ from ..wire import checked_key, parse_json
 from .answers import answer, answer_json
 from .health import add_liveness, answer_health
 from .parameters import flag_of, name_in, refuse_unknown
+from .tasks import task_of
 
 
 class NodeBody(msgspec.Struct):
@@ -159,12 +160,12 @@ def add_cluster(app: Klein, door: ClusterDoor, metrics: ProxyMetrics) -> None:
     @app.route("/v1/cluster/nodes/", methods=["DELETE"])
     async def remove_node(request: Any) -> bytes:
         refuse_unknown(request, b"dead")
-        if await door.roster.leave(name_in(request), flag_of(request, b"dead")):
+        node = name_in(request)
+        if await door.roster.leave(node, flag_of(request, b"dead")):
             request.setResponseCode(204)
             return b""
-        change = door.roster.state.change
         request.setResponseCode(202)
-        return answer_json(request, {"task": change.id if change is not None else None})
+        return answer_json(request, {"task": task_of(door.roster.state, node)})
 
     @app.route("/v1/cluster/accept-loss", methods=["POST"])
     async def accept_loss(request: Any) -> bytes:

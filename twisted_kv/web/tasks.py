@@ -41,6 +41,13 @@ class PlanBody(msgspec.Struct, forbid_unknown_fields=True):
     dead: list[str] = []
 
 
+def task_of(state: State, node: str) -> str | None:
+    """Name the task in which something becomes of a member; None where that has ended meanwhile."""
+    if any(wish.seat.id == node for wish in state.pending):
+        return WAITS + node
+    return state.change.id if state.change is not None else None
+
+
 class TaskDoor:
     """Answers about one proxy's long work, as plain values. How far a change is only its driver knows."""
 
