@@ -103,6 +103,10 @@ def _judge(key: bytes, events: Sequence[Event], initial: bytes | None) -> str | 
     )
 
 
+UNSEEN = b"(what nobody saw)"
+"""Stands for all values that no read and no change has found."""
+
+
 class _Search:
     """A depth-first walk over (operations placed, as bits; value held). The bits of ``maybe`` come after ``done``'s."""
 
@@ -145,7 +149,7 @@ class _Search:
                 following = [(placed | 1 << i, self.done[i].value) for i in writes if finders == 1 << i]
                 choices_of: Iterable[tuple[tuple[bytes | None, bool, bytes | None], list[tuple[int, float]]]] = ()
             else:
-                following = [(placed | 1 << i, self.done[i].value) for i in writes]
+                following = self._following(placed, writes)
                 choices_of = self.maybe_of.items()
             for (value, swaps, base), choices in choices_of:
                 if value == held or (swaps and base != held):
@@ -161,6 +165,31 @@ class _Search:
                     known.add(state)
                     stack.append(state)
         return False
+
+    def _following(self, placed: int, writes: Sequence[int]) -> list[tuple[int, bytes | None]]:
+        """Give where the writes that may come now lead to, as far as one of them is not as good as another.
+
+        Of plain writes of one value, the one that returned first can stand for all: where another one comes now and it
+        comes later, they may change places. A plain write that nobody saw can come right before any other plain write
+        that may come now: it hides nothing that this one does not hide, and moved there from later on it is missed by
+        nobody.
+        """
+        done = self.done
+        found: list[tuple[int, bytes | None]] = []
+        first: dict[bytes | None, int] = {}
+        unseen = 0
+        for i in writes:
+            event = done[i]
+            if event.kind is Kind.SWAP:
+                found.append((placed | 1 << i, event.value))
+            elif event.value not in self.reads_of and event.value not in self.bases:
+                unseen |= 1 << i
+            elif event.value not in first or event.returned < done[first[event.value]].returned:
+                first[event.value] = i
+        found += [(placed | unseen | 1 << i, value) for value, i in first.items()]
+        if unseen:
+            found.append((placed | unseen, UNSEEN))
+        return found
 
     def _place_reads(self, placed: int, held: bytes | None) -> tuple[int, list[int], float]:
         """Place every read that may come now and fits: it changes nothing, so no order is lost by doing it at once.
