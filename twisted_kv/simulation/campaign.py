@@ -6,10 +6,12 @@ import gc
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
 from multiprocessing import get_context, resource_tracker
+from multiprocessing.synchronize import Semaphore
 
 from twisted.logger import globalLogBeginner
 
@@ -73,18 +75,45 @@ def runs(seeds: range, settings: Settings, jobs: int) -> Iterator[Verdict]:
         return
     # Where it starts along with the first process, the helper unblocks these signals (Python 3.11).
     resource_tracker.ensure_running()
-    # To be told to end while the processes are being made would leave them half made, each with a traceback.
-    signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
-    with get_context("spawn").Pool(jobs, work_for_another) as pool:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
+    context = get_context("spawn")
+    ready = context.Semaphore(0)
+    with ExitStack() as stack:
+        with undisturbed():
+            pool = stack.enter_context(context.Pool(jobs, work_for_another, (ready,)))
+            for _ in range(jobs):
+                ready.acquire()
         yield from pool.imap_unordered(partial(run, settings=settings), seeds, chunksize=4)
 
 
-def work_for_another() -> None:
-    """Be a process of a pool: the one that has it says when to end, by SIGTERM."""
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Put off what tells this process to end: it would leave half made what is being made, each with a traceback.
+
+    The processes that are made meanwhile are born deaf to it. To block it here is not enough, since another thread may
+    be told in the place of this one.
+    """
+    told: list[int] = []
+    before = {ending: signal.signal(ending, lambda number, _: told.append(number)) for ending in ENDINGS}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
+        for ending, handler in before.items():
+            signal.signal(ending, handler)
+        if told:
+            signal.raise_signal(told[0])
+
+
+def work_for_another(ready: Semaphore) -> None:
+    """Be a process of a pool: the one that has it says when to end, by SIGTERM.
+
+    :param ready: is told that the process is made.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
     quiet()
+    ready.release()
 
 
 def quiet() -> None:
