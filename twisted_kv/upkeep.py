@@ -154,15 +154,30 @@ class Upkeep(Holding):
         def verified() -> VerifyReply:
             self._identity.admit(request.header, copying=True)
             damaged = rows = 0
-            for slot in map(Slot, self.own_digests(request.ranges)):
-                if rows >= self._limits.verify_cells_max:
-                    return VerifyReply(FORMAT, self.epoch, damaged, slot)
-                found = self._scrub(slot)
-                rows += 1 + (found.rows if found is not None else 0)
-                damaged += found is None or bool(found.damaged)
+            for first, last in request.ranges:
+                check_range(first, last)
+                slot = self._next_held(first, last)
+                while slot is not None:
+                    if rows >= self._limits.verify_cells_max:
+                        return VerifyReply(FORMAT, self.epoch, damaged, slot)
+                    found = self._scrub(slot)
+                    rows += 1 + (found.rows if found is not None else 0)
+                    damaged += found is None or bool(found.damaged)
+                    slot = self._next_held(slot + 1, last)
             return VerifyReply(FORMAT, self.epoch, damaged)
 
         return self._when_safe(verified, lambda _: [NOTES])
+
+    def _next_held(self, first: int, last: int) -> Slot | None:
+        """Give the first slot of a range that holds something, or may. Its digest would not tell: it counts only what
+        could be read when it was last put right."""
+        if first > last:
+            return None
+        try:
+            found = self._engine.scan(Slot(first), Slot(last), None, 1)
+        except Damaged:
+            return Slot(first)
+        return found[0].slot if found else None
 
     def scrub(self, slot: Slot) -> None:
         """Read all of a slot, mark it for repair where something cannot be read, and put its digest right."""

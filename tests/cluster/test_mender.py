@@ -424,8 +424,10 @@ def test_a_cluster_is_not_shrunk_before_those_who_stay_can_read_what_they_hold(m
         return ensureDeferred(roster.leave(member))
 
     scratch(first, KEYS[0])
-    with pytest.raises(ChangeFailed, match=r"in 1 slots of n-\w+ something cannot be read"):
-        town.wait(leave(third))
+    for _ in range(2):
+        # At the second time its digest is the one of nothing: it counts what could be read at the first.
+        with pytest.raises(ChangeFailed, match=r"in 1 slots of n-\w+ something cannot be read"):
+            town.wait(leave(third))
     assert len(roster.state.members) == 3
     assert isinstance(first.engine, Scratched)
     town.until(lambda: first.engine.unreadable == set())
