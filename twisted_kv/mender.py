@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from random import Random
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -35,8 +35,6 @@ from .together import answers, every, tried
 from .versions import NONE, Ballot, HybridClock
 from .views import View, foreign
 from .wire import Digests, DigestsRequest, Info, Row
-
-T = TypeVar("T")
 
 
 class Compared(NamedTuple):

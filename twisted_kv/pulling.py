@@ -11,7 +11,7 @@ order may be given again and again, and what was copied before costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
@@ -195,7 +195,7 @@ class Puller:
         await self._take(order, copies)
 
     def _stream(self, order: _Order, source: Source, slots: Sequence[int]) -> Pages:
-        ranges = ranges_of(slots)
+        ranges = runs(slots)
 
         async def fetch(after: Place | None) -> Page:
             try:
@@ -328,7 +328,3 @@ def split(ranges: Sequence[tuple[int, int]], count: int) -> tuple[list[tuple[int
         head.append((first, last))
         count -= last - first + 1
     return head, []
-
-
-def ranges_of(slots: Iterable[int]) -> list[tuple[int, int]]:
-    return runs(slots)

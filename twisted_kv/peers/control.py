@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -119,26 +119,26 @@ class Control:
 
         :raises PeerRefused: as in ``announce``.
         """
-        left = list(ranges)
-        while left:
-            began_s = clock.seconds()
-            after = (await self._order(seat, "drop", encode(DropRequest(self.header(seat, state), left)))).next
-            left = onward(left, after) if after is not None else []
-            if left:
-                await deferLater(clock, clock.seconds() - began_s)
+
+        async def drop(left: list[tuple[int, int]]) -> int | None:
+            return (await self._order(seat, "drop", encode(DropRequest(self.header(seat, state), left)))).next
+
+        await _in_parts(clock, ranges, drop)
 
     async def verify(self, clock: IReactorTime, seat: Seat, state: State, ranges: Sequence[tuple[int, int]]) -> int:
         """Have a node read what it holds of slots; give in how many something cannot be read. It has its rests as in
         ``drop``; errors as in ``keys``."""
-        left, damaged = list(ranges), 0
-        while left:
-            began_s = clock.seconds()
+        damaged = 0
+
+        async def verify(left: list[tuple[int, int]]) -> int | None:
+            nonlocal damaged
             request = VerifyRequest(self.header(seat, state), left)
             reply = await self._page(seat.url, "verify", request, verify_reply_decoder)
             damaged += reply.damaged
-            left = onward(left, reply.next) if reply.next is not None else []
-            if left:
-                await deferLater(clock, clock.seconds() - began_s)
+            next_slot: int | None = reply.next
+            return next_slot
+
+        await _in_parts(clock, ranges, verify)
         return damaged
 
     async def page(
@@ -287,3 +287,21 @@ def _problem(answer: Answer) -> dict[str, str]:
     except UNDECODED:
         return {}
     return {name: value for name, value in fields.items() if isinstance(value, str)}
+
+
+async def _in_parts(
+    clock: IReactorTime,
+    ranges: Sequence[tuple[int, int]],
+    order: Callable[[list[tuple[int, int]]], Awaitable[int | None]],
+) -> None:
+    """Give orders about slots until none is left, with a rest after each for as long as it took.
+
+    :param order: is given the slots that are left, and gives the one to go on at, None at the end.
+    """
+    left = list(ranges)
+    while left:
+        began_s = clock.seconds()
+        after = await order(left)
+        left = onward(left, after) if after is not None else []
+        if left:
+            await deferLater(clock, clock.seconds() - began_s)
