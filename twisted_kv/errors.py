@@ -50,6 +50,21 @@ class BodyTooLarge(BadInput):
     title = "The request body is too large"
 
 
+class MalformedRequest(BadInput):
+    slug = "malformed-request"
+    title = "The request is not HTTP, or not beyond doubt"
+
+
+class HeadTooLarge(BadInput):
+    slug = "head-too-large"
+    title = "The request's head is too large"
+
+
+class RequestTooSlow(BadInput):
+    slug = "request-too-slow"
+    title = "The request did not come in time"
+
+
 class BadParameter(BadInput):
     slug = "bad-parameter"
     title = "A parameter is wrong"

@@ -17,6 +17,9 @@ PROBLEM = b"application/problem+json"
 STATUS: dict[type[KvError], int] = {
     errors.MalformedBody: 400,
     errors.MalformedKey: 400,
+    errors.MalformedRequest: 400,
+    errors.HeadTooLarge: 431,
+    errors.RequestTooSlow: 408,
     errors.BadParameter: 400,
     errors.BadConfig: 400,
     errors.ValueTooLarge: 413,

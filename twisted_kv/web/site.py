@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from io import BytesIO
 from typing import Any
-from weakref import WeakSet
 
 from klein import Klein
 from klein.resource import KleinResource
@@ -16,8 +16,13 @@ from twisted.python.failure import Failure
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from ..errors import BodyTooLarge, ForeignOrigin, KvError, NoSuchRoute, WrongMethod
+from ..fasthttp.heads import Head
+from ..fasthttp.lane import Guest, Lane
+from ..fasthttp.overdue import Overdue
+from ..fasthttp.request import Stamp
 from ..limits import Limits
-from .answers import PROBLEM, answer_bug, answer_problem, log_bug, problem_body
+from .answers import answer_bug, answer_problem, log_bug
+from .channel import StrictChannel
 
 ORIGINAL_PATHS = frozenset((b"/PUT", b"/GET", b"/AddServer"))
 KV_PREFIX = b"/v1/kv/"
@@ -33,8 +38,7 @@ class BoundedRequest(Request):
     """A request whose body stays in memory and under a bound.
 
     twisted.web itself has no bound and puts large bodies into temporary files. A body over the bound is answered with
-    413 at once, and the connection is closed; what still arrives is read for a moment and thrown away, since closing
-    on unread bytes would reset the connection and destroy the answer on its way.
+    413 at once, and the connection is closed.
     """
 
     _refused = False
@@ -67,42 +71,58 @@ class BoundedRequest(Request):
 
     def _refuse(self) -> None:
         self._refused = True
-        site: KvSite = self.channel.site
         self.content = BytesIO()
         # Otherwise the channel would still send "100 Continue" behind the refusal.
         self.requestHeaders.removeHeader(b"expect")
-        error = BodyTooLarge(f"the body is larger than {site.bytes_max} bytes", "send less in one request")
-        body = problem_body(error, 413)
-        transport = self.channel.transport
-        transport.write(
-            b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s"
-            % (PROBLEM, len(body), body)
-        )
-        if hasattr(transport, "loseWriteConnection"):
-            transport.loseWriteConnection()
-        site.reactor.callLater(site.linger_s, transport.abortConnection)
+        bytes_max = self.channel.site.bytes_max
+        self.channel.refuse(BodyTooLarge(f"the body is larger than {bytes_max} bytes", "send less in one request"))
 
 
 class KvSite(Site):
-    """A site with bounded bodies, without an access log (a line for each request would cost more than the request)."""
+    """One port's connections: bodies are bounded, and the slow are cut off.
 
-    def __init__(self, reactor: IReactorTime, app: Klein, limits: Limits, bytes_max: int) -> None:
+    There is no access log: a line for each request would cost more than the request.
+
+    :param bytes_max: the largest body.
+    :param lane: whether the lane stands in front of klein.
+    :param link: gives who speaks the link, if there is one behind this port and the client may switch to it.
+    """
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        app: Klein,
+        limits: Limits,
+        bytes_max: int,
+        lane: bool = True,
+        link: Callable[[Head], Guest | None] = lambda head: None,
+    ) -> None:
         super().__init__(Door(app), requestFactory=BoundedRequest, parsePOSTFormSubmission=False, reactor=reactor)
+        self.clock = reactor
+        self.limits = limits
         self.bytes_max = bytes_max
-        self.linger_s = limits.linger_s
-        self._channels: WeakSet[Any] = WeakSet()
+        self.stamp = Stamp(reactor)
+        self.overdue = Overdue(reactor)
+        self.link_guest = link
+        self._lane = lane
 
     def buildProtocol(self, addr: Any) -> Any:
-        channel = super().buildProtocol(addr)
-        self._channels.add(channel)
-        return channel
+        return Lane(self) if self._lane else self._channel(watched=True)
+
+    def web_guest(self) -> StrictChannel:
+        """Give twisted.web's connection, for a lane that hands its own over."""
+        return self._channel(watched=False)
+
+    def _channel(self, watched: bool) -> StrictChannel:
+        return StrictChannel(self, self.clock, self.limits, watched)
+
+    def render(self, request: Any) -> object:
+        """Answer a request that came by the lane."""
+        return self.resource.render(request)
 
     def hang_up(self) -> None:
         """Close the connections that are open still: whoever keeps one would go on speaking to what is behind here."""
-        for channel in list(self._channels):
-            transport = channel._channel.transport  # Twisted has no public way from a factory to its connections
-            if transport is not None:
-                transport.loseConnection()
+        self.overdue.hang_up()
 
     def log(self, request: Any) -> None:
         pass

@@ -1,0 +1,84 @@
+"""Spoilt requests by the thousand, at real daemons: they go on, keep their bounds, and answer the right request."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.sockets.daemons import Daemon, Farm, farming
+from tests.streams import get, put, spoilt
+
+STREAMS = int(os.environ.get("KV_STREAMS", "1000"))
+TOGETHER = 20
+GROWTH_KIB = 64 * 1024
+"""What a daemon may grow by: tables and caches fill once, and the engine's own."""
+
+
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
+    with farming(tmp_path_factory.mktemp("spoilt")) as farm:
+        farm.cluster(1, "--engine", "memory")
+        yield farm
+
+
+def connect(daemon: Daemon) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", daemon.port), timeout=20)
+
+
+def all_of(connection: socket.socket) -> bytes:
+    """What is answered, until the daemon closes; a reset ends it, too."""
+    got = b""
+    try:
+        while piece := connection.recv(65_536):
+            got += piece
+    except ConnectionError:
+        pass
+    return got
+
+
+def resident_kib(daemon: Daemon) -> int:
+    assert daemon.process is not None
+    status = Path(f"/proc/{daemon.process.pid}/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+
+
+def answered_rightly(proxy: Daemon, round_: int) -> None:
+    """Write and read ten keys in one go, and get each one's own value, in the order asked."""
+    names = [f"r{round_}k{n}" for n in range(10)]
+    last = get(b"/GET?Key=" + names[-1].encode(), b"Connection: close")
+    with connect(proxy) as connection:
+        connection.sendall(b"".join(put(name, f"v-{name}") for name in names))
+        connection.sendall(b"".join(get(b"/GET?Key=" + name.encode()) for name in names[:-1]) + last)
+        got = all_of(connection)
+    bodies = [part for part in got.split(b'"') if part.startswith(b"v-")]
+    assert bodies == [b"v-" + name.encode() for name in names]
+
+
+def test_spoilt_streams_neither_stop_nor_swell_nor_confuse_the_daemons(farm: Farm) -> None:
+    proxy, node = farm.proxies[0], farm.nodes[0]
+    before: dict[str, int] = {}
+    for first in range(0, STREAMS, TOGETHER):
+        for daemon in (proxy, node):
+            connections = [(seed, connect(daemon)) for seed in range(first, first + TOGETHER)]
+            for seed, connection in connections:
+                try:
+                    connection.sendall(spoilt(seed))
+                    connection.shutdown(socket.SHUT_WR)
+                except ConnectionError:
+                    pass  # it was refused already
+            for seed, connection in connections:
+                with connection:
+                    got = all_of(connection)
+                assert not got or got.startswith(b"HTTP/1."), f"seed {seed}: {got[:100]!r}"
+                assert b" 500 " not in got.partition(b"\r\n")[0], f"seed {seed}: {got[:300]!r}"
+        answered_rightly(proxy, first)
+        if first == TOGETHER * 5:
+            before = {daemon.url: resident_kib(daemon) for daemon in (proxy, node)}
+    for daemon in (proxy, node):
+        assert daemon.ended() is None
+        assert resident_kib(daemon) < before[daemon.url] + GROWTH_KIB
+        assert "Traceback" not in daemon.log()

@@ -1,0 +1,111 @@
+"""The head of a request: read by llhttp, and refused where two programs could read it differently.
+
+What a proxy in front of this one takes for one request and we for two, or the other way round, lets a stranger put
+words into somebody else's mouth (request smuggling; RFC 9112, section 11.2). So there is one judge of heads for both
+servers on a port, the lane and twisted.web, and it forgives nothing.
+"""
+
+from __future__ import annotations
+
+import re
+
+import httptools
+
+from ..errors import HeadTooLarge, MalformedRequest
+
+END = b"\r\n\r\n"
+
+_method = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
+_host = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*)(?::[0-9]{0,5})?").fullmatch
+_spells = {b"HTTP/1.1": True, b"HTTP/1.0": False}
+
+
+class Head:
+    """One request's first line and fields, as they were sent; names of fields in lower case.
+
+    ``length`` is what Content-Length says, 0 where it is not there. ``modern`` says that it is HTTP/1.1, ``chunked``
+    that the body's length is not known beforehand.
+    """
+
+    __slots__ = ("chunked", "fields", "length", "method", "modern", "target")
+
+    def __init__(self) -> None:
+        self.fields: dict[bytes, list[bytes]] = {}
+        self.length = 0
+        self.chunked = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """llhttp has found a field."""
+        name = name.lower()
+        if name in self.fields:
+            self.fields[name].append(value.strip(b" \t"))
+        else:
+            self.fields[name] = [value.strip(b" \t")]
+
+    # How routes ask for fields: as they do twisted.web's, with names in lower case.
+
+    def hasHeader(self, name: bytes) -> bool:
+        return name in self.fields
+
+    def getRawHeaders(self, name: bytes) -> list[bytes] | None:
+        return self.fields.get(name)
+
+
+def read_head(data: bytes, fields_max: int) -> Head:
+    """Read a head that is there whole, up to and with the empty line.
+
+    :raises MalformedRequest: if it is none, or not beyond doubt.
+    :raises HeadTooLarge: if it has more fields than that.
+    """
+    first, _, rest = data.partition(b"\r\n")
+    parts = first.split(b" ")
+    modern = _spells.get(parts[2]) if len(parts) == 3 else None
+    if modern is None or not _method(parts[0]):
+        raise _malformed("its first line is not METHOD TARGET HTTP/1.1")
+    head = Head()
+    head.method, head.target, head.modern = parts[0], parts[1], modern
+    try:
+        httptools.HttpRequestParser(head).feed_data(data)
+    except httptools.HttpParserInvalidMethodError:
+        # llhttp knows a list of methods; which of them are allowed where, the routes say.
+        _feed(head, b"GET " + parts[1] + b" " + parts[2] + b"\r\n" + rest)
+    except httptools.HttpParserUpgrade:
+        pass  # whether to follow is not for the parser to say
+    except httptools.HttpParserError as error:
+        raise _malformed(str(error)) from None
+    _judge(head, fields_max)
+    return head
+
+
+def _feed(head: Head, data: bytes) -> None:
+    try:
+        httptools.HttpRequestParser(head).feed_data(data)
+    except httptools.HttpParserUpgrade:
+        pass
+    except httptools.HttpParserError as error:
+        raise _malformed(str(error)) from None
+
+
+def _judge(head: Head, fields_max: int) -> None:
+    """Refuse what llhttp lets pass. It has seen to lengths: one at most, of digits, and never beside an encoding."""
+    fields = head.fields
+    hosts = fields.get(b"host")
+    if hosts is None:
+        if head.modern:
+            raise _malformed("it has no Host, which HTTP/1.1 demands")
+    elif len(hosts) > 1 or not _host(hosts[0]):
+        raise _malformed("its Host is not one host and port")
+    encodings = fields.get(b"transfer-encoding")
+    if encodings is not None:
+        if len(encodings) > 1 or encodings[0].lower() != b"chunked" or not head.modern:
+            raise _malformed("its Transfer-Encoding is not chunked, and that alone")
+        head.chunked = True
+    lengths = fields.get(b"content-length")
+    if lengths is not None:
+        head.length = int(lengths[0])
+    if len(fields) > fields_max or sum(map(len, fields.values())) > fields_max:
+        raise HeadTooLarge(f"the request has more than {fields_max} fields", "send fewer")
+
+
+def _malformed(why: str) -> MalformedRequest:
+    return MalformedRequest(f"this is no HTTP request that can be read in one way only: {why}", "see RFC 9112")

@@ -1,0 +1,266 @@
+"""The lane: a port's server for the calls that come by the thousand. Everything else is handed to twisted.web.
+
+It reads what nearly every client sends, an HTTP/1.1 request whose body's length is known, and answers it through the
+same routes. It chooses by the first line and the fields, before anything was done about a request, and hands a
+connection over with the bytes that it has: for good, so that there is never a doubt who reads it. What is wrong with a
+request is for twisted.web to say, too. So the lane holds no rule of HTTP that is not in ``heads``.
+
+One request of a connection is under way at a time: answers keep their order, and so do operations on one key.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Protocol
+
+from twisted.internet.interfaces import IPushProducer, IReactorTime
+from twisted.internet.protocol import Protocol as Connection
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from ..errors import BadInput, RequestTooSlow
+from ..limits import Limits
+from .heads import END, Head, read_head
+from .overdue import Overdue
+from .request import LaneRequest, Stamp
+
+_data_call = re.compile(rb"[A-Z]+ (?:/PUT|/GET|/node/v1/batch|/v1/kv/[^ ?]*)(?:\?[^ ]*)? HTTP/1\.1\r\n").match
+_link_call = re.compile(rb"GET /node/v1/link HTTP/1\.1\r\n").match
+
+_UNUSUAL = (b"expect", b"upgrade", b"transfer-encoding")
+_KEEPS = [b"keep-alive"]
+
+
+class Guest(Protocol):
+    """Who takes a connection over: a protocol that is watched."""
+
+    def makeConnection(self, transport: Any) -> None: ...
+    def dataReceived(self, data: bytes) -> None: ...
+    def connectionLost(self, reason: Failure) -> None: ...
+    def look(self, now_s: float) -> None: ...
+
+
+class WebGuest(Guest, Protocol):
+    """twisted.web's own."""
+
+    def refuse(self, error: BadInput) -> None:
+        """Answer with an error, and close."""
+
+
+class Door(Protocol):
+    """The port that a lane is a connection of."""
+
+    clock: IReactorTime
+    limits: Limits
+    bytes_max: int
+    stamp: Stamp
+    overdue: Overdue
+
+    def render(self, request: LaneRequest) -> object:
+        """Answer a request, now or later."""
+
+    def web_guest(self) -> WebGuest: ...
+
+    def link_guest(self, head: Head) -> Guest | None:
+        """Give who speaks the link, if there is one behind this port and the client may switch to it."""
+
+
+@implementer(IPushProducer)
+class Lane(Connection):
+    """One connection."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._buffer = b""
+        self._head: Head | None = None
+        self._parts: list[bytes] = []
+        self._lacking = 0
+        self._request: LaneRequest | None = None
+        self._advancing = False
+        self._guest: Guest | None = None
+        self._held = False
+        self._stalled_s: float | None = None
+        self._since_s = 0.0
+
+    def connectionMade(self) -> None:
+        self._since_s = self._door.clock.seconds()
+        if hasattr(self.transport, "setTcpNoDelay"):
+            self.transport.setTcpNoDelay(True)
+        self.transport.registerProducer(self, True)
+        self._door.overdue.watch(self)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._door.overdue.forget(self)
+        if self._request is not None:
+            self._request.channel = None
+        self._buffer = b""
+        if self._guest is not None:
+            self._guest.connectionLost(reason)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._guest is not None:
+            self._guest.dataReceived(data)
+        elif self._head is not None:
+            self._fill(data)
+            self._advance()
+        else:
+            if not self._buffer:
+                self._since_s = self._door.clock.seconds()
+            self._buffer += data
+            if self._request is None:
+                self._advance()
+            elif len(self._buffer) > self._door.limits.pipelined_bytes_max:
+                self._hold()
+
+    def _advance(self) -> None:
+        """Begin one request after the other, as they are here. Those that are answered at once do not nest."""
+        if self._advancing:
+            return
+        self._advancing = True
+        while self._buffer and self._request is None and self._head is None and self._stalled_s is None:
+            if not self._begin(self._buffer):
+                break
+        self._advancing = False
+
+    def _begin(self, data: bytes) -> bool:
+        """Take the next head, and say whether there was one for the lane."""
+        limits = self._door.limits
+        end = data.find(END)
+        if end < 0:
+            if len(data) > limits.head_bytes_max or (b"\r\n" in data and not self._may_be_ours(data)):
+                self._hand_over(self._door.web_guest())
+            return False
+        head = self._plain_head(data, end)
+        if head is None:
+            self._hand_over(self._guest_for(data, end))
+            return False
+        self._head = head
+        self._lacking = head.length
+        self._buffer = b""
+        self._fill(data[end + len(END) :])
+        return self._guest is None
+
+    def _may_be_ours(self, data: bytes) -> bool:
+        return bool(_data_call(data) or _link_call(data))
+
+    def _plain_head(self, data: bytes, end: int) -> Head | None:
+        """Read a head, if it is one for the lane."""
+        limits = self._door.limits
+        if end > limits.head_bytes_max or not _data_call(data):
+            return None
+        try:
+            head = read_head(data[: end + len(END)], limits.head_fields_max)
+        except BadInput:
+            return None
+        fields = head.fields
+        if head.length > self._door.bytes_max or any(name in fields for name in _UNUSUAL):
+            return None
+        connection = fields.get(b"connection")
+        if connection is not None and [value.lower() for value in connection] != _KEEPS:
+            return None
+        return head
+
+    def _guest_for(self, data: bytes, end: int) -> Guest:
+        """Find out who takes the connection over: twisted.web, unless it asks for the link and may have it."""
+        if _link_call(data):
+            try:
+                head = read_head(data[: end + len(END)], self._door.limits.head_fields_max)
+            except BadInput:
+                return self._door.web_guest()
+            guest = self._door.link_guest(head)
+            if guest is not None:
+                self._buffer = data[end + len(END) :]
+                return guest
+        return self._door.web_guest()
+
+    def _fill(self, data: bytes) -> None:
+        """Take a part of a body, and answer when it is whole."""
+        lacking = self._lacking
+        if len(data) > lacking:
+            self._buffer = data[lacking:]
+            data = data[:lacking]
+        self._parts.append(data)
+        self._lacking = lacking - len(data)
+        if self._lacking:
+            return
+        assert self._head is not None
+        body = b"".join(self._parts) if len(self._parts) > 1 else data
+        self._request = LaneRequest(self, self._door.stamp, self._head, body)
+        self._head = None
+        self._parts = []
+        self._door.render(self._request)
+
+    def answered(self, data: bytes) -> None:
+        """Send an answer, and go on to the next request."""
+        self._request = None
+        self.transport.write(data)
+        self._since_s = self._door.clock.seconds()
+        self._release()
+        self._advance()
+
+    def _hand_over(self, guest: Guest) -> None:
+        data, self._buffer = self._buffer, b""
+        self._guest = guest
+        self.transport.unregisterProducer()
+        guest.makeConnection(self.transport)
+        if data:
+            guest.dataReceived(data)
+
+    def _hold(self) -> None:
+        """Read no more before what is here was answered, and the answers were read."""
+        if not self._held:
+            self._held = True
+            self.transport.pauseProducing()
+
+    def _release(self) -> None:
+        if self._held and self._stalled_s is None:
+            self._held = False
+            self.transport.resumeProducing()
+
+    # What the transport says about its client: it reads answers no longer; it reads on.
+
+    def pauseProducing(self) -> None:
+        self._stalled_s = self._door.clock.seconds()
+        self._hold()
+
+    def resumeProducing(self) -> None:
+        self._stalled_s = None
+        if self._request is None:
+            self._release()
+            self._advance()
+
+    def stopProducing(self) -> None:
+        pass
+
+    # What becomes of those who take their time.
+
+    def look(self, now_s: float) -> None:
+        """See ``overdue``. What is wrong is said where twisted.web says it."""
+        limits = self._door.limits
+        if self._guest is not None:
+            self._guest.look(now_s)
+        elif self._stalled_s is not None:
+            if now_s - self._stalled_s > limits.stalled_s_max:
+                self.transport.abortConnection()
+        elif self._request is not None:
+            pass  # an operation has a deadline of its own
+        elif self._head is not None:
+            if now_s - self._since_s > limits.body_s(self._head.length):
+                self._refuse(RequestTooSlow("the body did not come in time", "send it faster, or less of it"))
+        elif self._buffer:
+            if now_s - self._since_s > limits.head_s_max:
+                self._refuse(RequestTooSlow("the request's head did not come in time", "send it in one piece"))
+        elif now_s - self._since_s > limits.idle_s_max + limits.linger_s:
+            self.transport.abortConnection()  # it was closed, and the client's end did not follow
+        elif now_s - self._since_s > limits.idle_s_max:
+            self.transport.loseConnection()
+
+    def _refuse(self, error: BadInput) -> None:
+        self._buffer = b""
+        guest = self._door.web_guest()
+        self._hand_over(guest)
+        guest.refuse(error)
+
+    def hang_up(self) -> None:
+        self.transport.loseConnection()

@@ -1,0 +1,53 @@
+"""Clients that take their time are cut off: one look a second at all connections, in the place of a timer for each."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+LOOK_S = 1.0
+
+
+class Watched(Protocol):
+    """A connection."""
+
+    def look(self, now_s: float) -> None:
+        """End what has taken too long."""
+
+    def hang_up(self) -> None:
+        """Close when what was answered has been sent."""
+
+
+class Overdue:
+    """All connections of one port. There is a timer while there are any."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._watched: dict[Watched, None] = {}  # in the order of their coming, so that a simulation repeats itself
+        self._timer: IDelayedCall | None = None
+
+    def __len__(self) -> int:
+        return len(self._watched)
+
+    def watch(self, connection: Watched) -> None:
+        self._watched[connection] = None
+        if self._timer is None:
+            self._timer = self._clock.callLater(LOOK_S, self._look)
+
+    def forget(self, connection: Watched) -> None:
+        self._watched.pop(connection, None)
+        if not self._watched and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def hang_up(self) -> None:
+        """Close all connections: whoever keeps one would go on speaking to what is behind here."""
+        for connection in list(self._watched):
+            connection.hang_up()
+
+    def _look(self) -> None:
+        self._timer = self._clock.callLater(LOOK_S, self._look)
+        now_s = self._clock.seconds()
+        for connection in list(self._watched):
+            connection.look(now_s)

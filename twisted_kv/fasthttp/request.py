@@ -1,0 +1,114 @@
+"""A request in the lane, for routes that know only ``twisted.web``'s: as much of that one as they touch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from io import BytesIO
+from typing import Protocol
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.http import NO_BODY_CODES, RESPONSES, datetimeToString, parse_qs
+from twisted.web.http_headers import Headers
+from twisted.web.server import version
+
+from .heads import Head
+
+
+class Answered(Protocol):
+    """Where a request's answer goes, whole."""
+
+    def answered(self, data: bytes) -> None: ...
+
+
+class Stamp:
+    """The two fields that each answer begins with, made anew once a second."""
+
+    __slots__ = ("_clock", "_second", "_text", "_wall")
+
+    def __init__(self, clock: IReactorTime, wall: Callable[[], bytes] = datetimeToString) -> None:
+        self._clock = clock
+        self._wall = wall
+        self._second = -1
+        self._text = b""
+
+    def text(self) -> bytes:
+        second = int(self._clock.seconds())
+        if second != self._second:
+            self._second = second
+            self._text = b"Server: %s\r\nDate: %s\r\n" % (version, self._wall())
+        return self._text
+
+
+@lru_cache(maxsize=256)
+def _first_line(code: int) -> bytes:
+    return b"HTTP/1.1 %d %s\r\n" % (code, RESPONSES.get(code, b"Unknown Status"))
+
+
+@lru_cache(maxsize=256)
+def _canonical(name: bytes) -> bytes:
+    """Spell a field's name as ``twisted.web`` does."""
+    [(spelt, _)] = Headers({name: [b""]}).getAllRawHeaders()
+    return spelt
+
+
+class LaneRequest:
+    """One request and its answer, which leaves in one piece. See ``twisted.web.iweb.IRequest``.
+
+    ``channel`` is None once the client has gone: then nothing is to be written any more.
+    """
+
+    __slots__ = ("_answer", "_body", "_stamp", "args", "channel", "code", "content", "method", "path", "requestHeaders")
+
+    def __init__(self, channel: Answered, stamp: Stamp, head: Head, body: bytes) -> None:
+        self.channel: Answered | None = channel
+        self._stamp = stamp
+        self.method = head.method
+        self.path, _, query = head.target.partition(b"?")
+        self.args: dict[bytes, list[bytes]] = parse_qs(query, True) if query else {}
+        self.content = BytesIO(body)
+        self.requestHeaders = head
+        self.code = 200
+        self._answer: dict[bytes, bytes] = {}
+        self._body = b""
+
+    @property
+    def responseHeaders(self) -> LaneRequest:
+        return self
+
+    def getHeader(self, name: bytes) -> bytes | None:
+        """Give a field's last value; the name in lower case."""
+        values = self.requestHeaders.fields.get(name)
+        return values[-1] if values is not None else None
+
+    def setResponseCode(self, code: int) -> None:
+        self.code = code
+
+    def setHeader(self, name: bytes, value: bytes) -> None:
+        if b"\n" in value or b"\r" in value:
+            value = b" ".join(value.splitlines())
+        self._answer[_canonical(name)] = value
+
+    def setRawHeaders(self, name: bytes, values: Sequence[bytes]) -> None:
+        [value] = values
+        self.setHeader(name, value)
+
+    def write(self, data: bytes) -> None:
+        self._body += data
+
+    def finish(self) -> None:
+        """Send the answer."""
+        assert self.channel is not None, "whoever answers looks whether there is anybody"
+        code, fields = self.code, self._answer
+        parts = [_first_line(code), self._stamp.text()]
+        for name, value in fields.items():
+            parts += (name, b": ", value, b"\r\n")
+        if code in NO_BODY_CODES:
+            parts.append(b"\r\n")
+        else:
+            assert b"Content-Length" in fields, "an answer without a length could not be told from a cut one"
+            parts.append(b"\r\n")
+            if self.method != b"HEAD":
+                parts.append(self._body)
+        channel, self.channel = self.channel, None
+        channel.answered(b"".join(parts))

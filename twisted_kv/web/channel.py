@@ -1,0 +1,185 @@
+"""twisted.web's connection, made strict: it refuses what could be read in two ways, and those who take their time."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel
+
+from ..errors import BadInput, HeadTooLarge, MalformedRequest, RequestTooSlow
+from ..fasthttp.heads import read_head
+from ..limits import Limits
+from .answers import PROBLEM, STATUS, problem_body
+
+
+class Phase(Enum):
+    """What a connection waits for: a request, its head's end, its body's end, the answer, or its own end."""
+
+    IDLE = auto()
+    HEAD = auto()
+    BODY = auto()
+    BUSY = auto()
+    CLOSING = auto()
+
+
+_REASONS = {400: b"Bad Request", 408: b"Request Timeout", 413: b"Content Too Large"}
+_REASONS[431] = b"Request Header Fields Too Large"
+
+
+class StrictChannel(HTTPChannel):
+    """One connection. A head is collected, judged as a whole, and only then shown to twisted.web, line by line.
+
+    :param watched: whether this connection is one that its site has to watch: not where it is a lane's guest.
+    """
+
+    def __init__(self, site: Any, clock: IReactorTime, limits: Limits, watched: bool) -> None:
+        super().__init__()
+        self.site = self.factory = site
+        self.requestFactory = site.requestFactory
+        self.timeOut = None  # see ``look``
+        self.MAX_LENGTH = limits.head_bytes_max
+        self.totalHeadersSize = limits.head_bytes_max
+        self._clock = clock
+        self._limits = limits
+        self._watched = watched
+        self._lines: list[bytes] = []
+        self._head_bytes = 0
+        self._blank = False
+        self._refused = False
+        self._phase = Phase.IDLE
+        self._since_s = 0.0
+        self._body_s = 0.0
+        self._stalled_s: float | None = None
+
+    def connectionMade(self) -> None:
+        self._enter(Phase.IDLE)
+        super().connectionMade()
+        if self._watched:
+            self.site.overdue.watch(self)
+
+    def connectionLost(self, reason: Failure) -> None:
+        if self._watched:
+            self.site.overdue.forget(self)
+        super().connectionLost(reason)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._refused:
+            return
+        if self._phase is Phase.IDLE:
+            self._enter(Phase.HEAD)
+        super().dataReceived(data)
+
+    def lineReceived(self, line: bytes) -> None:
+        if self._refused:
+            return
+        if not line and not self._lines and not self._blank:
+            self._blank = True  # one empty line before a request is forgiven (RFC 9112, section 2.2)
+            return
+        self._head_bytes += len(line) + 2
+        if self._head_bytes > self._limits.head_bytes_max:
+            self._refuse_large()
+            return
+        self._lines.append(line)
+        if line:
+            return
+        lines, self._lines, self._head_bytes, self._blank = self._lines, [], 0, False
+        try:
+            head = read_head(b"\r\n".join(lines) + b"\r\n", self._limits.head_fields_max)
+        except BadInput as error:
+            self.refuse(error)
+            return
+        self._enter(Phase.BODY)
+        self._body_s = self._limits.body_s(head.length)
+        for line in lines:
+            super().lineReceived(line)
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        self._refuse_large()
+
+    def rawDataReceived(self, data: bytes) -> None:
+        if not self._refused:
+            super().rawDataReceived(data)
+
+    def allContentReceived(self) -> None:
+        self._enter(Phase.BUSY)
+        super().allContentReceived()
+
+    def requestDone(self, request: Any) -> None:
+        begun = bool(self._dataBuffer)
+        self._enter(Phase.IDLE)
+        super().requestDone(request)
+        if begun and self._phase is Phase.IDLE:
+            self._enter(Phase.HEAD)
+
+    def checkPersistence(self, request: Any, version: bytes) -> bool:
+        """Read Connection as the list that it is (RFC 9110, section 7.6.1)."""
+        if version != b"HTTP/1.1":
+            return False
+        lines = request.requestHeaders.getRawHeaders(b"connection", [])
+        if b"close" not in [option.strip(b" \t").lower() for option in b",".join(lines).split(b",")]:
+            return True
+        request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
+        return False
+
+    def refuse(self, error: BadInput) -> None:
+        """Answer with an error and close.
+
+        What still arrives is read for a moment and thrown away: closing on unread bytes would reset the connection,
+        and destroy the answer on its way.
+        """
+        self._refused = True
+        status = STATUS[type(error)]
+        body = problem_body(error, status)
+        transport = self.transport
+        transport.write(
+            b"HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s"
+            % (status, _REASONS[status], PROBLEM, len(body), body)
+        )
+        if hasattr(transport, "loseWriteConnection"):
+            transport.loseWriteConnection()
+        self._clock.callLater(self._limits.linger_s, transport.abortConnection)
+
+    def _refuse_large(self) -> None:
+        self.refuse(
+            HeadTooLarge(f"the request's head is larger than {self._limits.head_bytes_max} bytes", "send fewer fields")
+        )
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        """See ``HTTPChannel``. What is left for it to find are faults of a chunked body."""
+        self.refuse(MalformedRequest("the chunks of the body cannot be read", "see RFC 9112, section 7.1"))
+
+    def pauseProducing(self) -> None:
+        self._stalled_s = self._clock.seconds()
+        super().pauseProducing()
+
+    def resumeProducing(self) -> None:
+        self._stalled_s = None
+        super().resumeProducing()
+
+    def look(self, now_s: float) -> None:
+        """End what has taken too long: to ask, or to read what was answered."""
+        limits, phase, waited_s = self._limits, self._phase, now_s - self._since_s
+        if self._refused:
+            return
+        if self._stalled_s is not None:
+            if now_s - self._stalled_s > limits.stalled_s_max:
+                self.transport.abortConnection()
+        elif phase is Phase.IDLE and waited_s > limits.idle_s_max:
+            self._enter(Phase.CLOSING)
+            self.loseConnection()
+        elif phase is Phase.CLOSING and waited_s > limits.linger_s:
+            self.transport.abortConnection()
+        elif phase is Phase.HEAD and waited_s > limits.head_s_max:
+            self.refuse(RequestTooSlow("the request's head did not come in time", "send it in one piece"))
+        elif phase is Phase.BODY and waited_s > self._body_s:
+            self.refuse(RequestTooSlow("the body did not come in time", "send it faster, or less of it"))
+
+    def hang_up(self) -> None:
+        self.loseConnection()
+
+    def _enter(self, phase: Phase) -> None:
+        self._phase = phase
+        self._since_s = self._clock.seconds()
