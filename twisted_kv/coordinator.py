@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 
 from .buggify import Buggify, inert
 from .chain import Chains
-from .conditional import Conditional, Decide, leave
+from .conditional import Conditional, Decide, Draft, leave
 from .conversation import Conversation
 from .errors import DeadlinePassed, KvError, NoNodes, Overloaded, Unreached
 from .limits import Limits
@@ -25,6 +25,7 @@ from .refilling import Refill
 from .register import HINT, Op, Reply
 from .ring import slot_of
 from .sharing import Changed, Sharing
+from .turns import Turns
 from .versions import HybridClock, Version, is_expired
 from .views import View
 from .writing import Write
@@ -87,10 +88,11 @@ class Coordinator:
             limits.batch_ops_max,
             buggify,
         )
+        self._turns = Turns(clock, hybrid, self._write)
 
     @property
     def under_way(self) -> int:
-        return len(self._operations) + self._chains.under_way + len(self._sharing)
+        return len(self._operations) + self._chains.under_way + len(self._sharing) + len(self._turns)
 
     def adopt(self, view: View) -> None:
         """Act on another view. While it is closed operations wait; when it opens they begin again in its epoch."""
@@ -119,13 +121,18 @@ class Coordinator:
         :param expires_ms: wall time in milliseconds, 0 for never.
         :param timeout_s: how long it may take, where the client said so.
         """
-        size = len(value) if value is not None else 0
+        draft = Draft(value, content_type, expires_ms)
         try:
-            self._admit(size)
+            self._admit(draft.size)
         except KvError:
             return fail(Failure())
-        write = Write(key, self.order(key, "write"), self._hybrid, level, value, content_type, expires_ms)
-        return self._start("write", write, size, timeout_s)
+        if level is Level.STRONG:
+            return self._turns.write(key, draft, timeout_s or self.limits.operation_timeout_s)
+        return self._write(key, draft, timeout_s, level)
+
+    def _write(self, key: Key, draft: Draft, timeout_s: float | None, level: Level = Level.STRONG) -> Deferred[Done]:
+        write = Write(key, self.order(key, "write"), self._hybrid, level, *draft)
+        return self._start("write", write, draft.size, timeout_s)
 
     def get(self, key: Key, level: Level, timeout_s: float | None = None) -> Deferred[Done]:
         """Read a key at a level. Errors as in ``put``; a key that is absent is no error here.
@@ -227,8 +234,10 @@ class Coordinator:
         """Take note that an operation has ended."""
         del self._operations[operation]
         self._bytes -= operation.size
-        level = operation.conversation.level.value  # type: ignore[attr-defined]
-        self._count(operation.kind, level, error.slug if error is not None else "ok")
+        level: Level = operation.conversation.level  # type: ignore[attr-defined]
+        self._count(operation.kind, level.value, error.slug if error is not None else "ok")
+        if operation.kind == "write" and level is Level.STRONG:
+            self._turns.over(operation.conversation.key)
 
     def _admit(self, size: int) -> None:
         if self._view is None or not self._view.seats:
@@ -236,9 +245,10 @@ class Coordinator:
                 raise changing()
             raise NoNodes("no storage node has joined this cluster yet", "add one with POST /AddServer")
         limits = self.limits
-        if self.under_way >= limits.operations_max or self._bytes + size > limits.operation_bytes_max:
+        size_now = self._bytes + self._turns.size
+        if self.under_way >= limits.operations_max or size_now + size > limits.operation_bytes_max:
             raise Overloaded(
-                f"{self.under_way} operations with {self._bytes} bytes are under way in this proxy",
+                f"{self.under_way} operations with {size_now} bytes are under way in this proxy",
                 "try again after a pause; another proxy may have room",
             )
 

@@ -1,0 +1,126 @@
+"""Plain writes of one key take turns in a proxy: two under way at once would refuse each other at the owners.
+
+What comes while one is under way waits, and all that waited is written as one, which is the last of them: the others
+took effect just before it, and were replaced by it before anybody could read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+
+from .conditional import Draft
+from .errors import DeadlinePassed
+from .names import Key
+from .operation import Done
+from .sharing import GRACE_S
+from .versions import HybridClock, Record, Version
+
+
+class _Writer:
+    """A client who waits for the key's turn, or has it together with others."""
+
+    __slots__ = ("begun", "deadline_s", "done", "draft", "timer")
+
+    def __init__(self, clock: IReactorTime, draft: Draft, timeout_s: float, passed: Callable[[_Writer], None]) -> None:
+        self.draft = draft
+        self.deadline_s = clock.seconds() + timeout_s
+        self.begun = False
+        self.done: Deferred[Done] | None = Deferred()
+        self.timer = clock.callLater(timeout_s + GRACE_S, passed, self)
+
+    def end(self, result: Done | Failure) -> None:
+        done, self.done = self.done, None
+        if done is not None:
+            if self.timer.active():
+                self.timer.cancel()
+            done.callback(result)  # a Failure here makes it an errback
+
+
+class Turns:
+    """The plain writes of one proxy that go to a majority.
+
+    :param start: begins a write, with its patience in seconds.
+    """
+
+    def __init__(
+        self, clock: IReactorTime, hybrid: HybridClock, start: Callable[[Key, Draft, float], Deferred[Done]]
+    ) -> None:
+        self._clock = clock
+        self._hybrid = hybrid
+        self._start = start
+        self._waiting: dict[Key, list[_Writer]] = {}
+        """Who waits, for each key whose turn somebody has."""
+        self._count = 0
+        self.size = 0
+        """Bytes of the values that wait."""
+
+    def __len__(self) -> int:
+        """How many writes wait for their turn."""
+        return self._count
+
+    def write(self, key: Key, draft: Draft, timeout_s: float) -> Deferred[Done]:
+        """Write when it is the key's turn. Errors as in ``Coordinator.put``."""
+        waiting = self._waiting.get(key)
+        if waiting is None:
+            self._waiting[key] = []
+            return self._start(key, draft, timeout_s)
+        writer = _Writer(self._clock, draft, timeout_s, lambda writer: self._passed(key, writer))
+        waiting.append(writer)
+        self._count += 1
+        self.size += draft.size
+        assert writer.done is not None
+        return writer.done
+
+    def over(self, key: Key) -> None:
+        """Let the key's next writes begin: the one that was under way has ended."""
+        now_s = self._clock.seconds()
+        everybody = self._waiting[key]
+        self._forget(everybody)
+        # Who is out of time by now is told so at the end of his grace; a write can do nothing for him any more.
+        writers = [writer for writer in everybody if writer.deadline_s > now_s]
+        if not writers:
+            del self._waiting[key]
+            return
+        self._waiting[key] = []
+        for writer in writers:
+            writer.begun = True
+        *replaced, last = writers
+        # Each has a version of its own, below the one that is written: no two writes share an ETag.
+        versions = [Version(self._hybrid.tick()) for _ in replaced]
+        patience_s = max(writer.deadline_s for writer in writers) - now_s
+        self._start(key, last.draft, patience_s).addBoth(_tell, replaced, versions, last)
+
+    def _passed(self, key: Key, writer: _Writer) -> None:
+        """Tell a client that his time is up, and take his write out of what has not begun."""
+        waiting = self._waiting.get(key, [])
+        if writer in waiting:
+            waiting.remove(writer)
+            self._forget([writer])
+        writer.end(
+            Failure(
+                DeadlinePassed(
+                    "the deadline passed while other writes of the key were under way",
+                    "read the key to see which value holds" if writer.begun else "nothing was changed: try again",
+                    maybe_applied=writer.begun,
+                )
+            )
+        )
+
+    def _forget(self, writers: list[_Writer]) -> None:
+        self._count -= len(writers)
+        self.size -= sum(writer.draft.size for writer in writers)
+
+
+def _tell(result: Done | Failure, replaced: list[_Writer], versions: list[Version], last: _Writer) -> None:
+    """Tell all who wrote together what became of it."""
+    for writer, version in zip(replaced, versions, strict=True):
+        if isinstance(result, Failure):
+            writer.end(result)
+        else:
+            value, content_type, expires_ms = writer.draft
+            writer.end(result._replace(record=Record(version, value, content_type, expires_ms).encode()))
+    last.end(result)
