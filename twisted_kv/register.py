@@ -18,6 +18,10 @@ READ, FETCH, PREPARE, ACCEPT, HINT = range(5)
 place of the record) has missed this ballot of the key."""
 
 
+SHOWING = (FETCH, PREPARE)
+"""Those whose answers hold a record."""
+
+
 class Op(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One question to one owner about one key."""
 
@@ -41,6 +45,9 @@ class Reply(msgspec.Struct, array_like=True, frozen=True, gc=False):
     record: bytes = b""
     abstains: str = ""
 
+
+AGAIN = Reply(False, NONE, NONE, abstains="there was no room for its record in this answer")
+"""The answer to what would make a batch's answer too large: it was not looked at, and is to be asked again."""
 
 ABSTAIN = Reply(False, NONE, NONE, abstains="what it holds of this key cannot be read")
 

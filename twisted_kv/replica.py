@@ -21,7 +21,7 @@ from .holding import HARDLY_ANY_ROOM, check_op
 from .limits import Limits
 from .metrics import NodeMetrics
 from .names import Key, Slot
-from .register import ABSTAIN, ACCEPT, BLANK, HINT, NO_FLOOR, Cell, Op, Reply, decide
+from .register import ABSTAIN, ACCEPT, AGAIN, BLANK, HINT, NO_FLOOR, SHOWING, Cell, Op, Reply, decide
 from .ring import slot_of
 from .storage.engine import Change, Engine
 from .upkeep import Upkeep
@@ -147,6 +147,7 @@ class Replica(Upkeep):
         replies: list[Reply] = []
         get, floor_of = self._engine.get, self._engine.floor
         full = self.full or self._buggify("replica: there is hardly any room")
+        room, shown = self._limits.reply_bytes_max, 0
         for op in ops:
             if op.verb == HINT:
                 hints.append(op)
@@ -164,7 +165,11 @@ class Replica(Upkeep):
                     continue
                 if floor is not NO_FLOOR:
                     cell = over(floor, cell)
+            if shown and op.verb in SHOWING and shown + len(cell.record) > room:
+                replies.append(AGAIN)
+                continue
             reply, kept = decide(cell, op)
+            shown += len(reply.record)
             if kept is not cell:
                 if full and kept.record is not cell.record and is_value(kept.record):
                     # Tombstones and promises are taken: deleting makes room, and reads may need either.

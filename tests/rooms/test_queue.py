@@ -18,7 +18,7 @@ from twisted_kv.metrics import ProxyMetrics
 from twisted_kv.names import NodeId
 from twisted_kv.peers.peer import Answer
 from twisted_kv.peers.queue import PeerQueue, Queues
-from twisted_kv.register import ACCEPT, FETCH, PREPARE, READ, Op, Reply
+from twisted_kv.register import ACCEPT, AGAIN, FETCH, PREPARE, READ, Op, Reply
 from twisted_kv.versions import NONE
 from twisted_kv.views import View
 from twisted_kv.wire import (
@@ -435,6 +435,17 @@ def test_each_asker_gets_the_answer_to_its_own_question(scene: Scene) -> None:
         [("answered", A, 3, b"2", False)],
         [("answered", A, 4, b"3", False)],
     ]
+
+
+def test_what_found_no_room_in_an_answer_is_asked_again_and_the_rest_is_passed_on(scene: Scene) -> None:
+    ears = scene.ask(write(b"1"), write(b"2"), write(b"3"))
+    (sent,) = scene.turn()
+    sent.answer(BatchReply(FORMAT, 1, [AGAIN, Reply(True, NONE, NONE, b"2"), AGAIN]))
+    assert [len(ear.heard) for ear in ears] == [0, 1, 0]
+    (sent,) = scene.turn()
+    assert sent.keys == [b"1", b"3"]
+    sent.agree()
+    assert [[said[3] for said in ear.heard] for ear in ears] == [[b"1"], [b"2"], [b"3"]]
 
 
 def test_that_a_batch_was_sent_twice_is_passed_on(scene: Scene) -> None:

@@ -30,7 +30,7 @@ from twisted_kv.errors import (
 from twisted_kv.limits import Limits
 from twisted_kv.metrics import NodeMetrics
 from twisted_kv.names import Key, Slot
-from twisted_kv.register import ABSTAIN, ACCEPT, FETCH, PREPARE, READ, Cell, Op
+from twisted_kv.register import ABSTAIN, ACCEPT, AGAIN, FETCH, PREPARE, READ, Cell, Op
 from twisted_kv.replica import NO_ROOM, Replica
 from twisted_kv.ring import SLOTS, slot_of
 from twisted_kv.storage.engine import UNREADABLE, Change, Place
@@ -251,6 +251,25 @@ def test_operations_on_one_key_in_one_batch_see_each_other(room: Room) -> None:
     assert again.taken, "the same accept again is confirmed, whatever was promised since"
     assert (last.accepted, last.promised, last.record) == (second, third, b"")
     assert room.value(b"k") == b"1"
+
+
+def test_an_answer_holds_no_more_records_than_there_is_room_for_and_what_is_left_out_has_not_happened() -> None:
+    room = settled(Room(reply_bytes_max=250))
+    room.serve(*(room.accept(key, b"v" * 100) for key in (b"a", b"b", b"c")))
+    ballot = room.clock.tick()
+    replies = room.serve(
+        Op(FETCH, b"a"), Op(PREPARE, b"b", ballot), Op(READ, b"c"), Op(FETCH, b"none"), room.accept(b"d")
+    ).replies
+    assert [reply is AGAIN for reply in replies] == [False, True, False, False, False]
+    assert room.serve(Op(READ, b"b")).replies[0].promised < ballot
+    assert room.serve(Op(PREPARE, b"b", ballot)).replies[0].taken
+
+
+def test_a_single_record_larger_than_the_room_is_shown() -> None:
+    room = settled(Room(reply_bytes_max=1))
+    room.serve(room.accept(b"a", b"v" * 100))
+    shown, again = room.serve(Op(FETCH, b"a"), Op(FETCH, b"a")).replies
+    assert (decode_record(shown.record).value, again is AGAIN) == (b"v" * 100, True)
 
 
 def test_a_batch_without_changes_writes_nothing(room: Room) -> None:

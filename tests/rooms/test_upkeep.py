@@ -425,3 +425,13 @@ def test_a_slot_of_which_nothing_can_be_read_is_marked_and_its_node_renewed_when
     assert renewals == []
     node.wait(node.control.renew(node.seats[A], STATE))
     assert renewals == [None]
+
+
+def test_who_asks_as_the_mover_does_gets_all_answers_though_one_answer_has_no_room_for_them() -> None:
+    nodes = Nodes(A, reply_bytes_max=1)
+    ops = [Op(ACCEPT, b"%d" % n, ballot_at(n + 1), record_of(n + 1, b"%d" % n)) for n in range(5)]
+    nodes.wait(nodes.control.ask(nodes.seats[A], STATE, ops))
+    nodes.asked.clear()
+    replies = nodes.wait(nodes.control.ask(nodes.seats[A], STATE, [Op(FETCH, op.key) for op in ops]))
+    assert [reply.record for reply in replies] == [op.record for op in ops]
+    assert len(nodes.asked) == 5

@@ -12,7 +12,7 @@ from twisted.internet.task import deferLater
 from ..errors import Damaged, ForeignNode, KvError, NodeHasData, NotANode, OtherEpoch, PeerRefused, PeerSilent
 from ..limits import Limits
 from ..membership import Seat, State, encode_state
-from ..register import Op, Reply
+from ..register import AGAIN, Op, Reply
 from ..ring import onward
 from ..wire import (
     FORMAT,
@@ -249,10 +249,16 @@ class Control:
 
         :raises PeerRefused: as in ``announce``.
         """
-        reply = await self._order(seat, "batch", encode(Batch(self.header(seat, state), ops, copying=True)))
-        if len(reply.replies) != len(ops):
-            raise PeerSilent(f"{len(reply.replies)} answers to {len(ops)} questions")
-        return reply.replies
+        replies: dict[int, Reply] = {}
+        left = list(range(len(ops)))
+        while left:
+            batch = Batch(self.header(seat, state), [ops[place] for place in left], copying=True)
+            reply = await self._order(seat, "batch", encode(batch))
+            if len(reply.replies) != len(left) or all(answer == AGAIN for answer in reply.replies):
+                raise PeerSilent(f"{len(reply.replies)} answers to {len(left)} questions")
+            replies |= zip(left, reply.replies, strict=True)
+            left = [place for place in left if replies[place] == AGAIN]
+        return [replies[place] for place in range(len(ops))]
 
     @staticmethod
     def header(seat: Seat, state: State) -> Header:

@@ -23,7 +23,7 @@ from ..liveness import SLACK, TAIL, Allowance, Pace, Rank, Suspicion, slow_nodes
 from ..membership import Seat
 from ..metrics import ProxyMetrics
 from ..names import NodeId
-from ..register import PREPARE, Op
+from ..register import AGAIN, PREPARE, Op
 from ..views import View
 from ..wire import (
     CLOSED_EPOCH,
@@ -249,8 +249,11 @@ class PeerQueue:
             answered = list(zip(questions, reply.replies, strict=True))
             if self.buggify("queue: answers in another order"):
                 answered.reverse()
-            for (asker, round_, _), answer in answered:
-                if answer.abstains:
+            for question, answer in answered:
+                asker, round_, op = question
+                if answer.abstains == AGAIN.abstains:
+                    self.ask(asker, round_, op)
+                elif answer.abstains:
                     asker.unanswered(node, round_, answer.abstains, resent)
                 else:
                     asker.answered(node, round_, answer, resent)

@@ -24,6 +24,7 @@ TIGHT: dict[str, Any] = {
     "operation_timeout_s": 0.05,
     "batch_ops_max": 1,
     "batch_timeout_s": 0.05,
+    "reply_bytes_max": 1,
     "batches_in_flight_max": 1,
     "queue_ops_max": 1,
     "slow_read_s": 0.0005,
