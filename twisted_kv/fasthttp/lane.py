@@ -39,6 +39,7 @@ class Guest(Protocol):
     def dataReceived(self, data: bytes) -> None: ...
     def connectionLost(self, reason: Failure) -> None: ...
     def look(self, now_s: float) -> None: ...
+    def hang_up(self) -> None: ...
 
 
 class WebGuest(Guest, Protocol):
@@ -263,4 +264,8 @@ class Lane(Connection):
         guest.refuse(error)
 
     def hang_up(self) -> None:
-        self.transport.loseConnection()
+        """See ``overdue``."""
+        if self._guest is not None:
+            self._guest.hang_up()
+        else:
+            self.transport.loseConnection()

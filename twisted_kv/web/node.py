@@ -7,9 +7,14 @@ from functools import partial
 from typing import Any
 
 from klein import Klein
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.python.failure import Failure
 
-from ..errors import MalformedBody
+from ..errors import KvError, MalformedBody
+from ..fasthttp.frames import PROTOCOL
+from ..fasthttp.heads import Head
+from ..fasthttp.linked import Linked
+from ..limits import Limits
 from ..metrics import CONTENT_TYPE, NodeMetrics
 from ..pulling import Puller
 from ..replica import Replica
@@ -33,40 +38,72 @@ from ..wire import (
     purge_request_decoder,
     verify_request_decoder,
 )
-from .answers import MSGPACK, answer, answer_json
+from .answers import MSGPACK, answer, answer_json, problem_body, status_of
 from .health import add_liveness, answer_health
 
 
-def decoded(decode: Callable[[bytes], Any], request: Any) -> Any:
+def decoded(decode: Callable[[bytes], Any], body: bytes) -> Any:
     """:raises MalformedBody: if the body is none of that shape."""
     try:
-        return decode(request.content.read())
+        return decode(body)
     except UNDECODED as error:
         raise MalformedBody(f"the body is not the msgpack that belongs here: {error}") from None
 
 
+class Batches:
+    """Answers batches, by whichever way they come."""
+
+    def __init__(self, replica: Replica, metrics: NodeMetrics) -> None:
+        self._replica = replica
+        self._metrics = metrics
+
+    def serve(self, body: bytes) -> Deferred[BatchReply]:
+        """:raises MalformedBody: if the body is no batch. Other errors as in ``Replica.serve``."""
+        batch: Batch = decoded(batch_decoder.decode, body)
+        self._metrics.batch_ops.observe(len(batch.ops))
+        return self._replica.serve(batch)
+
+    def status(self, reply: BatchReply) -> int:
+        """Give the status of an answer, and count it if it is a refusal."""
+        if not reply.refusal:
+            return 200
+        self._metrics.refusals.labels(reply.refusal).inc()
+        return 409
+
+    def by_link(self, body: bytes) -> Deferred[tuple[int, bytes]]:
+        """Answer as the route does, without the head. See ``fasthttp.linked.Serve``."""
+        return maybeDeferred(self.serve, body).addCallbacks(
+            lambda reply: (self.status(reply), encode(reply)), self._problem
+        )
+
+    def link(self, limits: Limits) -> Callable[[Head], Linked | None]:
+        """Give what takes over the connections of proxies that ask for the link (see ``web.site``)."""
+        # Here a node's token will be asked for, before anything is switched.
+        return lambda head: Linked(self.by_link, limits) if head.upgrades_to(PROTOCOL) else None
+
+    def _problem(self, failure: Failure) -> tuple[int, bytes]:
+        failure.trap(KvError)
+        status = status_of(failure.value)
+        return status, problem_body(failure.value, status)
+
+
 def add_node(app: Klein, replica: Replica, puller: Puller, metrics: NodeMetrics) -> None:
     """Give a node's door its own interface."""
+    batches = Batches(replica, metrics)
 
     def answer_reply(request: Any, reply: BatchReply) -> bytes:
-        if reply.refusal:
-            request.setResponseCode(409)
-            metrics.refusals.labels(reply.refusal).inc()
+        request.setResponseCode(batches.status(reply))
         return answer(request, encode(reply), MSGPACK)
 
     def answer_page(request: Any, page: Any) -> bytes:
         return answer(request, encode(page), MSGPACK)
 
     def asked(request: Any, decoder: Any, work: Callable[[Any], Deferred[Any]], encoded: Any) -> Deferred[bytes]:
-        return work(decoded(decoder.decode, request)).addCallback(partial(encoded, request))
+        return work(decoded(decoder.decode, request.content.read())).addCallback(partial(encoded, request))
 
     @app.route("/node/v1/batch", methods=["POST"])
     def batch(request: Any) -> Deferred[bytes]:
-        return asked(request, batch_decoder, serve, answer_reply)
-
-    def serve(batch: Batch) -> Deferred[BatchReply]:
-        metrics.batch_ops.observe(len(batch.ops))
-        return replica.serve(batch)
+        return batches.serve(request.content.read()).addCallback(partial(answer_reply, request))
 
     @app.route("/node/v1/info", methods=["GET"])
     def info(request: Any) -> bytes:
