@@ -26,6 +26,7 @@ setup(
         "twisted>=26.10.0",
         "klein>=24.8.0",
         "treq>=25.5.0",
+        "httptools>=0.7.1",
         "msgspec>=0.20.0",
         "sortedcontainers>=2.4.0",
         "fnv-hash-fast>=2.0.0",
@@ -41,10 +42,15 @@ setup(
             "pytest-twisted>=1.14.3",
             "pytest-timeout>=2.4",
             "pytest-xdist>=3.8",
+            "h11>=0.16",
             "hypothesis>=6.140",
             "ruff>=0.14",
             "mypy>=1.18",
             "build>=1.3",
+        ],
+        "bench": [
+            "grpcio>=1.76",
+            "matplotlib>=3.10",
         ],
     },
     classifiers=[

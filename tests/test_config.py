@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from twisted.python.usage import UsageError
 from twisted.scripts.twistd import ServerOptions
@@ -15,6 +16,7 @@ from tests.sockets.daemons import free_port
 from twisted_kv.config import ClusterConfig, EtcdPlace, NodeConfig, ProxyConfig, configured
 from twisted_kv.errors import BadConfig
 from twisted_kv.limits import MIB, Limits
+from twisted_kv.workers import handed_down, limits_toml
 
 SHAPES = [NodeConfig, ProxyConfig, ClusterConfig]
 every_shape = pytest.mark.parametrize("shape", SHAPES)
@@ -39,6 +41,8 @@ def test_the_defaults_are_those_of_the_original_on_loopback() -> None:
     assert (node.port, node.interface, node.engine, node.limits) == (8081, "127.0.0.1", "rocksdb", Limits())
     assert (proxy.port, proxy.interface, proxy.consistency, proxy.nodes) == (8080, "127.0.0.1", "strong", [])
     assert (proxy.replicas, proxy.vnodes) == (None, None), "an existing cluster's own numbers hold"
+    assert (proxy.transport, proxy.workers, cluster.transport, cluster.workers) == ("http", 1, "http", 1)
+    assert [node.lane, proxy.lane, cluster.lane] == [True, True, True]
     assert (cluster.nodes, cluster.port, list(cluster.node_ports)) == (3, 8080, [8081, 8082, 8083])
     assert [config.folder for config in (node, proxy, cluster)] == [
         Path("kvnode-8081"),
@@ -83,6 +87,37 @@ def test_the_state_may_live_in_any_file_or_in_etcd_and_nowhere_else() -> None:
         assert caught.value.hint == "give it as file:PATH or as etcd://HOST:PORT[,HOST:PORT]/PREFIX"
 
 
+# What a proxy's first worker hands down to the others.
+
+
+@pytest.mark.parametrize("state", [None, "file:elsewhere/state.json", "etcd://127.0.0.1:2379/kv"])
+def test_a_worker_comes_to_the_configuration_of_the_first_one(state: str | None, toml: WriteToml) -> None:
+    limits = Limits(slow_read_s=2.5, batch_ops_max=7, purge_grace_s=float("inf"), hedge_s_min=1e-9)
+    config = ProxyConfig(
+        port=7001,
+        interface="::1",
+        data_dir="here",
+        state=state,
+        nodes=["http://127.0.0.1:1"],
+        replicas=2,
+        consistency="all",
+        lane=False,
+        transport="link",
+        workers=3,
+        limits=limits,
+    )
+
+    words = handed_down(config, Path(toml(limits_toml(limits))))
+
+    flags = {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2], strict=True)}
+    handed = configured(ProxyConfig, flags, flags.pop("config"))
+    place = config.state_place
+    given = handed.state_place
+    assert given == (place.absolute() if isinstance(place, Path) else place), "it finds the state from any folder"
+    own = {"data_dir": None, "state": handed.state, "nodes": [], "workers": 1}
+    assert handed == msgspec.structs.replace(config, **own), "whatever is not a worker's own is the first one's"
+
+
 # What is wrong.
 
 WRONG_LINES = [
@@ -99,6 +134,13 @@ WRONG_LINES = [
         "consistency: invalid enum value 'most', choose from one, strong, quorum, all",
     ),
     (ProxyConfig, "port = true", "port: expected `int`, got `bool`"),
+    (ProxyConfig, "workers = 0", "workers: expected `int` >= 1"),
+    (ProxyConfig, "workers = 65", "workers: expected `int` <= 64"),
+    (ProxyConfig, 'transport = "udp"', "transport: invalid enum value 'udp', choose from http, link"),
+    (ProxyConfig, 'lane = "yes"', "lane: expected `bool`, got `str`, choose from true, false"),
+    (NodeConfig, "lane = 1", "lane: expected `bool`, got `int`, choose from true, false"),
+    (NodeConfig, 'transport = "link"', "there is no key 'transport'"),
+    (NodeConfig, "workers = 2", "there is no key 'workers'"),
     (NodeConfig, 'engine = "paper"', "engine: invalid enum value 'paper', choose from rocksdb, memory"),
     (NodeConfig, "data_dir = []", "data_dir: expected `str | null`, got `array`"),
     (NodeConfig, "[limits]\nbatch_timeout_s = 'long'", "limits.batch_timeout_s: expected `float`, got `str`"),
@@ -134,6 +176,9 @@ WRONG_FLAGS = [
     (ProxyConfig, {"consistency": ""}, "--consistency: invalid enum value '', choose from one, strong, quorum, all"),
     (ClusterConfig, {"base_port": "99999"}, "--base-port: expected `int` <= 65535"),
     (ClusterConfig, {"nodes": "-1"}, "--nodes: expected `int` >= 1"),
+    (ClusterConfig, {"workers": "many"}, "--workers: expected `int`, got `str`"),
+    (ProxyConfig, {"transport": "pigeon"}, "--transport: invalid enum value 'pigeon', choose from http, link"),
+    (NodeConfig, {"lane": "fast"}, "--lane: expected `bool`, got `str`, choose from true, false"),
 ]
 
 
@@ -143,6 +188,14 @@ def test_a_wrong_flag_is_named_as_the_user_wrote_it(shape: type[Any], flags: dic
         configured(shape, flags, None)
     assert caught.value.detail == said
     assert "--help" in caught.value.hint
+
+
+@every_shape
+def test_the_lane_is_opened_and_closed_by_words(shape: type[Any], toml: WriteToml) -> None:
+    shut = toml("lane = false")
+    assert configured(shape, {}, shut).lane is False
+    assert configured(shape, {"lane": "true"}, shut).lane is True
+    assert configured(shape, {"lane": "false"}, None).lane is False
 
 
 def test_a_wrong_value_is_repeated_as_it_was_given() -> None:
@@ -282,6 +335,28 @@ def test_a_folder_that_cannot_be_made_is_said(desk: Desk) -> None:
     (desk.folder / "file").write_bytes(b"")
     with pytest.raises(UsageError, match=r"the folder \S*file/data cannot be made: Not a directory"):
         desk.twistd("kvnode", "--port", desk.port, "--data-dir", "file/data")
+
+
+@pytest.mark.parametrize("role", ["kvproxy", "kvcluster"])
+def test_a_folder_with_too_long_a_path_for_the_workers_sockets_is_refused(desk: Desk, role: str) -> None:
+    deep = "d" * 100
+    port = ("--port", desk.port, *(("--base-port", str(free_port())) if role == "kvcluster" else ()))
+    with pytest.raises(UsageError) as caught:
+        desk.twistd(role, *port, "--workers", "2", "--data-dir", deep)
+    assert [part for part in ("--workers 2", deep, "107", "--data-dir") if part not in str(caught.value)] == []
+    assert list(desk.folder.iterdir()) == []
+    assert desk.twistd(role, *port, "--data-dir", deep).subOptions.config.workers == 1, "one worker needs no socket"
+
+
+def test_a_worker_shares_the_port_that_the_first_one_holds(desk: Desk, taken_port: int) -> None:
+    options = desk.twistd("kvproxy", "--worker", "2", "--port", str(taken_port))
+    assert options.subOptions.worker == 2
+
+
+@pytest.mark.parametrize("number", ["1", "0", "-2", "two", ""])
+def test_a_number_that_no_other_worker_has_is_refused(desk: Desk, number: str) -> None:
+    with pytest.raises(UsageError, match="the first worker gives the others 2 and so on"):
+        desk.twistd("kvproxy", "--worker", number, "--port", desk.port)
 
 
 def test_urls_of_first_nodes_are_separated_by_commas(desk: Desk) -> None:

@@ -16,9 +16,9 @@ floor 1, the disk, what is counted, and what the simulation lets happen
     ``storage`` ``metrics`` ``buggify``
 floor 2, one replica, and the way to the others
     ``replica`` ``holding`` ``upkeep`` ``hinting`` ``scrubbing`` ``identity`` ``commit``   one owner's data
-    ``peers`` ``state`` ``leading`` ``periodic`` ``throttle`` ``awaiting`` ``verifying`` ``together``
+    ``peers`` ``fasthttp`` ``state`` ``leading`` ``periodic`` ``throttle`` ``awaiting`` ``verifying`` ``together``
 floor 3, conversations, one purpose each
-    ``operation`` ``chain`` ``sharing`` ``coordinator``   a client's operation
+    ``operation`` ``chain`` ``sharing`` ``turns`` ``coordinator``   a client's operation
     ``listing`` ``sweeper``             pages of keys; what has expired
     ``roster`` ``probing``              membership and epochs; who is there
     ``mover`` ``filling`` ``pulling`` ``settling``   carrying a change of the ring out
@@ -26,7 +26,7 @@ floor 3, conversations, one purpose each
 floor 4, the doors
     ``web``
 floor 5, assembly
-    ``config`` ``options`` ``node`` ``proxy`` ``cluster``
+    ``config`` ``options`` ``node`` ``rooms`` ``proxy`` ``workers`` ``children`` ``cluster``
 beside them, over all the rooms
     ``simulation``                      whole clusters on a simulated clock, network and disk; judges of histories
     ``ctl``                             the command ``kvctl``

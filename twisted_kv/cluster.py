@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -15,8 +12,8 @@ from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from twisted.runner.procmon import ProcessMonitor
 
+from .children import Children
 from .config import ClusterConfig
 from .errors import KvError, PeerSilent
 from .limits import Limits
@@ -30,58 +27,8 @@ WATCH_INTERVAL_S = 1.0
 READY_RETRY_S = 0.2
 READY_PATIENCE_S = 10.0  # then the terminal says what is waited for
 ANSWER_TIMEOUT_S = 2.0
-GONE_RETRY_S = 0.02
-
-# A virtual environment's bin need not be on PATH: twistd through the interpreter. The leash ignores SIGINT when the
-# reactor runs; here it is ignored from the first moment.
-TWISTD = """import signal, sys
-signal.signal(signal.SIGINT, signal.SIG_IGN)
-sys.argv[0] = "twistd"
-from twisted.scripts.twistd import run
-run()"""
 
 log = Logger(namespace="kvcluster")
-
-
-class Children(ProcessMonitor):
-    """Twisted's process monitor, with an end that waits: its own asks all to stop at once and returns."""
-
-    log = log
-    threshold = 5.0  # to fail takes a daemon a second or two: the default of one would take that for a success
-    maxRestartDelay = 30.0
-
-    def __init__(self, reactor: Any, folder: Path) -> None:
-        super().__init__(reactor)
-        self._folder = folder
-
-    def add_daemon(self, name: str, role: str, *options: str) -> None:
-        folder = self._folder / name
-        own = ["--nodaemon", "--pidfile", str(folder / "twistd.pid"), "--logfile", str(folder / "twistd.log")]
-        # Without -P the working directory would be searched for modules first.
-        command = [sys.executable, "-P", "-c", TWISTD, *own, role, "--leash", "--data-dir", str(folder), *options]
-        self.addProcess(name, command, env=dict(os.environ))
-
-    def startProcess(self, name: str) -> None:
-        if name not in self.protocols:
-            # After a kill -9 it is still there, and a stranger may have that process id by now.
-            (self._folder / name / "twistd.pid").unlink(missing_ok=True)
-            if name in self.timeStarted:
-                log.warn("{name} ended and is started again", name=name)
-        super().startProcess(name)
-
-    async def stop_in_order(self, *groups: list[str]) -> None:
-        """Start nobody again, end one group after the other, and return when all are gone."""
-        Service.stopService(self)
-        for start in self.restart.values():
-            if start.active():
-                start.cancel()
-        for names in groups:
-            for name in names:
-                self.removeProcess(name)
-            # Whoever does not listen is killed after killTime; the second is for the kernel.
-            until = self._clock.seconds() + self.killTime + 1
-            while not self.protocols.keys().isdisjoint(names) and self._clock.seconds() < until:
-                await deferLater(self._clock, GONE_RETRY_S)
 
 
 class Cluster(Service):
@@ -94,7 +41,7 @@ class Cluster(Service):
         host = f"[{config.interface}]" if ":" in config.interface else config.interface
         self._proxy = f"http://{host}:{config.port}"
         self._nodes = {f"node-{port}": f"http://{host}:{port}" for port in config.node_ports}
-        self._children = Children(reactor, self._folder)
+        self._children = Children(reactor, self._folder, log)
         self._transport = HttpTransport(reactor, Limits())
         self._rounds = Rounds(reactor, random, WATCH_INTERVAL_S, self._look, "kvcluster's watch")
         self._seen: Mapping[str, Any] | None = None
@@ -108,10 +55,12 @@ class Cluster(Service):
         if config.engine == "memory" and state.exists():
             # The cluster that it describes ended with the memory of its nodes, which may have had other ports.
             state.replace(state.with_suffix(".json.old"))
-        place = ("--interface", config.interface, "--port")
+        lane = ("--lane", str(config.lane).lower())
+        place = (*lane, "--interface", config.interface, "--port")
         for name, port in zip(self._nodes, config.node_ports, strict=True):
             add(name, "kvnode", *place, str(port), "--engine", config.engine, "--sync", config.sync)
-        add("proxy", "kvproxy", *place, str(config.port), "--nodes", ",".join(self._nodes.values()))
+        ways = ("--transport", config.transport, "--workers", str(config.workers))
+        add("proxy", "kvproxy", *place, str(config.port), *ways, "--nodes", ",".join(self._nodes.values()))
         self._children.startService()
         self._rounds.start()
         log.info("starting {count} nodes and a proxy", count=config.nodes)

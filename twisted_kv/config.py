@@ -16,6 +16,7 @@ from .errors import BadConfig
 from .limits import MIB, Limits
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
+Workers = Annotated[int, msgspec.Meta(ge=1, le=64)]
 VALUE_BYTES_CEILING = 64 * MIB
 
 
@@ -27,11 +28,24 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data_dir: str | None = None
     engine: Literal["rocksdb", "memory"] = "rocksdb"
     sync: Literal["always", "interval", "never"] = "always"
+    lane: bool = True
     limits: Limits = Limits()
 
     @property
     def folder(self) -> Path:
         return Path(self.data_dir or f"kvnode-{self.port}")
+
+
+FIRST = 1
+"""The number of a proxy's first worker, which starts the others."""
+
+SOCKET_BYTES_MAX = 107
+"""What fits into a socket's address beside the byte that ends it (unix(7): ``sun_path``)."""
+
+
+def worker_socket(folder: Path, worker: int) -> Path:
+    """The socket at which one of a proxy's workers answers the others; it lies in the first one's folder."""
+    return folder / f"worker-{worker}.sock"
 
 
 class EtcdPlace(NamedTuple):
@@ -52,6 +66,9 @@ class ProxyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     replicas: Annotated[int, msgspec.Meta(ge=1, le=15)] | None = None
     vnodes: Annotated[int, msgspec.Meta(ge=1, le=4096)] | None = None
     consistency: Literal["one", "strong", "quorum", "all"] = "strong"
+    lane: bool = True
+    transport: Literal["http", "link"] = "http"
+    workers: Workers = 1
     limits: Limits = Limits()
 
     @property
@@ -87,6 +104,9 @@ class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     interface: str = "127.0.0.1"
     engine: Literal["rocksdb", "memory"] = "rocksdb"
     sync: Literal["always", "interval", "never"] = "always"
+    lane: bool = True
+    transport: Literal["http", "link"] = "http"
+    workers: Workers = 1
     data_dir: str | None = None
 
     @property
@@ -160,7 +180,8 @@ def _plain(error: msgspec.ValidationError, shape: type[C], prefix: str) -> str:
     key = where.rstrip("`")
     if not key:
         return what
-    choices = get_args(get_type_hints(shape).get(key))
+    hint = get_type_hints(shape).get(key)
+    choices = ("true", "false") if hint is bool else get_args(hint)
     known = f", choose from {', '.join(choices)}" if choices and all(isinstance(c, str) for c in choices) else ""
     return f"{prefix}{key.replace('_', '-') if prefix else key}: {what[:1].lower()}{what[1:]}{known}"
 

@@ -206,6 +206,11 @@ class DiskFailed(KvError):
     title = "The disk has failed"
 
 
+class WorkerSilent(KvError):
+    slug = "worker-silent"
+    title = "The proxy's first worker does not answer"
+
+
 class Stopping(KvError):
     slug = "stopping"
     title = "The daemon is stopping"

@@ -30,6 +30,10 @@ class Limits:
     batch_bytes_max: int = 4 * MIB
     """Bytes in one batch, unless a single operation is larger."""
 
+    reply_bytes_max: int = 8 * MIB
+    """Bytes of records in the answer to one batch, unless a single record is larger: 512 reads of the largest values
+    would take 512 MiB, several times over. What does not fit is asked again."""
+
     node_body_bytes_max: int = 72 * MIB
     """The largest body that a node reads: a batch with one value of the largest configurable size (64 MiB)."""
 
@@ -83,8 +87,34 @@ class Limits:
     """The longest that a level-one read waits for one owner before it asks the next, within the operation's own
     time."""
 
+    link_questions_max: int = 16
+    """Batches under way on one link of a node, which then reads no more: a proxy has four, and those it gave up."""
+
+    link_head_bytes_max: int = 4 * KIB
+    """The answer to a request for a link; a node's has 80 bytes."""
+
+    link_pause_s: float = 1.0
+    """How long nobody tries to open a link to a node after that has failed: as soon as a restarted node is noticed."""
+
+    link_pause_s_max: float = 30.0
+    """The longest such pause. It doubles where a node is there and has no link, which seldom changes."""
+
     connect_attempt_s: float = 0.02
     """How long one address of a node is tried alone before the next one is tried beside it (RFC 8305, section 5)."""
+
+    connections_max: int = 32
+    """Connections to one node, made for whoever asks: four batches, sixteen slots under repair, copies, probes and
+    streams at the same time. Beyond it requests wait for one another instead of for the node."""
+
+    connection_idle_s: float = 30.0
+    """How long an unused connection to a node is kept: shorter than ``idle_s_max``, so that one that the node has
+    closed just now is the exception."""
+
+    answer_head_bytes_max: int = 16 * KIB
+    """The head of an answer, and what may stand between two pieces of its body: a node's has 200 bytes."""
+
+    answer_fields_max: int = 100
+    """Header fields of an answer; a node's has five."""
 
     control_timeout_s: float = 5.0
     """How long a probe, a handshake or an announcement may take."""
@@ -238,8 +268,50 @@ class Limits:
     backoff_open_s_max: float = 0.04
     """The same for a change that may have taken effect: a record remembers sixteen changes, and they come fast here."""
 
+    relay_margin_s: float = 30.0
+    """How much longer than ``change_patience_s`` and ``change_answer_s`` a proxy's worker waits for the first one: that
+    one asks a node and writes to the state store before and after, each within ``control_timeout_s``."""
+
+    relay_bytes_max: int = 64 * MIB
+    """The largest answer that a worker takes from another one: the metrics of 64 workers and a hundred nodes."""
+
+    worker_metrics_timeout_s: float = 1.0
+    """How long a worker's metrics are waited for; it is left out then, since whoever collects them waits some ten."""
+
     clock_ahead_s_max: float = 60.0
     """A proxy further ahead of most nodes than this says so in /health/ready. Safety does not depend on it."""
 
+    head_bytes_max: int = 16 * KIB
+    """The first line and the fields of a request: a key of 1024 bytes takes three times that, escaped."""
+
+    head_fields_max: int = 100
+    """Fields of one request; browsers send some twenty."""
+
+    intake_bytes_max: int = 256 * MIB
+    """Bytes of bodies that are on their way into one port. Beyond it the next one is refused with 429 before it is
+    read: a thousand clients may send a mebibyte each at the same time."""
+
+    pipelined_bytes_max: int = 64 * KIB
+    """What is read ahead of requests that wait for the answers to those before them."""
+
+    head_s_max: float = 5.0
+    """How long a request's head may take from its first byte: it fits into a few packets."""
+
+    body_s_max: float = 30.0
+    """How long a body may take, and beside that as long as it takes at ``body_bytes_per_s_min``."""
+
+    body_bytes_per_s_min: int = 64 * KIB
+    """The slowest link that a large body may come by."""
+
+    stalled_s_max: float = 30.0
+    """How long an answer may lie here unread: it holds memory meanwhile."""
+
+    idle_s_max: float = 60.0
+    """How long a connection without a request is kept."""
+
     linger_s: float = 2.0
     """How long a refused upload is still read, so that its sender sees the refusal and not a reset connection."""
+
+    def body_s(self, length: int) -> float:
+        """Say how long a body of so many bytes may take."""
+        return self.body_s_max + length / self.body_bytes_per_s_min

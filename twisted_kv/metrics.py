@@ -5,9 +5,11 @@ Names carry their unit (Prometheus naming rules); nothing here is global, so tha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.parser import text_string_to_metric_families
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -89,3 +91,30 @@ class ProxyMetrics(Metrics):
         self.batch_failures = Counter(
             "kv_batch_failures", "Batches that got no answer", ["node", "lane"], registry=self.registry
         )
+
+
+class Workers:
+    """What several workers of one proxy have counted, each sample with the worker that it comes from.
+
+    :param texts: what each of them has rendered, by its number; None for one that did not answer.
+    """
+
+    def __init__(self, texts: Mapping[int, bytes | None]) -> None:
+        self._texts = texts
+
+    def collect(self) -> Iterable[Metric]:
+        """Give each family once, with the samples of all (``prometheus_client``'s contract of a collector)."""
+        families: dict[str, Metric] = {}
+        up = GaugeMetricFamily("kv_worker_up", "Whether this worker of the proxy answers", labels=["worker"])
+        for number, text in self._texts.items():
+            worker = str(number)
+            up.add_metric([worker], float(text is not None))
+            for one in text_string_to_metric_families((text or b"").decode()):
+                family = families.setdefault(one.name, Metric(one.name, one.documentation, one.type))
+                family.samples += [
+                    sample._replace(labels={**sample.labels, "worker": worker}) for sample in one.samples
+                ]
+        return [*families.values(), up]
+
+    def render(self) -> bytes:
+        return generate_latest(self)

@@ -7,11 +7,13 @@ from random import Random
 from typing import Any
 
 from klein import Klein
+from twisted.application.internet import TCPServer
 from twisted.application.service import IService, Service
 from twisted.application.strports import service as listening_service
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, inlineCallbacks
 from twisted.internet.error import CannotListenError
 from twisted.internet.task import deferLater
+from twisted.internet.tcp import makeBinding
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -45,11 +47,15 @@ from .storage.engine import Engine
 from .storage.marks import ALWAYS, INTERVAL
 from .storage.memory import MemoryEngine
 from .storage.opening import Disk
-from .web.node import add_node
+from .web.node import Batches, add_node
 from .web.original import add_original_node
 from .web.site import App, KvSite
 
 Options = NodeOptions
+
+BACKLOG = 1024
+"""Connections that the kernel keeps until they are accepted. Beyond it clients' attempts are dropped, and tried again
+by their kernels a second later: Twisted's 50 are a burst of a few milliseconds."""
 
 
 def node_app(replica: Replica, puller: Puller, metrics: NodeMetrics, limits: Limits) -> Klein:
@@ -112,9 +118,8 @@ class Node(Service):
         self._scrubber.start()
         self._transport = HttpTransport(reactor, limits)
         puller = Puller(reactor, limits, Control(self._transport, limits), replica)
-        site = self._site = KvSite(
-            reactor, node_app(replica, puller, metrics, limits), limits, limits.node_body_bytes_max
-        )
+        app, link = node_app(replica, puller, metrics, limits), Batches(replica, metrics).link(limits)
+        site = self._site = KvSite(reactor, app, limits, limits.node_body_bytes_max, config.lane, link)
         try:
             self._door = listening(reactor, config.interface, config.port, site)
         except SystemExit:
@@ -220,10 +225,18 @@ def url_of(interface: str, port: int) -> str:
     return f"http://[{interface}]:{port}" if ":" in interface else f"http://{interface}:{port}"
 
 
-def listening(reactor: Any, interface: str, port: int, site: KvSite) -> IService:
-    """Listen, or end the process with a plain sentence."""
-    address = interface.replace(":", "\\:")
-    door = listening_service(f"tcp:{port}:interface={address}", site, reactor)
+def listening(reactor: Any, interface: str, port: int, site: KvSite, shared: bool = False) -> IService:
+    """Listen, or end the process with a plain sentence.
+
+    :param shared: whether other processes listen on the port, too; the kernel gives each of them its share of clients.
+    """
+    if shared:
+        # No endpoint's string can say this. Without the interface beside the binding, Twisted would try ::1 as IPv4.
+        binding = makeBinding(interface, port, reuseAddress=True, reusePort=True)
+        door: Any = TCPServer(binding, site, BACKLOG, interface, reactor=reactor)
+    else:
+        address = interface.replace(":", "\\:")
+        door = listening_service(f"tcp:{port}:interface={address}:backlog={BACKLOG}", site, reactor)
     try:
         door.privilegedStartService()
     except CannotListenError as error:

@@ -17,7 +17,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python import usage
 from twisted.python.failure import Failure
 
-from .config import ClusterConfig, NodeConfig, ProxyConfig, configured
+from .config import FIRST, SOCKET_BYTES_MAX, ClusterConfig, NodeConfig, ProxyConfig, configured, worker_socket
 from .errors import BadConfig
 
 
@@ -129,6 +129,9 @@ class RoleOptions(usage.Options):
             parent["logfile"] = str(folder / "twistd.log")
 
 
+LANE = ["lane", None, None, "Whether the fast lane answers common calls in front of klein: true or false (true)."]
+TRANSPORT = ["transport", None, None, "How the proxy speaks to nodes: http, or link, its own kept connections (http)."]
+WORKERS = ["workers", "w", None, "Processes that share the proxy's port, for machines with several cores (1)."]
 LEASH = ["leash", None, "Stop when standard input ends, and ignore SIGINT: for a parent that holds the other end."]
 
 
@@ -142,6 +145,7 @@ class NodeOptions(RoleOptions):
         ["data-dir", "d", None, "Folder for everything the node writes (./kvnode-PORT)."],
         ["engine", "e", None, "Where data is kept: rocksdb, or memory, which is empty after every start (rocksdb)."],
         ["sync", None, None, "When rocksdb syncs: always, before each answer; interval, every second; never (always)."],
+        LANE,
         ["config", "c", None, "TOML file with the same options; a flag wins over it."],
     ]
 
@@ -160,8 +164,23 @@ class ProxyOptions(RoleOptions):
         ["replicas", "r", None, "Copies of each key; fixed when the cluster is founded (3)."],
         ["vnodes", None, None, "Ring tokens of a node of weight 1; fixed when the cluster is founded (256)."],
         ["consistency", None, None, "Level of calls that name none: one, strong (also called quorum) or all (strong)."],
+        LANE,
+        TRANSPORT,
+        WORKERS,
         ["config", "c", None, "TOML file with the same options; a flag wins over it."],
     ]
+    worker = FIRST
+
+    def opt_worker(self, number: str) -> None:
+        """Serve as this one of a proxy's workers: for the first of them, which starts the others."""
+        if not number.isdecimal() or int(number) <= FIRST:
+            raise usage.UsageError(f"--worker is {number[:40]!r}; the first worker gives the others 2 and so on")
+        self.worker = int(number)
+
+    def checked(self, config: ProxyConfig) -> None:
+        if self.worker == FIRST:  # the others share the port that this one holds
+            super().checked(config)
+            check_sockets(config.folder, config.workers)
 
 
 class ClusterOptions(RoleOptions):
@@ -174,6 +193,9 @@ class ClusterOptions(RoleOptions):
         ["interface", "i", None, "Address to listen on (127.0.0.1)."],
         ["engine", "e", None, "Where data is kept: rocksdb, or memory, which is empty after every start (rocksdb)."],
         ["sync", None, None, "When rocksdb syncs: always, before each answer; interval, every second; never (always)."],
+        LANE,
+        TRANSPORT,
+        WORKERS,
         ["data-dir", "d", None, "Folder for everything the cluster writes (./kvcluster)."],
         ["config", "c", None, "TOML file with the same options; a flag wins over it."],
     ]
@@ -185,6 +207,7 @@ class ClusterOptions(RoleOptions):
             raise BadConfig(f"{config.nodes} ports do not fit from {config.base_port} up", "choose a lower --base-port")
         for port in (config.port, *config.node_ports):
             check_port(config.interface, port)
+        check_sockets(config.folder / "proxy", config.workers)
 
 
 def check_port(interface: str, port: int) -> None:
@@ -202,6 +225,20 @@ def check_port(interface: str, port: int) -> None:
                 f"port {port} on {interface} cannot be used: {error.strerror}",
                 "stop the program that holds it, or choose another port",
             ) from None
+
+
+def check_sockets(folder: Path, workers: int) -> None:
+    """Say plainly, and before anything starts, that workers could not reach one another.
+
+    :raises BadConfig: if the path of a socket is longer than the system takes.
+    """
+    length = len(os.fsencode(worker_socket(folder.absolute(), workers)))
+    if workers > 1 and length > SOCKET_BYTES_MAX:
+        raise BadConfig(
+            f"--workers {workers} needs sockets in {folder.absolute()}, whose path is too long: with their names it has"
+            f" {length} bytes, and the system takes {SOCKET_BYTES_MAX}",
+            "name a folder with a shorter path with --data-dir, or leave out --workers",
+        )
 
 
 def tidy_pidfile(path: Path) -> None:

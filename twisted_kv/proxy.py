@@ -7,27 +7,16 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from klein import Klein
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred, ensureDeferred, inlineCallbacks
-from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from .buggify import Buggify, inert
-from .config import ProxyConfig
-from .coordinator import Coordinator
-from .courier import Courier
+from .config import FIRST, ProxyConfig
 from .errors import BadInput, ForeignNode, KvError, NodeHasData, StateUnusable
-from .leading import Lead
-from .limits import Limits
-from .listing import Listing
 from .membership import State, founded
-from .mender import Mender
-from .metrics import ProxyMetrics
-from .mover import Mover
-from .names import ClusterId, Key
+from .names import ClusterId
 from .node import listening, url_of
 from .options import (
     Leash,
@@ -38,174 +27,22 @@ from .options import (
     spare_the_collector,
     wall_ms,
 )
-from .peers.control import Control
 from .peers.http import HttpTransport
-from .peers.peer import Transport
-from .peers.queue import Queues
-from .quorum import Level, parse_level
+from .peers.link import LinkTransport
+from .quorum import parse_level
 from .ring import FNV_IS_COMPILED
-from .roster import Roster
+from .rooms import Rooms
 from .state.etcd import EtcdStore
 from .state.file import FileStore
 from .state.gateway import HttpGateway
 from .state.store import StateStore
-from .sweeper import Sweeper
-from .versions import COUNTER_BITS, Ballot, HybridClock, is_value
-from .views import View
-from .web.bulk import add_bulk
-from .web.cluster import ClusterDoor, add_cluster
-from .web.keys import add_keys
-from .web.original import add_original_proxy
-from .web.site import App, KvSite
-from .web.tasks import TaskDoor, add_tasks
-from .web.v1 import add_v1
+from .web.site import KvSite
+from .workers import part_of
 
 Options = ProxyOptions
 
 STOP_PATIENCE_S = 2.0
 FIRST_NODES_RETRY_S = 0.3
-
-
-class Rooms:
-    """A proxy's rooms, wired together, on whatever clock, randomness, store and transport they are handed."""
-
-    def __init__(
-        self,
-        clock: IReactorTime,
-        random: Random,
-        now_ms: Callable[[], int],
-        limits: Limits,
-        store: StateStore,
-        transport: Transport,
-        buggify: Buggify = inert,
-    ) -> None:
-        self._now_ms = now_ms
-        self.metrics = ProxyMetrics()
-        hybrid = HybridClock(now_ms, random.getrandbits(64))
-        if buggify("clock: the counter is near its end"):
-            next_ms = (now_ms() + 1) << COUNTER_BITS
-            hybrid.learn(Ballot((next_ms - 3).to_bytes(8, "big") + bytes(8)))
-        control = Control(transport, limits)
-        self.queues = Queues(
-            clock, limits, transport, self.metrics, lambda node, reply: self.roster.outdated(node, reply), buggify
-        )
-        self.coordinator = Coordinator(clock, random, now_ms, hybrid, limits, self.queues, self.metrics, buggify)
-        lead = Lead(store)
-        self.mover = Mover(
-            clock,
-            random,
-            limits,
-            store,
-            lead,
-            control,
-            hybrid,
-            lambda state: self.roster.take_up(state),
-            lambda: self.roster.view.state if self.roster.view is not None else None,
-            lambda error: self.roster.waiters.fail(error),
-            self.queues.wait_s,
-            buggify,
-        )
-        self.courier = Courier(
-            clock,
-            random,
-            limits,
-            lead,
-            control,
-            self.metrics,
-            lambda: self.roster.view,
-            lambda seat: self.roster.probes.remembered(seat),
-            lambda key: self.coordinator.get(key, Level.ALL),
-            self.queues.wait_s,
-            buggify,
-        )
-        self.mender = Mender(
-            clock,
-            random,
-            limits,
-            lead,
-            control,
-            self.metrics,
-            hybrid,
-            lambda: self.roster.view,
-            lambda seat: self.roster.probes.remembered(seat),
-            lambda key: self.coordinator.get(key, Level.ALL),
-            self.coordinator.refill,
-            buggify,
-        )
-        self.sweeper = Sweeper(
-            clock,
-            random,
-            now_ms,
-            limits,
-            control,
-            self.metrics,
-            lambda: self.roster.view,
-            lambda key: ensureDeferred(self.coordinator.bury(key)),
-            lambda key: self.coordinator.get(key, Level.ALL),
-        )
-        self.listing = Listing(
-            clock,
-            now_ms,
-            limits,
-            control,
-            lambda: self.roster.view,
-            lambda: self.roster.probes.look_around(),
-            self.queues.avoided,
-            self._holds_value,
-        )
-        self.roster = Roster(
-            clock,
-            random,
-            now_ms,
-            limits,
-            store,
-            control,
-            self.queues,
-            self.coordinator.adopt,
-            self.mover.kick,
-            self.courier.kick,
-            buggify,
-        )
-        watch = self.metrics.watch
-        watch("kv_epoch", "The epoch of this proxy's view", lambda: self._view_of(lambda view: view.epoch))
-        watch("kv_members", "Members of the cluster", lambda: self._view_of(lambda view: len(view.seats)))
-        watch("kv_operations_under_way", "Client operations under way", lambda: self.coordinator.under_way)
-        watch("kv_queued_operations", "Operations waiting for a batch", self.queues.waiting)
-        watch("kv_nodes_avoided", "Nodes that are avoided since they failed", lambda: len(self.queues.avoided()))
-        watch("kv_nodes_slow", "Nodes that are asked last since the others are far faster", self.queues.slow)
-
-    def _view_of(self, figure: Callable[[View], float]) -> float:
-        return figure(self.roster.view) if self.roster.view is not None else 0
-
-    async def start(self, found: Callable[[State | None], State]) -> State:
-        self.mover.start()
-        state = await self.roster.start(found)
-        self.sweeper.start()
-        self.courier.start()
-        self.mender.start()
-        return state
-
-    async def stop(self) -> None:
-        await self.courier.stop()
-        await self.mender.stop()
-        await self.sweeper.stop()
-        await self.mover.stop()
-        await self.roster.stop()
-
-    def _holds_value(self, key: Key) -> Deferred[bool]:
-        found = self.coordinator.get(key, Level.STRONG)
-        return found.addCallback(lambda done: is_value(done.record))
-
-    def app(self, limits: Limits, default: Level) -> Klein:
-        """The proxy's whole door."""
-        app = App()
-        add_original_proxy(app, self.coordinator, self.roster, limits, default)
-        add_v1(app, self.coordinator, self._now_ms, limits, default)
-        add_keys(app, self.listing, limits)
-        add_bulk(app, self.coordinator, self._now_ms, limits, default)
-        add_cluster(app, ClusterDoor(self.roster, self.mover, limits, default), self.metrics)
-        add_tasks(app, TaskDoor(self.roster, self.mover, self.mender, limits))
-        return app
 
 
 def founding(config: ProxyConfig, random: Random) -> Callable[[State | None], State]:
@@ -228,15 +65,21 @@ def founding(config: ProxyConfig, random: Random) -> Callable[[State | None], St
 
 
 class Proxy(Service):
-    """One proxy process."""
+    """One process of a proxy: the only one, or one of several workers.
+
+    :param worker: its number among them.
+    """
 
     log = Logger()
 
-    def __init__(self, reactor: Any, random: Random, now_ms: Callable[[], int], config: ProxyConfig) -> None:
+    def __init__(
+        self, reactor: Any, random: Random, now_ms: Callable[[], int], config: ProxyConfig, worker: int = FIRST
+    ) -> None:
         self._reactor = reactor
         self._random = random
         self._now_ms = now_ms
         self._config = config
+        self._worker = worker
         self._door: IService | None = None
         self._first_nodes: list[Deferred[None]] = []
 
@@ -245,28 +88,36 @@ class Proxy(Service):
         config, limits = self._config, self._config.limits
         if not FNV_IS_COMPILED:
             self.log.warn("fnv-hash-fast has no compiled part here: every look-up costs 3 us more")
-        self._transport = HttpTransport(self._reactor, limits)
-        store = self._state_store()
-        self._rooms = Rooms(self._reactor, self._random, self._now_ms, limits, store, self._transport)
-        starting = ensureDeferred(self._rooms.start(founding(config, self._random)))
+        http = HttpTransport(self._reactor, limits)
+        links = LinkTransport(self._reactor, limits, http) if config.transport == "link" else None
+        transport = self._transport = links or http
+        store = self._state_store(http)
+        self._rooms = Rooms(self._reactor, self._random, self._now_ms, limits, store, transport)
+        if links is not None:
+            self._rooms.metrics.watch("kv_links", "Links to nodes that are open now", links.links)
+        part = self._part = part_of(self._reactor, config, self._worker)
+        found = part.founding(founding(config, self._random))
+        starting = ensureDeferred(self._rooms.start(found, part.drives))
         starting.addCallback(self._open).addErrback(self._cannot_start)
 
-    def _state_store(self) -> StateStore:
+    def _state_store(self, http: HttpTransport) -> StateStore:
         config, limits = self._config, self._config.limits
         place = config.state_place
         if isinstance(place, Path):
             return FileStore(self._reactor, place, limits)
-        gateway = HttpGateway(self._transport, place.urls, limits)
+        gateway = HttpGateway(http, place.urls, limits)
         name = f"{url_of(config.interface, config.port)}/{self._random.getrandbits(64):016x}"
         return EtcdStore(self._reactor, gateway, place.prefix, name, limits)
 
     def _open(self, state: State) -> None:
-        config = self._config
-        app = self._rooms.app(config.limits, parse_level(config.consistency))
-        site = KvSite(self._reactor, app, config.limits, config.limits.body_bytes_max)
-        self._door = listening(self._reactor, config.interface, config.port, site)
+        config, part, metrics = self._config, self._part, self._rooms.metrics
+        app = self._rooms.app(config.limits, parse_level(config.consistency), part.app(metrics))
+        site = KvSite(self._reactor, app, config.limits, config.limits.body_bytes_max, config.lane)
+        self._door = listening(self._reactor, config.interface, config.port, site, part.shares_port)
+        part.open(app, metrics)
         self.log.info(
-            "kvproxy on {url}, cluster {cluster} at epoch {epoch} with {count} members",
+            "{name} on {url}, cluster {cluster} at epoch {epoch} with {count} members",
+            name="kvproxy" if self._worker == FIRST else f"worker {self._worker} of kvproxy",
             url=url_of(config.interface, config.port),
             cluster=state.cluster_id,
             epoch=state.epoch,
@@ -312,11 +163,14 @@ class Proxy(Service):
         for adding in self._first_nodes:
             adding.addErrback(lambda _: None)
             adding.cancel()
+        # The other workers end at the same time as this one: whoever waits for all of them does not wait for long.
+        parting = ensureDeferred(self._part.stop())
         if self._door is not None:
             yield self._door.stopService()
         until = self._reactor.seconds() + STOP_PATIENCE_S
         while self._rooms.coordinator.under_way and self._reactor.seconds() < until:
             yield deferLater(self._reactor, 0.02)
+        yield parting
         yield ensureDeferred(self._rooms.stop())
         yield self._transport.close()
 
@@ -326,4 +180,4 @@ def makeService(options: ProxyOptions) -> IService:
     spare_the_collector()
     if options["leash"]:
         Leash.put_on(reactor)
-    return Proxy(reactor, fresh_random(), wall_ms, options.config)
+    return Proxy(reactor, fresh_random(), wall_ms, options.config, options.worker)

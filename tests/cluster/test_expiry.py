@@ -15,9 +15,9 @@ from twisted_kv.conditional import Draft, leave
 from twisted_kv.errors import Unreached
 from twisted_kv.names import Key
 from twisted_kv.preconditions import Precondition, Verdict
-from twisted_kv.proxy import Rooms
 from twisted_kv.quorum import Level
 from twisted_kv.ring import slot_of
+from twisted_kv.rooms import Rooms
 from twisted_kv.sharing import Changed
 from twisted_kv.versions import Record, decode_record
 

@@ -1,6 +1,6 @@
 """A whole cluster in one process: real rooms, a clock that only tests turn, and lines that can be cut.
 
-Nodes are ``Replica`` over a memory engine or a paper disk, proxies are ``proxy.Rooms`` on a shared state file; between
+Nodes are ``Replica`` over a memory engine or a paper disk, proxies are ``rooms.Rooms`` on a shared state file; between
 them a transport that delays, loses, doubles and refuses by one seed. (The simulation proper, with disks and wire, comes
 on top of this.)
 """
@@ -26,11 +26,12 @@ from twisted_kv.names import Key
 from twisted_kv.operation import Done
 from twisted_kv.peers.control import Control
 from twisted_kv.peers.peer import Answer
-from twisted_kv.proxy import Rooms, founding
+from twisted_kv.proxy import founding
 from twisted_kv.pulling import Puller
 from twisted_kv.quorum import Level
 from twisted_kv.replica import Replica
 from twisted_kv.ring import SLOTS
+from twisted_kv.rooms import Rooms
 from twisted_kv.simulation.door import answered
 from twisted_kv.simulation.linearizability import Event, Fate, Kind
 from twisted_kv.state.file import FileStore

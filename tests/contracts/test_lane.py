@@ -414,3 +414,41 @@ def test_all_connections_can_be_hung_up(lane: bool) -> None:
 def test_ten_thousand_pipelined_requests_that_are_answered_at_once_do_not_nest() -> None:
     port = Port(lane=True)
     assert port.send(get(b"/GET") * 10_000).count(b"HTTP/1.1 400 Bad Request\r\nServer") == 10_000
+
+
+# Memory.
+
+
+@BOTH
+@pytest.mark.parametrize("kind", ["a length", "chunks"])
+def test_bodies_that_come_at_the_same_time_have_a_bound_together(lane: bool, kind: str) -> None:
+    port = Port(lane, Limits(intake_bytes_max=60_000))
+    head = get(b"/v1/kv/a", b"Content-Length: 40000", method=b"PUT")
+    port.send(head + bytes(100))
+    first = port.wire, port.protocol
+    port.connect()
+    body = bytes(40_000)
+    request = kv_put(b"b", body) if kind == "a length" else chunked(b"/v1/kv/b", b"9C40\r\n" + body + b"\r\n0\r\n\r\n")
+    refused = port.send(request)
+    assert refused.startswith(b"HTTP/1.1 429 Too Many Requests\r\nConnection: close\r\nRetry-After: 1\r\n")
+    assert port.wire.closed
+    port.lose()
+    port.connect()
+    assert port.send(put("small", "1")).startswith(b"HTTP/1.1 200 ")
+    port.wire, port.protocol = first
+    assert port.send(bytes(39_900)).startswith(b"HTTP/1.1 204 ")
+    assert port.site.intake.bytes == 0
+
+
+@BOTH
+def test_what_a_client_leaves_behind_takes_no_room(lane: bool) -> None:
+    port = Port(lane)
+    port.send(kv_put(b"a", bytes(100), length=b"40000"))
+    assert port.site.intake.bytes == 40_000
+    port.lose()
+    port.connect()
+    port.send(chunked(b"/v1/kv/a", b"64\r\n" + bytes(100)))
+    assert port.site.intake.bytes == 100
+    pass_s(port, LIMITS.body_s(0) + 2)
+    port.lose()
+    assert port.site.intake.bytes == 0

@@ -1,9 +1,14 @@
-"""The contract of transports, over real sockets: one answer read to its end, or one of two errors, in time."""
+"""The contract of transports, over real sockets: one answer read to its end, or one of two errors, in time.
+
+Every test runs over the agent that is the default, over Twisted's, whose place it takes, and below links that cannot
+be opened. What goes over a link is in ``test_link``.
+"""
 
 from __future__ import annotations
 
 import gzip
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -16,9 +21,11 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
+from tests.contracts.twisted_agent import TwistedAgent
 from twisted_kv.errors import KvError, PeerSilent, PeerUnreachable
 from twisted_kv.limits import Limits
 from twisted_kv.peers.http import HttpTransport
+from twisted_kv.peers.link import LinkTransport
 from twisted_kv.peers.peer import Answer, Transport
 
 reactor: Any = real_reactor
@@ -32,6 +39,26 @@ Script = Callable[["Line", bytes], None]
 def ok(body: bytes, *headers: bytes, status: bytes = b"200 OK") -> bytes:
     lines = [b"HTTP/1.1 " + status, b"Content-Length: %d" % len(body), *headers, b"", body]
     return b"\r\n".join(lines)
+
+
+class Nowhere:
+    """Gives no endpoint."""
+
+    def endpointForURI(self, uri: object) -> Any:
+        raise ValueError("there is no way")
+
+
+TRANSPORTS: dict[str, Callable[[], HttpTransport | LinkTransport]] = {
+    "ours": lambda: HttpTransport(reactor, LIMITS),
+    "Twisted's": lambda: HttpTransport(reactor, LIMITS, TwistedAgent(reactor, LIMITS)),
+    "no link": lambda: LinkTransport(reactor, LIMITS, HttpTransport(reactor, LIMITS), Nowhere()),  # type: ignore[arg-type]
+}
+transport_made = TRANSPORTS["ours"]
+
+
+@pytest.fixture(params=TRANSPORTS, autouse=True)
+def _transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "transport_made", TRANSPORTS[request.param])
 
 
 class Line(Protocol):
@@ -101,7 +128,7 @@ async def serving(script: Script) -> AsyncIterator[tuple[Server, Transport]]:
     """A server and a transport, and nothing left of either: no timer, no connection."""
     timers = set(reactor.getDelayedCalls())
     server = Server(script)
-    transport = HttpTransport(reactor, LIMITS)
+    transport = transport_made()
     try:
         yield server, transport
         await transport.close()
@@ -231,7 +258,7 @@ async def test_a_body_that_drips_does_not_stretch_the_deadline() -> None:
         drip(line)
 
     server = Server(script)
-    transport = HttpTransport(reactor, LIMITS)
+    transport = transport_made()
     since = time.monotonic()
     await error_of(post(transport, server.url, timeout_s=SHORT_S), PeerSilent)
     assert time.monotonic() - since < SHORT_S + 1.0
@@ -292,7 +319,7 @@ async def test_an_endless_body_is_hung_up_on_long_before_the_deadline() -> None:
         pour(line)
 
     server = Server(script)
-    transport = HttpTransport(reactor, LIMITS)
+    transport = transport_made()
     since = time.monotonic()
     await error_of(post(transport, server.url, timeout_s=LONG_S), PeerSilent)
     await server.gone()
@@ -322,7 +349,7 @@ async def refuse_encoded() -> Server:
     """Ask a server that sends a bomb, and give it; the connection to it may still be open."""
     bomb = gzip.compress(bytes(1_000_000))
     server = Server(answering(ok(bomb, b"Content-Encoding: gzip")))
-    transport = HttpTransport(reactor, LIMITS)
+    transport = transport_made()
     error = await error_of(post(transport, server.url), PeerSilent)
     assert "encoded" in error.detail
     await transport.close()

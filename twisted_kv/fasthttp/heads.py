@@ -42,12 +42,6 @@ class Head:
         else:
             self.fields[name] = [value.strip(b" \t")]
 
-    def upgrades_to(self, protocol: bytes) -> bool:
-        """Say whether the connection is to be switched to a protocol, and to that one alone (RFC 9110, section 7.8)."""
-        options = b",".join(self.fields.get(b"connection", [])).lower().split(b",")
-        wants = b"upgrade" in [option.strip(b" \t") for option in options]
-        return wants and not self.length and not self.chunked and self.fields.get(b"upgrade") == [protocol]
-
     # How routes ask for fields: as they do twisted.web's, with names in lower case.
 
     def hasHeader(self, name: bytes) -> bool:

@@ -19,9 +19,10 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ..errors import BadInput, RequestTooSlow
+from ..errors import BadInput, KvError, Overloaded, RequestTooSlow
 from ..limits import Limits
 from .heads import END, Head, read_head
+from .intake import Intake
 from .overdue import Overdue
 from .request import LaneRequest, Stamp
 
@@ -45,7 +46,7 @@ class Guest(Protocol):
 class WebGuest(Guest, Protocol):
     """twisted.web's own."""
 
-    def refuse(self, error: BadInput) -> None:
+    def refuse(self, error: KvError) -> None:
         """Answer with an error, and close."""
 
 
@@ -55,6 +56,7 @@ class Door(Protocol):
     clock: IReactorTime
     limits: Limits
     bytes_max: int
+    intake: Intake
     stamp: Stamp
     overdue: Overdue
 
@@ -77,6 +79,8 @@ class Lane(Connection):
         self._head: Head | None = None
         self._parts: list[bytes] = []
         self._lacking = 0
+        self._taken = 0
+        """What the intake counts of this connection."""
         self._request: LaneRequest | None = None
         self._advancing = False
         self._guest: Guest | None = None
@@ -93,6 +97,7 @@ class Lane(Connection):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._door.overdue.forget(self)
+        self._give_back()
         if self._request is not None:
             self._request.channel = None
         self._buffer = b""
@@ -136,8 +141,13 @@ class Lane(Connection):
         if head is None:
             self._hand_over(self._guest_for(data, end))
             return False
+        try:
+            self._door.intake.take(head.length)
+        except Overloaded as error:
+            self._refuse(error)
+            return False
         self._head = head
-        self._lacking = head.length
+        self._lacking = self._taken = head.length
         self._buffer = b""
         self._fill(data[end + len(END) :])
         return self._guest is None
@@ -195,10 +205,15 @@ class Lane(Connection):
     def answered(self, data: bytes) -> None:
         """Send an answer, and go on to the next request."""
         self._request = None
+        self._give_back()
         self.transport.write(data)
         self._since_s = self._door.clock.seconds()
         self._release()
         self._advance()
+
+    def _give_back(self) -> None:
+        self._door.intake.give_back(self._taken)
+        self._taken = 0
 
     def _hand_over(self, guest: Guest) -> None:
         data, self._buffer = self._buffer, b""
@@ -257,8 +272,11 @@ class Lane(Connection):
         elif now_s - self._since_s > limits.idle_s_max:
             self.transport.loseConnection()
 
-    def _refuse(self, error: BadInput) -> None:
+    def _refuse(self, error: KvError) -> None:
         self._buffer = b""
+        self._head = None
+        self._parts = []
+        self._give_back()
         guest = self._door.web_guest()
         self._hand_over(guest)
         guest.refuse(error)

@@ -1,4 +1,4 @@
-"""The transport over HTTP: treq on Twisted's pooled Agent, with bounds that neither sets by itself."""
+"""The transport over HTTP: treq on an agent that keeps connections, with bounds that treq does not set."""
 
 from __future__ import annotations
 
@@ -14,20 +14,13 @@ from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.interfaces import IConsumer, IDelayedCall, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
-from twisted.web.client import (
-    URI,
-    Agent,
-    BrowserLikePolicyForHTTPS,
-    HTTPConnectionPool,
-    ResponseDone,
-    ResponseNeverReceived,
-    _HTTP11ClientFactory,
-)
+from twisted.web.client import URI, BrowserLikePolicyForHTTPS, ResponseDone, ResponseNeverReceived
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
 
 from ..errors import KvError, PeerSilent, PeerUnreachable
+from ..fasthttp.agent import PooledAgent
 from ..limits import Limits
 from .peer import Answer
 
@@ -60,9 +53,9 @@ class PlainAgent:
     def request(
         self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: IBodyProducer | None = None
     ) -> Deferred[IResponse]:
-        plain = headers.copy() if headers is not None else Headers()
-        plain.removeHeader(b"accept-encoding")
-        return self._agent.request(method, uri, plain, bodyProducer).addCallback(self._checked)
+        if headers is not None:
+            headers.removeHeader(b"accept-encoding")  # from the copy that treq has made to put it in
+        return self._agent.request(method, uri, headers, bodyProducer).addCallback(self._checked)
 
     def _checked(self, response: IResponse) -> IResponse:
         if response.headers.hasHeader(b"content-encoding"):
@@ -138,12 +131,6 @@ class Body(Protocol):
             abort()
 
 
-class _QuietFactory(_HTTP11ClientFactory):
-    """Does not log each connection: there is one factory for every one of them."""
-
-    noisy = False
-
-
 @implementer(IAgentEndpointFactory)
 class Endpoints:
     """Connects to nodes by name or address.
@@ -170,27 +157,26 @@ class Endpoints:
         return endpoint
 
 
+def _of_type(content_type: str) -> Headers:
+    """Give a request's headers. Nobody changes them: treq makes a copy for what it adds."""
+    return Headers({b"content-type": [content_type.encode()]})
+
+
 class HttpTransport:
     """Requests over a pool of connections. See ``peer.Transport``.
 
-    The pool keeps as many idle connections to a node as its queue has batches under way, and some for control calls;
-    how many there are at once is bounded by who asks.
+    :param agent: makes the requests, instead of one of the transport's own; is closed with it, as a pool of
+        connections that are kept (``closeCachedConnections``).
     """
 
-    def __init__(self, reactor: Any, limits: Limits, agent: IAgent | None = None) -> None:
+    def __init__(self, reactor: Any, limits: Limits, agent: Any = None) -> None:
         self._clock: IReactorTime = reactor
         self._limits = limits
-        self._pool = HTTPConnectionPool(reactor)
-        self._pool._factory = _QuietFactory
-        self._pool.maxPersistentPerHost = 2 * limits.batches_in_flight_max + 2
-        self._pool.retryAutomatically = False
-        # Shorter than a server's idle time-out, so that a stale connection is the exception.
-        self._pool.cachedConnectionTimeout = 30
-        if agent is None:
-            agent = Agent.usingEndpointFactory(reactor, Endpoints(reactor, limits), self._pool)
+        self._agent = agent if agent is not None else PooledAgent(reactor, Endpoints(reactor, limits), limits)
         self._cookies = _NoCookies()
-        self._client = HTTPClient(PlainAgent(agent), self._cookies, data_to_body_producer=WholeBody)
+        self._client = HTTPClient(PlainAgent(self._agent), self._cookies, data_to_body_producer=WholeBody)
         self._url = lru_cache(maxsize=1024)(_Url.of)
+        self._headers = lru_cache(maxsize=16)(_of_type)
 
     def request(
         self,
@@ -204,7 +190,8 @@ class HttpTransport:
         return _Request(self, method, url, body, content_type, timeout_s).done
 
     def close(self) -> Deferred[None]:
-        return self._pool.closeCachedConnections()
+        done: Deferred[None] = self._agent.closeCachedConnections()
+        return done
 
     def send(self, method: str, url: str, body: bytes, content_type: str) -> Deferred[Any]:
         return self._client.request(
@@ -212,7 +199,7 @@ class HttpTransport:
             self._url(url),
             data=body,
             cookies=self._cookies,
-            headers=Headers({b"content-type": [content_type.encode()]}),
+            headers=self._headers(content_type),
             allow_redirects=False,
             unbuffered=True,
             reactor=self._clock,

@@ -19,10 +19,11 @@ from ..metrics import NodeMetrics
 from ..names import ClusterId
 from ..peers.control import Control
 from ..peers.peer import Answer
-from ..proxy import Rooms, founding
+from ..proxy import founding
 from ..pulling import Puller
 from ..register import PREPARE
 from ..replica import Replica
+from ..rooms import Rooms
 from ..scrubbing import Scrubber
 from ..storage.memory import MemoryEngine
 from ..wire import batch_decoder, drop_request_decoder

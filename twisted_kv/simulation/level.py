@@ -1,23 +1,28 @@
 """The two levels of the simulation: messages handed from room to room, or bytes between real parsers.
 
 Most seeds run at the message level, where a second shows more. At the wire level everything that a request goes through
-is the real thing, but for the kernel: treq, klein's routes, twisted.web and its client (``tcp.py``).
+is the real thing, but for the kernel: treq and its agent, links, the lane, twisted.web and klein's routes (``tcp.py``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from klein import Klein
 
+from ..fasthttp.heads import Head
+from ..fasthttp.lane import Guest
 from ..limits import Limits
 from ..metrics import NodeMetrics
 from ..node import node_app
 from ..peers.http import HttpTransport
-from ..proxy import Rooms
+from ..peers.link import LinkTransport
 from ..pulling import Puller
 from ..quorum import Level
 from ..replica import Replica
+from ..rooms import Rooms
+from ..web.node import Batches
 from ..web.site import KvSite
 from .network import Line, Network
 from .tcp import Stack, Tcp
@@ -25,11 +30,14 @@ from .world import Host
 
 PORT = 80
 
+LINKED = 0.5
+LANED = 0.75
+
 
 class Carriage(Protocol):
     """How requests come from one process to another."""
 
-    def transport(self, host: Host) -> Line | HttpTransport:
+    def transport(self, host: Host) -> Line | HttpTransport | LinkTransport:
         """Give a process that starts its way to the nodes."""
 
     def open_node(self, host: Host, replica: Replica, puller: Puller, metrics: NodeMetrics) -> None:
@@ -56,20 +64,29 @@ class Messages:
 
 
 class Wire:
-    """Requests are bytes on connections. See ``Carriage``."""
+    """Requests are bytes on connections. See ``Carriage``.
+
+    Each process is started, as its operator may have it, with links or without, and with the lane or without.
+    """
 
     def __init__(self, network: Network, limits: Limits) -> None:
         self.tcp = Tcp(network)
+        self._random = network.world.random
         self._limits = limits
 
-    def transport(self, host: Host) -> HttpTransport:
-        return HttpTransport(Stack(self.tcp, host), self._limits)
+    def transport(self, host: Host) -> HttpTransport | LinkTransport:
+        stack = Stack(self.tcp, host)
+        http = HttpTransport(stack, self._limits)
+        return LinkTransport(stack, self._limits, http) if self._random.random() < LINKED else http
 
     def open_node(self, host: Host, replica: Replica, puller: Puller, metrics: NodeMetrics) -> None:
-        self._listen(host, node_app(replica, puller, metrics, self._limits), self._limits.node_body_bytes_max)
+        link = Batches(replica, metrics).link(self._limits)
+        app = node_app(replica, puller, metrics, self._limits)
+        self._listen(host, app, self._limits.node_body_bytes_max, link)
 
     def open_proxy(self, host: Host, rooms: Rooms) -> None:
-        self._listen(host, rooms.app(self._limits, Level.STRONG), self._limits.body_bytes_max)
+        self._listen(host, rooms.app(self._limits, Level.STRONG), self._limits.body_bytes_max, lambda head: None)
 
-    def _listen(self, host: Host, app: Klein, bytes_max: int) -> None:
-        self.tcp.listen(host, PORT, KvSite(Stack(self.tcp, host), app, self._limits, bytes_max))
+    def _listen(self, host: Host, app: Klein, bytes_max: int, link: Callable[[Head], Guest | None]) -> None:
+        lane = self._random.random() < LANED
+        self.tcp.listen(host, PORT, KvSite(Stack(self.tcp, host), app, self._limits, bytes_max, lane, link))

@@ -42,6 +42,7 @@ STATUS: dict[type[KvError], int] = {
     errors.DiskFull: 507,
     errors.DiskFailed: 500,
     errors.Stopping: 503,
+    errors.WorkerSilent: 503,
     errors.NotANode: 422,
     errors.ForeignNode: 409,
     errors.NodeHasData: 409,

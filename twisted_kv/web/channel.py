@@ -9,10 +9,10 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 
-from ..errors import BadInput, HeadTooLarge, MalformedRequest, RequestTooSlow
+from ..errors import BadInput, HeadTooLarge, KvError, MalformedRequest, RequestTooSlow
 from ..fasthttp.heads import read_head
 from ..limits import Limits
-from .answers import PROBLEM, STATUS, problem_body
+from .answers import PROBLEM, RETRY_AFTER_S, STATUS, problem_body
 
 
 class Phase(Enum):
@@ -25,8 +25,13 @@ class Phase(Enum):
     CLOSING = auto()
 
 
-_REASONS = {400: b"Bad Request", 408: b"Request Timeout", 413: b"Content Too Large"}
-_REASONS[431] = b"Request Header Fields Too Large"
+_REASONS = {
+    400: b"Bad Request",
+    408: b"Request Timeout",
+    413: b"Content Too Large",
+    429: b"Too Many Requests",
+    431: b"Request Header Fields Too Large",
+}
 
 
 class StrictChannel(HTTPChannel):
@@ -63,6 +68,8 @@ class StrictChannel(HTTPChannel):
     def connectionLost(self, reason: Failure) -> None:
         if self._watched:
             self.site.overdue.forget(self)
+        for request in self.requests:
+            request.give_back()
         super().connectionLost(reason)
 
     def dataReceived(self, data: bytes) -> None:
@@ -108,6 +115,7 @@ class StrictChannel(HTTPChannel):
         super().allContentReceived()
 
     def requestDone(self, request: Any) -> None:
+        request.give_back()
         begun = bool(self._dataBuffer)
         self._enter(Phase.IDLE)
         super().requestDone(request)
@@ -124,7 +132,7 @@ class StrictChannel(HTTPChannel):
         request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
         return False
 
-    def refuse(self, error: BadInput) -> None:
+    def refuse(self, error: KvError) -> None:
         """Answer with an error and close.
 
         What still arrives is read for a moment and thrown away: closing on unread bytes would reset the connection,
@@ -134,9 +142,10 @@ class StrictChannel(HTTPChannel):
         status = STATUS[type(error)]
         body = problem_body(error, status)
         transport = self.transport
+        retry = b"Retry-After: %s\r\n" % RETRY_AFTER_S[status] if status in RETRY_AFTER_S else b""
         transport.write(
-            b"HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s"
-            % (status, _REASONS[status], PROBLEM, len(body), body)
+            b"HTTP/1.1 %d %s\r\nConnection: close\r\n%sContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s"
+            % (status, _REASONS[status], retry, PROBLEM, len(body), body)
         )
         if hasattr(transport, "loseWriteConnection"):
             transport.loseWriteConnection()

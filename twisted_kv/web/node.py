@@ -11,9 +11,8 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
 
 from ..errors import KvError, MalformedBody
-from ..fasthttp.frames import PROTOCOL
 from ..fasthttp.heads import Head
-from ..fasthttp.linked import Linked
+from ..fasthttp.linked import Linked, asks_for_link
 from ..limits import Limits
 from ..metrics import CONTENT_TYPE, NodeMetrics
 from ..pulling import Puller
@@ -79,7 +78,7 @@ class Batches:
     def link(self, limits: Limits) -> Callable[[Head], Linked | None]:
         """Give what takes over the connections of proxies that ask for the link (see ``web.site``)."""
         # Here a node's token will be asked for, before anything is switched.
-        return lambda head: Linked(self.by_link, limits) if head.upgrades_to(PROTOCOL) else None
+        return lambda head: Linked(self.by_link, limits) if asks_for_link(head) else None
 
     def _problem(self, failure: Failure) -> tuple[int, bytes]:
         failure.trap(KvError)

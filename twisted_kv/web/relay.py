@@ -26,7 +26,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
-from ..errors import PeerSilent, PeerUnreachable, Stopping
+from ..errors import PeerSilent, PeerUnreachable, WorkerSilent
 from ..limits import Limits
 from ..peers.http import Body, WholeBody
 from .answers import JSON
@@ -103,7 +103,7 @@ class Relay:
         return Relayed(response.code, {name: given[-1] for name, given in found.items() if given}, await whole.done)
 
     def answer(self, request: Any) -> Deferred[bytes]:
-        """Answer a request of this process's door as the other process does. Errors: ``Stopping``."""
+        """Answer a request of this process's door as the other process does. Errors: ``WorkerSilent``."""
         # twisted.web drops the body of an answer to HEAD, and keeps its length.
         method = b"GET" if request.method == b"HEAD" else request.method
         body, content_type = request.content.read(), request.getHeader(b"content-type") or JSON
@@ -181,7 +181,7 @@ def _refuse(failure: Failure) -> Failure:
     effect = "nothing was done" if failure.check(PeerUnreachable) else "what was asked for may be done all the same"
     why = failure.value.detail
     return Failure(
-        Stopping(
+        WorkerSilent(
             f"the proxy's first worker, which looks after the cluster, gave no answer: {why}; {effect}",
             "look with GET /v1/cluster, then send the call again; its log is twistd.log in the proxy's folder",
         )

@@ -15,8 +15,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
-from ..errors import BodyTooLarge, ForeignOrigin, KvError, NoSuchRoute, WrongMethod
+from ..errors import BodyTooLarge, ForeignOrigin, KvError, NoSuchRoute, Overloaded, WrongMethod
 from ..fasthttp.heads import Head
+from ..fasthttp.intake import Intake
 from ..fasthttp.lane import Guest, Lane
 from ..fasthttp.overdue import Overdue
 from ..fasthttp.request import Stamp
@@ -42,23 +43,21 @@ class BoundedRequest(Request):
     """
 
     _refused = False
+    _taken = 0
 
     def parseCookies(self) -> None:
         """There are none here."""
 
     def gotLength(self, length: int | None) -> None:
         self.content = BytesIO()
-        self._room = self.channel.site.bytes_max
-        if length is not None and length > self._room:
-            self._refuse()
+        self._announced = length is not None
+        if length:
+            self._take(length)
 
     def handleContentChunk(self, data: bytes) -> None:
-        if self._refused:
-            return
-        self._room -= len(data)
-        if self._room < 0:
-            self._refuse()
-        else:
+        if not self._announced:
+            self._take(len(data))
+        if not self._refused:
             self.content.write(data)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
@@ -69,13 +68,29 @@ class BoundedRequest(Request):
             path = b"/" + path.split(b"/", 3)[3] if path.count(b"/") > 2 else b"/"
         super().requestReceived(command, path, version)
 
-    def _refuse(self) -> None:
+    def _take(self, size: int) -> None:
+        """Let so much more of the body in, or refuse all of it."""
+        site: KvSite = self.channel.site
+        if self._taken + size > site.bytes_max:
+            self._refuse(BodyTooLarge(f"the body is larger than {site.bytes_max} bytes", "send less in one request"))
+            return
+        try:
+            site.intake.take(size)
+            self._taken += size
+        except Overloaded as error:
+            self._refuse(error)
+
+    def give_back(self) -> None:
+        """Say that the body takes no memory any more."""
+        self.channel.site.intake.give_back(self._taken)
+        self._taken = 0
+
+    def _refuse(self, error: KvError) -> None:
         self._refused = True
         self.content = BytesIO()
         # Otherwise the channel would still send "100 Continue" behind the refusal.
         self.requestHeaders.removeHeader(b"expect")
-        bytes_max = self.channel.site.bytes_max
-        self.channel.refuse(BodyTooLarge(f"the body is larger than {bytes_max} bytes", "send less in one request"))
+        self.channel.refuse(error)
 
 
 class KvSite(Site):
@@ -101,6 +116,7 @@ class KvSite(Site):
         self.clock = reactor
         self.limits = limits
         self.bytes_max = bytes_max
+        self.intake = Intake(limits.intake_bytes_max)
         self.stamp = Stamp(reactor)
         self.overdue = Overdue(reactor)
         self.link_guest = link

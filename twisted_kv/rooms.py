@@ -1,0 +1,190 @@
+"""A proxy's rooms, wired together, on whatever clock, randomness, store and transport they are handed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+from klein import Klein
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.interfaces import IReactorTime
+
+from .buggify import Buggify, inert
+from .coordinator import Coordinator
+from .courier import Courier
+from .leading import Lead
+from .limits import Limits
+from .listing import Listing
+from .membership import State
+from .mender import Mender
+from .metrics import ProxyMetrics
+from .mover import Mover
+from .names import Key
+from .peers.control import Control
+from .peers.peer import Transport
+from .peers.queue import Queues
+from .quorum import Level
+from .roster import Roster
+from .state.store import StateStore
+from .sweeper import Sweeper
+from .versions import COUNTER_BITS, Ballot, HybridClock, is_value
+from .views import View
+from .web.bulk import add_bulk
+from .web.cluster import ClusterDoor, add_cluster
+from .web.keys import add_keys
+from .web.original import add_original_proxy
+from .web.site import App
+from .web.tasks import TaskDoor, add_tasks
+from .web.v1 import add_v1
+
+
+class Rooms:
+    """The rooms of one proxy."""
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        random: Random,
+        now_ms: Callable[[], int],
+        limits: Limits,
+        store: StateStore,
+        transport: Transport,
+        buggify: Buggify = inert,
+    ) -> None:
+        self._now_ms = now_ms
+        self.metrics = ProxyMetrics()
+        hybrid = HybridClock(now_ms, random.getrandbits(64))
+        if buggify("clock: the counter is near its end"):
+            next_ms = (now_ms() + 1) << COUNTER_BITS
+            hybrid.learn(Ballot((next_ms - 3).to_bytes(8, "big") + bytes(8)))
+        control = Control(transport, limits)
+        self.queues = Queues(
+            clock, limits, transport, self.metrics, lambda node, reply: self.roster.outdated(node, reply), buggify
+        )
+        self.coordinator = Coordinator(clock, random, now_ms, hybrid, limits, self.queues, self.metrics, buggify)
+        lead = Lead(store)
+        self.mover = Mover(
+            clock,
+            random,
+            limits,
+            store,
+            lead,
+            control,
+            hybrid,
+            lambda state: self.roster.take_up(state),
+            lambda: self.roster.view.state if self.roster.view is not None else None,
+            lambda error: self.roster.waiters.fail(error),
+            self.queues.wait_s,
+            buggify,
+        )
+        self.courier = Courier(
+            clock,
+            random,
+            limits,
+            lead,
+            control,
+            self.metrics,
+            lambda: self.roster.view,
+            lambda seat: self.roster.probes.remembered(seat),
+            lambda key: self.coordinator.get(key, Level.ALL),
+            self.queues.wait_s,
+            buggify,
+        )
+        self.mender = Mender(
+            clock,
+            random,
+            limits,
+            lead,
+            control,
+            self.metrics,
+            hybrid,
+            lambda: self.roster.view,
+            lambda seat: self.roster.probes.remembered(seat),
+            lambda key: self.coordinator.get(key, Level.ALL),
+            self.coordinator.refill,
+            buggify,
+        )
+        self.sweeper = Sweeper(
+            clock,
+            random,
+            now_ms,
+            limits,
+            control,
+            self.metrics,
+            lambda: self.roster.view,
+            lambda key: ensureDeferred(self.coordinator.bury(key)),
+            lambda key: self.coordinator.get(key, Level.ALL),
+        )
+        self.listing = Listing(
+            clock,
+            now_ms,
+            limits,
+            control,
+            lambda: self.roster.view,
+            lambda: self.roster.probes.look_around(),
+            self.queues.avoided,
+            self._holds_value,
+        )
+        self.roster = Roster(
+            clock,
+            random,
+            now_ms,
+            limits,
+            store,
+            control,
+            self.queues,
+            self.coordinator.adopt,
+            self.mover.kick,
+            self.courier.kick,
+            buggify,
+        )
+        watch = self.metrics.watch
+        watch("kv_epoch", "The epoch of this proxy's view", lambda: self._view_of(lambda view: view.epoch))
+        watch("kv_members", "Members of the cluster", lambda: self._view_of(lambda view: len(view.seats)))
+        watch("kv_operations_under_way", "Client operations under way", lambda: self.coordinator.under_way)
+        watch("kv_queued_operations", "Operations waiting for a batch", self.queues.waiting)
+        watch("kv_nodes_avoided", "Nodes that are avoided since they failed", lambda: len(self.queues.avoided()))
+        watch("kv_nodes_slow", "Nodes that are asked last since the others are far faster", self.queues.slow)
+
+    def _view_of(self, figure: Callable[[View], float]) -> float:
+        return figure(self.roster.view) if self.roster.view is not None else 0
+
+    async def start(self, found: Callable[[State | None], State], drives: bool = True) -> State:
+        """Start what serves clients, and what looks after the cluster.
+
+        :param found: a store transaction that gives the state to start with, or refuses what it finds.
+        :param drives: False for a proxy that only serves: changes, hints, repair and the sweep are left to others.
+        """
+        if drives:
+            self.mover.start()
+        state = await self.roster.start(found)
+        if drives:
+            self.sweeper.start()
+            self.courier.start()
+            self.mender.start()
+        return state
+
+    async def stop(self) -> None:
+        await self.courier.stop()
+        await self.mender.stop()
+        await self.sweeper.stop()
+        await self.mover.stop()
+        await self.roster.stop()
+
+    def _holds_value(self, key: Key) -> Deferred[bool]:
+        found = self.coordinator.get(key, Level.STRONG)
+        return found.addCallback(lambda done: is_value(done.record))
+
+    def app(self, limits: Limits, default: Level, app: App | None = None) -> Klein:
+        """The proxy's whole door.
+
+        :param app: a door without routes, where it is not to be a plain one.
+        """
+        app = app if app is not None else App()
+        add_original_proxy(app, self.coordinator, self.roster, limits, default)
+        add_v1(app, self.coordinator, self._now_ms, limits, default)
+        add_keys(app, self.listing, limits)
+        add_bulk(app, self.coordinator, self._now_ms, limits, default)
+        add_cluster(app, ClusterDoor(self.roster, self.mover, limits, default), self.metrics)
+        add_tasks(app, TaskDoor(self.roster, self.mover, self.mender, limits))
+        return app

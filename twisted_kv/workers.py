@@ -1,0 +1,252 @@
+"""Several cores: a proxy as several processes that share its port.
+
+The first worker is the process that twistd has started. It founds the state or agrees with it, looks after the cluster,
+and starts the others, which serve clients and nothing else. The kernel spreads connections over all of them
+(``SO_REUSEPORT``, socket(7)), so a client may meet any: for what the first one alone can say, the others ask it over a
+socket in its folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Protocol
+
+from klein import Klein
+from twisted.application.internet import UNIXServer
+from twisted.application.service import IService
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.error import CannotListenError
+from twisted.logger import Logger
+
+from .children import Children
+from .config import FIRST, EtcdPlace, ProxyConfig, worker_socket
+from .errors import BadConfig, PeerSilent, StateUnusable
+from .limits import Limits
+from .membership import State
+from .metrics import CONTENT_TYPE, Metrics, Workers
+from .together import answers
+from .web.answers import answer
+from .web.relay import Relay, Relayed, StandIn
+from .web.site import App, KvSite
+
+OWN = ("/PUT", "/GET", "/v1/kv/", "/v1/keys", "/v1/bulk", "/v1/ring/", "/health/")
+"""What each worker answers by itself. Whatever else there is, now or later, is the first one's."""
+
+KILL_S = 3.5
+"""How long another worker has to end. Whoever supervises the first one, ``kvcluster`` too, gives it five seconds."""
+
+log = Logger(namespace="kvproxy")
+
+
+class Part(Protocol):
+    """What one process of a proxy does for the others."""
+
+    drives: bool
+    """Whether it looks after the cluster."""
+
+    shares_port: bool
+
+    def founding(self, step: Callable[[State | None], State]) -> Callable[[State | None], State]:
+        """Give the first transaction of this process; ``step`` is that of a proxy of one process."""
+
+    def app(self, metrics: Metrics) -> App:
+        """Give a door without routes, which answers some of those that it is given in its own way."""
+
+    def open(self, app: Klein, metrics: Metrics) -> None:
+        """Begin to answer the others, once this process listens. ``app`` is its whole door."""
+
+    async def stop(self) -> None:
+        """Answer the others no more; the first one ends them before."""
+
+
+class Alone:
+    """The part of the only process."""
+
+    drives = True
+    shares_port = False
+
+    def founding(self, step: Callable[[State | None], State]) -> Callable[[State | None], State]:
+        return step
+
+    def app(self, metrics: Metrics) -> App:
+        return App()
+
+    def open(self, app: Klein, metrics: Metrics) -> None:
+        """There is nobody to answer."""
+
+    async def stop(self) -> None:
+        """There is nobody to end."""
+
+
+class First(Alone):
+    """The part of the first of several."""
+
+    shares_port = True
+
+    def __init__(self, reactor: Any, config: ProxyConfig) -> None:
+        self._reactor = reactor
+        self._config = config
+        self._folder = config.folder.absolute()
+        self._children = Children(reactor, self._folder, log)
+        self._children.killTime = KILL_S
+        self._others = range(FIRST + 1, config.workers + 1)
+        self._relays = {number: Relay(reactor, self._socket(number), config.limits) for number in self._others}
+        self._started: list[str] = []
+        self._inner: IService | None = None
+
+    def _socket(self, number: int) -> Path:
+        return worker_socket(self._folder, number)
+
+    def app(self, metrics: Metrics) -> App:
+        return StandIn(lambda url: (lambda request: self._counted(request, metrics)) if url == "/metrics" else None)
+
+    def open(self, app: Klein, metrics: Metrics) -> None:
+        config = self._config
+        self._inner = answering(self._reactor, self._socket(FIRST), app, config.limits)
+        for number in self._others:
+            name = name_of(number)
+            limits = self._folder / name / "limits.toml"
+            try:
+                limits.parent.mkdir(exist_ok=True)
+                limits.write_text(limits_toml(config.limits), encoding="ascii")
+            except OSError as error:
+                raise unusable(limits, error) from None
+            self._children.add_daemon(name, "kvproxy", "--worker", str(number), *handed_down(config, limits))
+            self._started.append(name)
+        self._children.startService()
+
+    async def stop(self) -> None:
+        """End the others first: the last calls that they took may want the first one."""
+        await self._children.stop_in_order(self._started)
+        for relay in self._relays.values():
+            relay.stop()
+        if self._inner is not None:
+            await shut(self._inner, self._socket(FIRST))
+
+    async def _counted(self, request: Any, metrics: Metrics) -> bytes:
+        timeout_s = self._config.limits.worker_metrics_timeout_s
+        asked = {number: relay.ask(b"GET", b"/metrics", timeout_s) for number, relay in self._relays.items()}
+        told = await answers({number: one.addCallback(_text_of) for number, one in asked.items()})
+        texts = {FIRST: metrics.render(), **{number: told.get(number) for number in self._others}}
+        return answer(request, Workers(texts).render(), CONTENT_TYPE)
+
+
+class Child:
+    """The part of each other worker. Its folder lies in the first one's."""
+
+    drives = False
+    shares_port = True
+
+    def __init__(self, reactor: Any, config: ProxyConfig, number: int) -> None:
+        self._reactor = reactor
+        self._limits = config.limits
+        folder = config.folder.absolute().parent
+        self._socket = worker_socket(folder, number)
+        self._first = Relay(reactor, worker_socket(folder, FIRST), config.limits)
+        self._inner: IService | None = None
+
+    def founding(self, step: Callable[[State | None], State]) -> Callable[[State | None], State]:
+        def agreed(state: State | None) -> State:
+            if state is None:
+                # A second cluster beside the first worker's would be the end of what was written.
+                raise StateUnusable("the state that the first worker has founded is gone", "put its newest copy back")
+            return step(state)
+
+        return agreed
+
+    def app(self, metrics: Metrics) -> App:
+        return StandIn(lambda url: None if url.startswith(OWN) else self._first.answer)
+
+    def open(self, app: Klein, metrics: Metrics) -> None:
+        inner = App()
+
+        @inner.route("/metrics", methods=["GET"])
+        def counted(request: Any) -> bytes:
+            return answer(request, metrics.render(), CONTENT_TYPE)
+
+        self._inner = answering(self._reactor, self._socket, inner, self._limits)
+
+    async def stop(self) -> None:
+        self._first.stop()
+        if self._inner is not None:
+            await shut(self._inner, self._socket)
+
+
+def part_of(reactor: Any, config: ProxyConfig, number: int) -> Part:
+    """Give a process's part.
+
+    :param number: of this process among its proxy's workers.
+    """
+    if number > FIRST:
+        return Child(reactor, config, number)
+    return First(reactor, config) if config.workers > 1 else Alone()
+
+
+def name_of(number: int) -> str:
+    return f"worker-{number}"
+
+
+def handed_down(config: ProxyConfig, limits: Path) -> list[str]:
+    """Give the options with which a worker comes to the configuration of the first one, as that stands now.
+
+    ``--nodes`` is not among them: the first one adds them.
+
+    :param limits: a file with its limits, which no option can say.
+    """
+    place = config.state_place
+    given = {
+        "port": config.port,
+        "interface": config.interface,
+        "state": config.state if isinstance(place, EtcdPlace) else f"file:{place.absolute()}",
+        "replicas": config.replicas,
+        "vnodes": config.vnodes,
+        "consistency": config.consistency,
+        "lane": str(config.lane).lower(),
+        "transport": config.transport,
+        "config": limits,
+    }
+    return [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
+
+
+def limits_toml(limits: Limits) -> str:
+    """Write limits as the table of a configuration file. (Python and TOML write numbers, ``inf`` too, alike.)"""
+    return "\n".join(["[limits]", *(f"{one.name} = {getattr(limits, one.name)!r}" for one in fields(limits)), ""])
+
+
+def answering(reactor: Any, path: Path, app: Klein, limits: Limits) -> IService:
+    """Answer other workers on a socket that only this user may use.
+
+    A process that was killed leaves its socket behind: whoever holds the port, and with it the number, replaces it.
+
+    :raises BadConfig: if there can be none.
+    """
+    site = KvSite(reactor, app, limits, limits.body_bytes_max, lane=False)
+    inner: Any = UNIXServer(str(path), site, mode=0o600, reactor=reactor)
+    try:
+        path.unlink(missing_ok=True)
+        inner.startService()
+    except (OSError, CannotListenError) as error:
+        raise unusable(path, error) from None
+    return inner
+
+
+def unusable(path: Path, error: Exception) -> BadConfig:
+    return BadConfig(f"{path}, which the workers need, cannot be made: {error}", "check its folder's owner and room")
+
+
+def shut(inner: IService, path: Path) -> Deferred[None]:
+    """Close a socket for other workers."""
+    try:
+        # Twisted's port trips over a socket that somebody has removed, and would never say that it is closed.
+        path.touch()
+    except OSError:
+        return succeed(None)
+    return maybeDeferred(inner.stopService)
+
+
+def _text_of(answered: Relayed) -> bytes:
+    if answered.code != 200:
+        raise PeerSilent(f"the worker answered with {answered.code}")
+    return answered.body
