@@ -3,8 +3,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 TOOLS := wrk strace curl etcd
 PACKAGES := wrk strace curl etcd-server
+BENCH_TOOLS := wrk redis-server redis-benchmark nutcracker etcd
+BENCH_PACKAGES := wrk redis-server redis-tools nutcracker etcd-server
 
-.PHONY: run test test-system test-damage test-growth simulate mutants bench clean
+.PHONY: run test test-system test-damage test-growth simulate mutants bench bench-long bench-tools clean
 
 run: $(VENV)/installed
 	$(BIN)/twistd -n kvcluster
@@ -39,9 +41,18 @@ simulate: $(VENV)/installed
 mutants: $(VENV)/installed-test
 	$(BIN)/python -m tests.simulation.mutants 1000
 
-bench: $(VENV)/installed
-	$(BIN)/python -m benchmarks.ring
-	$(BIN)/python -m benchmarks.throughput
+# Ours and its peers under the same load, in some twenty minutes; figures and pictures go to benchmarks/out/.
+bench: bench-tools $(VENV)/installed-bench
+	$(BIN)/python -m benchmarks.bench
+
+# The same, with five million keys and ten minutes at full load: some forty minutes.
+bench-long: bench-tools $(VENV)/installed-bench
+	$(BIN)/python -m benchmarks.bench --long
+
+bench-tools:
+	@for tool in $(BENCH_TOOLS); do \
+		command -v $$tool >/dev/null || { echo "bench needs $$tool: apt-get install $(BENCH_PACKAGES)" >&2; exit 1; }; \
+	done
 
 # What the daemons wrote (kvcluster/, kvnode-*/, kvproxy-*/) is data, and stays.
 clean:
@@ -61,3 +72,7 @@ $(VENV)/installed-test: $(VENV)/installed
 	rm $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -e ".[test]"
 	touch $(VENV)/installed $@
+
+$(VENV)/installed-bench: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -e ".[bench]"
+	touch $@

@@ -11,9 +11,10 @@ from typing import Any
 
 from klein import Klein
 from twisted.internet import reactor
-from twisted.web.server import Site
 
 from twisted_kv.options import Leash
+
+from .bare_web import QuietSite
 
 app = Klein()
 values: dict[str, str] = {}
@@ -34,13 +35,6 @@ def get(request: Any) -> bytes:
         return b""
     request.setHeader(b"Content-Type", b"application/json")
     return json.dumps(values[key]).encode()
-
-
-class QuietSite(Site):
-    """A site without an access log: ours writes none either, and a comparison with one would flatter ours."""
-
-    def log(self, request: Any) -> None:
-        pass
 
 
 if __name__ == "__main__":

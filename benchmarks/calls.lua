@@ -1,17 +1,47 @@
--- The calls that wrk makes, given as arguments: wrk -s calls.lua URL -- PUT|GET KEYS VALUE_BYTES
--- Every request is put together before the clock starts, since wrk shares the cores with the servers it measures.
+-- The original's calls, for wrk: wrk -s calls.lua URL -- PUT|GET KEYS VALUE_BYTES [NAME=VALUE ...]
+--
+--   width=5     digits of a key's number             first=0   number of the first key
+--   stride=1    from each key's number to the next   query=    what follows the path, such as ?consistency=one
+--   fresh=      anything: no key comes twice, however many requests there are
+--
+-- Every request is put together before the clock starts, since wrk shares the cores with the servers it measures. Fresh
+-- keys cannot be: each is set into a request that is there.
+
+dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "done.lua")
 
 local requests, at = {}, 0
+local before, after, name
 
 function init(args)
   local method, keys, value = args[1], tonumber(args[2]), string.rep("v", tonumber(args[3]))
-  for number = 0, keys - 1 do
-    local body = string.format('{"Key":"k%05d"}', number)
-    if method == "PUT" then
-      body = string.format('{"Key":"k%05d","Value":"%s"}', number, value)
-    end
-    requests[number + 1] = wrk.format(method, "/" .. method, { ["Content-Type"] = "application/json" }, body)
+  local given = { width = "5", first = "0", stride = "1", query = "", fresh = "" }
+  for number = 4, #args do
+    local what, text = args[number]:match("^(%l+)=(.*)$")
+    given[what] = text
   end
+  name = "k%0" .. given.width .. "d"
+
+  local function request_for(key)
+    local body = string.format('{"Key":"%s"}', key)
+    if method == "PUT" then
+      body = string.format('{"Key":"%s","Value":"%s"}', key, value)
+    end
+    return wrk.format(method, "/" .. method .. given.query, { ["Content-Type"] = "application/json" }, body)
+  end
+
+  at = tonumber(given.first)
+  if given.fresh ~= "" then
+    local key = string.format(name, at)
+    local whole = request_for(key)
+    local from, to = whole:find(key, 1, true)
+    before, after = whole:sub(1, from - 1), whole:sub(to + 1)
+    request = fresh_request
+    return
+  end
+  for number = 0, keys - 1 do
+    requests[number + 1] = request_for(string.format(name, at + number * tonumber(given.stride)))
+  end
+  at = 0
 end
 
 function request()
@@ -19,13 +49,7 @@ function request()
   return requests[at]
 end
 
--- One line of JSON behind wrk's own text. Times are in microseconds; errors.status counts answers of 400 and above.
-function done(summary, latency)
-  local errors = summary.errors
-  io.write(string.format(
-    '{"requests":%d,"duration_us":%d,"p50_us":%d,"p99_us":%d,"bytes":%d,' ..
-    '"status":%d,"connect":%d,"read":%d,"write":%d,"timeout":%d}\n',
-    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99), summary.bytes,
-    errors.status, errors.connect, errors.read, errors.write, errors.timeout
-  ))
+function fresh_request()
+  at = at + 1
+  return before .. string.format(name, at) .. after
 end

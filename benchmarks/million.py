@@ -14,8 +14,8 @@ import threading
 import time
 from base64 import urlsafe_b64encode
 from http.client import HTTPConnection
-from pathlib import Path
 
+from .costs import resident_mib
 from .servers import HOST, call, cluster, processes, wait_until
 
 VALUE = b"v" * 100
@@ -28,10 +28,13 @@ def body_of(first: int, count: int) -> bytes:
     return b"".join(b'{"op":"put","key":"k%09d","value":"%b"}\n' % (n, VALUE) for n in range(first, first + count))
 
 
-def load(port: int, total: int) -> float:
-    """Load keys from several clients, and give records a second. Bodies are put together before the clock starts."""
-    lines = min(LINES, total // CLIENTS)
-    firsts = range(0, total, lines)
+def load(port: int, total: int, already: int = 0) -> float:
+    """Load keys from several clients until there are so many, and give records a second.
+
+    Bodies are put together before the clock starts.
+    """
+    lines = min(LINES, (total - already) // CLIENTS)
+    firsts = range(already, total, lines)
     seconds = 0.0
     for start in range(0, len(firsts), 10):
         bodies = [body_of(first, min(lines, total - first)) for first in firsts[start : start + 10]]
@@ -42,7 +45,7 @@ def load(port: int, total: int) -> float:
         for thread in crew:
             thread.join()
         seconds += time.monotonic() - began
-    return total / seconds
+    return (total - already) / seconds
 
 
 def send(port: int, bodies: list[bytes]) -> None:
@@ -52,11 +55,6 @@ def send(port: int, bodies: list[bytes]) -> None:
         answer = connection.getresponse().read()
         assert answer.count(b'"status":204') == body.count(b"\n"), answer[:300]
     connection.close()
-
-
-def resident_mib(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
 
 
 def main() -> None:

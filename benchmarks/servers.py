@@ -55,16 +55,19 @@ class Processes:
         self.start(name, self._commands[name])
 
     def started(self, name: str, command: tuple[str, ...], port: int, path: str) -> subprocess.Popen[bytes]:
-        """Start a server and wait until it answers at all."""
+        """Start a server that speaks HTTP, and wait until it answers at all."""
+        return self.started_when(name, command, lambda: bool(call(port, "GET", path)))
+
+    def started_when(self, name: str, command: tuple[str, ...], ready: Callable[[], bool]) -> subprocess.Popen[bytes]:
+        """Start a server, and wait until it is ready."""
         process = self.start(name, command)
 
         def answers() -> bool:
             if process.poll() is not None:
                 sys.exit(f"{name} ended at once:\n{self._log(name).read_text(errors='replace')[-2000:]}")
-            call(port, "GET", path)
-            return True
+            return ready()
 
-        wait_until(answers, f"{name} to answer on port {port}")
+        wait_until(answers, f"{name} to answer")
         return process
 
     def stop(self) -> None:
@@ -95,8 +98,14 @@ def call(port: int, method: str, path: str, body: Any = None) -> tuple[int, byte
         connection.close()
 
 
-def wait_until(holds: Callable[[], bool], what: str) -> None:
-    until = time.monotonic() + START_PATIENCE_S
+def accepts(port: int) -> bool:
+    """Whether somebody accepts connections there; it is an ``OSError`` if not."""
+    with socket.create_connection((HOST, port), timeout=CALL_TIMEOUT_S):
+        return True
+
+
+def wait_until(holds: Callable[[], bool], what: str, patience_s: float = START_PATIENCE_S) -> None:
+    until = time.monotonic() + patience_s
     while True:
         try:
             if holds():
@@ -104,7 +113,7 @@ def wait_until(holds: Callable[[], bool], what: str) -> None:
         except (OSError, HTTPException):
             pass
         if time.monotonic() > until:
-            sys.exit(f"waited {START_PATIENCE_S:g} s in vain for {what}")
+            sys.exit(f"waited {patience_s:g} s in vain for {what}")
         time.sleep(0.05)
 
 
@@ -135,7 +144,13 @@ def processes() -> Iterator[Processes]:
 
 
 def cluster(
-    running: Processes, name: str, *node_options: str, proxies: int = 1, size: int = NODES, replicas: int = NODES
+    running: Processes,
+    name: str,
+    *node_options: str,
+    proxies: int = 1,
+    size: int = NODES,
+    replicas: int = NODES,
+    proxy_options: tuple[str, ...] = (),
 ) -> tuple[list[int], list[int]]:
     """Bring up nodes and their proxies, complete and at rest; give the proxies' ports and the nodes'."""
     ports = free_ports(size + proxies)
@@ -152,7 +167,8 @@ def cluster(
     state = f"file:{running.folder / name}.json"
     urls = [f"http://{HOST}:{port}" for port in nodes]
     for port in doors:
-        daemon("kvproxy", port, "--state", state, "--consistency", "strong", "--replicas", str(replicas))
+        founded = ("--state", state, "--consistency", "strong", "--replicas", str(replicas))
+        daemon("kvproxy", port, *founded, *proxy_options)
     for url in urls:
         status, answer = call(doors[0], "POST", "/AddServer", {"url": url})
         if status // 100 != 2:
@@ -163,5 +179,6 @@ def cluster(
         ready = all(call(port, "GET", "/health/ready")[0] == 200 for port in doors)
         return ready and len(found["members"]) == size and not found["change"] and not found["pending"]
 
-    wait_until(at_rest, "the nodes to be members")
+    # Each node may be a change of its own.
+    wait_until(at_rest, "the nodes to be members", START_PATIENCE_S + 2 * size)
     return doors, nodes

@@ -13,10 +13,8 @@ import json
 import os
 import platform
 import re
-import shutil
 import signal
 import statistics
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -27,14 +25,14 @@ from http.client import HTTPConnection
 from importlib.metadata import version
 from typing import Any
 
-from .servers import CALL_TIMEOUT_S, HERE, HOST, call, cluster, free_ports, processes
+from .load import Run, Wrk
+from .peers import need
+from .servers import CALL_TIMEOUT_S, HOST, call, cluster, free_ports, processes
 
 KEYS = 10_000
 VALUE_BYTES = 100
 CONNECTIONS = 64
 FILLERS = 8
-WRK_SPARE_S = 30.0
-"""How much longer than asked wrk may take, building its requests, before it counts as stuck."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +41,6 @@ class Side:
 
     name: str
     port: int
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What wrk saw in one run."""
-
-    per_s: float
-    p50_ms: float
-    p99_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,22 +86,7 @@ def fill(side: Side) -> None:
 
 
 def wrk(side: Side, method: str, seconds: int) -> Run:
-    """Load one server, and refuse a run in which anything but a good answer came back."""
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", f"{CALL_TIMEOUT_S:.0f}s"]
-    command += ["-s", str(HERE / "calls.lua"), f"http://{HOST}:{side.port}", "--", method, str(KEYS), str(VALUE_BYTES)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + WRK_SPARE_S, check=False)
-    except subprocess.TimeoutExpired:
-        sys.exit(f"wrk did not end: {method} on {side.name}")
-    try:
-        saw = json.loads(done.stdout.splitlines()[-1])
-    except (IndexError, ValueError):
-        sys.exit(f"wrk failed: {method} on {side.name}\n{done.stdout}{done.stderr}")
-    wrong = {name: saw[name] for name in ("status", "connect", "read", "write", "timeout") if saw[name]}
-    # wrk's status count begins at 400; nothing here answers 1xx or 3xx.
-    if wrong or not saw["requests"]:
-        sys.exit(f"{method} on {side.name}: {saw['requests']} answers, and errors {wrong}; these figures say nothing")
-    return Run(saw["requests"] / saw["duration_us"] * 1e6, saw["p50_us"] / 1e3, saw["p99_us"] / 1e3)
+    return Wrk(side.port).run(method, CONNECTIONS, seconds, KEYS, VALUE_BYTES)
 
 
 BATCH_LINE = re.compile(r'^kv_batch_operations_(sum|count)\{.*?lane="(\w+)".*?\} (\S+)$', re.MULTILINE)
@@ -179,8 +153,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=at_least_one, default=5, help="rounds, each of four runs (5)")
     parser.add_argument("--seconds", type=at_least_one, default=5, help="length of one run (5)")
     options = parser.parse_args()
-    if shutil.which("wrk") is None:
-        sys.exit("wrk is missing, which makes the load: apt-get install wrk")
+    need("wrk")
     # Otherwise a SIGTERM would end us without the finally that ends the servers.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped by SIGTERM"))
 
