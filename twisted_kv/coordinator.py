@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from random import Random
 
 from twisted.internet.defer import Deferred, ensureDeferred, fail
@@ -88,7 +89,7 @@ class Coordinator:
             limits.batch_ops_max,
             buggify,
         )
-        self._turns = Turns(clock, hybrid, self._write)
+        self._turns = Turns(clock, hybrid, self._write, partial(self._count_end, "write", Level.STRONG))
 
     @property
     def under_way(self) -> int:
@@ -235,7 +236,7 @@ class Coordinator:
         del self._operations[operation]
         self._bytes -= operation.size
         level: Level = operation.conversation.level  # type: ignore[attr-defined]
-        self._count(operation.kind, level.value, error.slug if error is not None else "ok")
+        self._count_end(operation.kind, level, error)
         if operation.kind == "write" and level is Level.STRONG:
             self._turns.over(operation.conversation.key)
 
@@ -307,6 +308,9 @@ class Coordinator:
             raise
         finally:
             self._count("read", Level.ONE.value, outcome)
+
+    def _count_end(self, kind: str, level: Level, error: KvError | None) -> None:
+        self._count(kind, level.value, error.slug if error is not None else "ok")
 
     def _count(self, *labels: str) -> None:
         counter = self._counters.get(labels)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from typing import ClassVar
 
 from .names import NodeId
@@ -140,6 +141,12 @@ class Unreached(KvError):
         self.maybe_applied = maybe_applied
         self.etag = etag
         self.replicas = dict(replicas or {})
+
+    def about(self, etag: str) -> Unreached:
+        """Say the same to whoever attempted another version."""
+        error = copy(self)
+        error.etag = etag
+        return error
 
 
 class NoRoom(Unreached):

@@ -46,8 +46,9 @@ class Reply(msgspec.Struct, array_like=True, frozen=True, gc=False):
     abstains: str = ""
 
 
-AGAIN = Reply(False, NONE, NONE, abstains="there was no room for its record in this answer")
-"""The answer to what would make a batch's answer too large: it was not looked at, and is to be asked again."""
+AGAIN = Reply(False, NONE, NONE, abstains="again")
+"""The answer to what would make a batch's answer too large: it was not looked at, and is to be asked again. The first
+operation of a batch is never answered so."""
 
 ABSTAIN = Reply(False, NONE, NONE, abstains="what it holds of this key cannot be read")
 

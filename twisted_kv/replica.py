@@ -147,11 +147,14 @@ class Replica(Upkeep):
         replies: list[Reply] = []
         get, floor_of = self._engine.get, self._engine.floor
         full = self.full or self._buggify("replica: there is hardly any room")
-        room, shown = self._limits.reply_bytes_max, 0
+        room, shown, again = self._limits.reply_bytes_max, 0, False
         for op in ops:
             if op.verb == HINT:
                 hints.append(op)
                 replies.append(NOTED)
+                continue
+            if again and op.verb in SHOWING:
+                replies.append(AGAIN)  # what is read in vain is read twice
                 continue
             key = Key(op.key)
             slot = slot_of(key)
@@ -167,6 +170,7 @@ class Replica(Upkeep):
                     cell = over(floor, cell)
             if shown and op.verb in SHOWING and shown + len(cell.record) > room:
                 replies.append(AGAIN)
+                again = True
                 continue
             reply, kept = decide(cell, op)
             shown += len(reply.record)

@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from .conditional import Draft
-from .errors import DeadlinePassed
+from .errors import DeadlinePassed, KvError, Unreached
 from .names import Key
 from .operation import Done
 from .sharing import GRACE_S
@@ -44,26 +44,35 @@ class Turns:
     """The plain writes of one proxy that go to a majority.
 
     :param start: begins a write, with its patience in seconds.
+    :param ended: told how those ended that were not begun for their own sake, None for well.
     """
 
     def __init__(
-        self, clock: IReactorTime, hybrid: HybridClock, start: Callable[[Key, Draft, float], Deferred[Done]]
+        self,
+        clock: IReactorTime,
+        hybrid: HybridClock,
+        start: Callable[[Key, Draft, float], Deferred[Done]],
+        ended: Callable[[KvError | None], None],
     ) -> None:
         self._clock = clock
         self._hybrid = hybrid
         self._start = start
+        self._ended = ended
         self._waiting: dict[Key, list[_Writer]] = {}
         """Who waits, for each key whose turn somebody has."""
         self._count = 0
         self.size = 0
-        """Bytes of the values that wait."""
+        """Bytes of their values."""
 
     def __len__(self) -> int:
-        """How many writes wait for their turn."""
+        """How many writes wait for their turn, or are told with another one."""
         return self._count
 
     def write(self, key: Key, draft: Draft, timeout_s: float) -> Deferred[Done]:
-        """Write when it is the key's turn. Errors as in ``Coordinator.put``."""
+        """Write when it is the key's turn. Errors as in ``Coordinator.put``.
+
+        A write that was replaced before anybody could read it gives a record without its value.
+        """
         waiting = self._waiting.get(key)
         if waiting is None:
             self._waiting[key] = []
@@ -79,9 +88,9 @@ class Turns:
         """Let the key's next writes begin: the one that was under way has ended."""
         now_s = self._clock.seconds()
         everybody = self._waiting[key]
-        self._forget(everybody)
         # Who is out of time by now is told so at the end of his grace; a write can do nothing for him any more.
         writers = [writer for writer in everybody if writer.deadline_s > now_s]
+        self._forget([writer for writer in everybody if writer.deadline_s <= now_s])
         if not writers:
             del self._waiting[key]
             return
@@ -89,10 +98,11 @@ class Turns:
         for writer in writers:
             writer.begun = True
         *replaced, last = writers
+        self._forget([last])  # from here on it is an operation
         # Each has a version of its own, below the one that is written: no two writes share an ETag.
         versions = [Version(self._hybrid.tick()) for _ in replaced]
         patience_s = max(writer.deadline_s for writer in writers) - now_s
-        self._start(key, last.draft, patience_s).addBoth(_tell, replaced, versions, last)
+        self._start(key, last.draft, patience_s).addBoth(self._tell, replaced, versions, last)
 
     def _passed(self, key: Key, writer: _Writer) -> None:
         """Tell a client that his time is up, and take his write out of what has not begun."""
@@ -100,6 +110,8 @@ class Turns:
         if writer in waiting:
             waiting.remove(writer)
             self._forget([writer])
+        if not writer.begun:
+            self._ended(DeadlinePassed(""))
         writer.end(
             Failure(
                 DeadlinePassed(
@@ -114,13 +126,17 @@ class Turns:
         self._count -= len(writers)
         self.size -= sum(writer.draft.size for writer in writers)
 
-
-def _tell(result: Done | Failure, replaced: list[_Writer], versions: list[Version], last: _Writer) -> None:
-    """Tell all who wrote together what became of it."""
-    for writer, version in zip(replaced, versions, strict=True):
-        if isinstance(result, Failure):
-            writer.end(result)
-        else:
-            value, content_type, expires_ms = writer.draft
-            writer.end(result._replace(record=Record(version, value, content_type, expires_ms).encode()))
-    last.end(result)
+    def _tell(self, result: Done | Failure, replaced: list[_Writer], versions: list[Version], last: _Writer) -> None:
+        """Tell all who wrote together what became of it."""
+        self._forget(replaced)
+        error = result.value if isinstance(result, Failure) else None
+        for writer, version in zip(replaced, versions, strict=True):
+            self._ended(error)
+            if isinstance(result, Failure):
+                # Nobody will find this version. Under that of the last one he would take another's value for his own.
+                writer.end(Failure(error.about(version.hex())) if isinstance(error, Unreached) else result)
+            else:
+                value, content_type, expires_ms = writer.draft
+                record = Record(version, None if value is None else b"", content_type, expires_ms)
+                writer.end(result._replace(record=record.encode()))
+        last.end(result)

@@ -448,6 +448,23 @@ def test_what_found_no_room_in_an_answer_is_asked_again_and_the_rest_is_passed_o
     assert [[said[3] for said in ear.heard] for ear in ears] == [[b"1"], [b"2"], [b"3"]]
 
 
+def test_what_is_to_be_asked_again_in_another_epoch_is_for_its_asker_to_ask(scene: Scene) -> None:
+    ears = scene.ask(write(b"1"), write(b"2"))
+    (sent,) = scene.turn()
+    scene.adopt(2, A)
+    sent.answer(BatchReply(FORMAT, 1, [Reply(True, NONE, NONE, b"1"), AGAIN]))
+    assert [ear.heard[0][0] for ear in ears] == ["answered", "outdated"]
+    assert scene.turn() == []
+
+
+def test_a_node_that_answers_nothing_of_a_batch_is_not_asked_for_ever(scene: Scene) -> None:
+    (ear,) = scene.ask(write(b"1"))
+    (sent,) = scene.turn()
+    sent.answer(BatchReply(FORMAT, 1, [AGAIN]))
+    assert ear.heard[0][0] == "unanswered"
+    assert scene.turn() == []
+
+
 def test_that_a_batch_was_sent_twice_is_passed_on(scene: Scene) -> None:
     (ear,) = scene.ask(write(b"k"))
     (sent,) = scene.turn()

@@ -137,17 +137,20 @@ class Lane:
         sent, since = self._queue.clock.seconds(), self._since_s
         self._since_s = sent
         self._under_way.append(since)
-        body = encode(Batch(self._queue.header, [question.op for question in questions]))
-        self._queue.post("batch", body).addBoth(self._returned, questions, sent, since).addErrback(self._bug)
+        header = self._queue.header
+        body = encode(Batch(header, [question.op for question in questions]))
+        self._queue.post("batch", body).addBoth(self._returned, questions, header, sent, since).addErrback(self._bug)
 
-    def _returned(self, result: Answer | Failure, questions: list[Question], sent: float, since: float) -> None:
+    def _returned(
+        self, result: Answer | Failure, questions: list[Question], header: Header, sent: float, since: float
+    ) -> None:
         now = self._queue.clock.seconds()
         self._under_way.remove(since)
         self._metrics_s.observe(now - sent)
         if not isinstance(result, Failure):
             self.pace.add(now, now - since)
         try:
-            self._queue.distribute(result, questions, self.name)
+            self._queue.distribute(result, questions, header, self.name)
         finally:
             self._flush()
 
@@ -227,8 +230,11 @@ class PeerQueue:
             timeout_s=self.limits.batch_timeout_s,
         )
 
-    def distribute(self, result: Answer | Failure, questions: list[Question], lane: str) -> None:
-        """Hand each asker its part of a batch's answer."""
+    def distribute(self, result: Answer | Failure, questions: list[Question], header: Header, lane: str) -> None:
+        """Hand each asker its part of a batch's answer.
+
+        :param header: the batch's: the epoch may have moved meanwhile.
+        """
         if isinstance(result, Failure):
             result.trap(KvError)
             self._metrics.batch_failures.labels(self.node, lane).inc()
@@ -244,6 +250,8 @@ class PeerQueue:
             self._refused(reply, questions, result.resent)
         elif len(reply.replies) != len(questions):
             self._fail(questions, f"{len(reply.replies)} answers to {len(questions)} questions", arrived=True)
+        elif all(answer.abstains == AGAIN.abstains for answer in reply.replies):
+            self._fail(questions, "the node answers nothing of a batch", arrived=True)
         else:
             node, resent = self.node, result.resent
             answered = list(zip(questions, reply.replies, strict=True))
@@ -252,7 +260,10 @@ class PeerQueue:
             for question, answer in answered:
                 asker, round_, op = question
                 if answer.abstains == AGAIN.abstains:
-                    self.ask(asker, round_, op)
+                    if header is self.header:
+                        self.ask(asker, round_, op)
+                    else:
+                        asker.outdated(node, round_)
                 elif answer.abstains:
                     asker.unanswered(node, round_, answer.abstains, resent)
                 else:
