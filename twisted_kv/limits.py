@@ -288,8 +288,8 @@ class Limits:
     """Fields of one request; browsers send some twenty."""
 
     intake_bytes_max: int = 256 * MIB
-    """Bytes of bodies that are on their way into one port. Beyond it the next one is refused with 429 before it is
-    read: a thousand clients may send a mebibyte each at the same time."""
+    """Bytes of bodies that are on their way into one port. Who sends more is refused with 429: a thousand clients may
+    send a mebibyte each at the same time."""
 
     pipelined_bytes_max: int = 64 * KIB
     """What is read ahead of requests that wait for the answers to those before them."""
@@ -298,13 +298,14 @@ class Limits:
     """How long a request's head may take from its first byte: it fits into a few packets."""
 
     body_s_max: float = 30.0
-    """How long a body may take, and beside that as long as it takes at ``body_bytes_per_s_min``."""
+    """How long a body may take, and beside that as long as what has come takes at ``body_bytes_per_s_min``."""
 
     body_bytes_per_s_min: int = 64 * KIB
-    """The slowest link that a large body may come by."""
+    """The slowest link that a large body, or a large answer, may go by."""
 
     stalled_s_max: float = 30.0
-    """How long an answer may lie here unread: it holds memory meanwhile."""
+    """How long an answer may lie here until it was read whole, beside what it takes at ``body_bytes_per_s_min``: it
+    holds memory meanwhile."""
 
     idle_s_max: float = 60.0
     """How long a connection without a request is kept."""
@@ -312,6 +313,10 @@ class Limits:
     linger_s: float = 2.0
     """How long a refused upload is still read, so that its sender sees the refusal and not a reset connection."""
 
-    def body_s(self, length: int) -> float:
-        """Say how long a body of so many bytes may take."""
-        return self.body_s_max + length / self.body_bytes_per_s_min
+    def body_s(self, came_bytes: int) -> float:
+        """Say how long a body may take of which so much has come."""
+        return self.body_s_max + came_bytes / self.body_bytes_per_s_min
+
+    def unread_s(self, written_bytes: int) -> float:
+        """Say how long a client may take to read so many bytes."""
+        return self.stalled_s_max + written_bytes / self.body_bytes_per_s_min

@@ -35,18 +35,55 @@ BODY_MAX = 50_000
 
 
 class Wire(StringTransport):
-    """A client's end: what it got, whether it was hung up on, and whether it is being read."""
+    """A client's end: what it got, whether it was hung up on, and whether it is being read.
+
+    As with a socket, what it does not read is kept up to 64 KiB until its producer is told to pause, again at each
+    write; and a connection that is to be closed is closed when all was read and no producer has still to go on.
+    """
 
     def __init__(self) -> None:
         super().__init__(hostAddress=IPv4Address("TCP", "127.0.0.1", 1), peerAddress=IPv4Address("TCP", "127.0.0.1", 2))
         self.closed = False
         self.aborted = False
+        self.reads = True
+        self.unread = 0
+        self._closing = False
+        self._told_to_pause = False
 
     def setTcpNoDelay(self, enabled: bool) -> None:
         pass
 
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        if not self.reads:
+            self.unread += len(data)
+            if self.unread > 65_536 and self.producer is not None:
+                self._told_to_pause = True
+                self.producer.pauseProducing()
+
+    def writeSequence(self, data: Any) -> None:
+        self.write(b"".join(data))
+
+    def unregisterProducer(self) -> None:
+        self.producer = None
+        self._close_if_done()
+
+    def read_on(self) -> None:
+        """Read all there is."""
+        self.unread = 0
+        told, self._told_to_pause = self._told_to_pause, False
+        if told and self.producer is not None:
+            self.producer.resumeProducing()
+        else:
+            self._close_if_done()
+
+    def _close_if_done(self) -> None:
+        if self._closing and not self.unread and not (self.producer is not None and self._told_to_pause):
+            self.closed = True
+
     def loseConnection(self) -> None:
-        self.closed = True
+        self._closing = True
+        self._close_if_done()
 
     def loseWriteConnection(self) -> None:
         self.closed = True
@@ -333,37 +370,74 @@ def test_a_byte_now_and_then_gives_no_more_time(lane: bool) -> None:
     assert port.wire.value().startswith(b"HTTP/1.1 408 ")
 
 
+QUICK = {
+    "a get": get(b"/GET?Key=a"),
+    "a put": put("a", "1"),
+    "another call": get(b"/slow"),
+    "another call with a body": get(b"/slow", b"Content-Length: 2", method=b"POST") + b"{}",
+}
+
+
 @BOTH
-def test_after_an_answer_the_time_begins_anew(lane: bool) -> None:
+@pytest.mark.parametrize("kind", QUICK)
+def test_after_an_answer_the_time_begins_anew(lane: bool, kind: str) -> None:
     port = Port(lane)
     for _ in range(3):
         pass_s(port, LIMITS.idle_s_max - 2)
-        port.send(get(b"/GET?Key=a"))
+        port.send(QUICK[kind])
     assert not port.wire.closed
+    assert b" 408 " not in port.wire.value()
+
+
+LARGE = 45_000
+READERS = pytest.mark.parametrize("field", [b"Connection: keep-alive", b"Connection: keep-alive, x"], ids=["", "guest"])
+"""The second one is for twisted.web, whoever is asked first."""
 
 
 @BOTH
-def test_who_does_not_read_is_not_read_from_and_at_last_cut_off(lane: bool) -> None:
+@READERS
+def test_who_does_not_read_is_begun_no_further_request_for_and_at_last_cut_off(lane: bool, field: bytes) -> None:
     port = Port(lane)
-    port.send(get(b"/GET?Key=a"))
-    port.wire.producer.pauseProducing()
+    port.send(kv_put(b"a", b"v" * LARGE))
+    port.wire.reads = False
+    asked = len(port.shelf.asked)
+    port.send(*[get(b"/v1/kv/a", field)] * 50)
+    assert len(port.shelf.asked) - asked == 2, "64 KiB may lie unread, and the answer that passes that"
     assert port.wire.producerState == "paused"
-    pass_s(port, LIMITS.stalled_s_max - 1)
+    pass_s(port, LIMITS.unread_s(LARGE) - 1)
     assert not port.wire.closed
     pass_s(port, 3)
     assert port.wire.aborted
 
 
 @BOTH
-def test_who_reads_again_is_served_again(lane: bool) -> None:
+@READERS
+def test_who_reads_again_is_served_again(lane: bool, field: bytes) -> None:
     port = Port(lane)
-    port.send(get(b"/GET?Key=a"))
-    port.wire.producer.pauseProducing()
-    pass_s(port, LIMITS.stalled_s_max - 1)
-    port.wire.producer.resumeProducing()
+    port.send(kv_put(b"a", b"v" * LARGE))
+    port.wire.reads = False
+    port.send(*[get(b"/v1/kv/a", field)] * 50)
+    for _ in range(25):
+        pass_s(port, LIMITS.stalled_s_max - 1)
+        port.wire.read_on()
+    assert not port.wire.aborted
+    assert port.wire.value().count(b"HTTP/1.1 200") == 50
     assert port.wire.producerState == "producing"
+    port.wire.reads = True
     pass_s(port, LIMITS.stalled_s_max)
-    assert port.send(get(b"/GET?Key=a")).count(b"HTTP/1.1 404") == 2
+    assert port.send(get(b"/GET?Key=b")).count(b"HTTP/1.1 404") == 1
+
+
+@BOTH
+def test_a_slow_reader_of_much_has_the_time_that_it_takes(lane: bool) -> None:
+    port = Port(lane, Limits(body_bytes_per_s_min=1_000))
+    port.send(kv_put(b"a", b"v" * LARGE))
+    port.wire.reads = False
+    port.send(*[get(b"/v1/kv/a")] * 2)
+    pass_s(port, LIMITS.stalled_s_max + LARGE / 1_000 - 2)
+    assert not port.wire.aborted
+    pass_s(port, 4)
+    assert port.wire.aborted
 
 
 @BOTH
@@ -411,6 +485,26 @@ def test_all_connections_can_be_hung_up(lane: bool) -> None:
     assert port.wire.closed
 
 
+@BOTH
+def test_who_is_hung_up_on_reads_what_was_answered_and_hears_nothing_more(lane: bool) -> None:
+    port = Port(lane)
+    port.send(kv_put(b"a", b"v" * LARGE))
+    port.wire.reads = False
+    port.send(*[get(b"/v1/kv/a")] * 3)
+    asked = len(port.shelf.asked)
+    port.site.hang_up()
+    assert not port.wire.closed
+    port.wire.read_on()
+    assert port.wire.closed
+    assert len(port.shelf.asked) == asked
+    port.connect()
+    port.wire.reads = False
+    port.send(*[get(b"/v1/kv/a")] * 3)
+    port.site.hang_up()
+    pass_s(port, LIMITS.unread_s(LARGE) + 3)
+    assert port.wire.aborted
+
+
 def test_ten_thousand_pipelined_requests_that_are_answered_at_once_do_not_nest() -> None:
     port = Port(lane=True)
     assert port.send(get(b"/GET") * 10_000).count(b"HTTP/1.1 400 Bad Request\r\nServer") == 10_000
@@ -424,7 +518,7 @@ def test_ten_thousand_pipelined_requests_that_are_answered_at_once_do_not_nest()
 def test_bodies_that_come_at_the_same_time_have_a_bound_together(lane: bool, kind: str) -> None:
     port = Port(lane, Limits(intake_bytes_max=60_000))
     head = get(b"/v1/kv/a", b"Content-Length: 40000", method=b"PUT")
-    port.send(head + bytes(100))
+    port.send(head + bytes(30_000))
     first = port.wire, port.protocol
     port.connect()
     body = bytes(40_000)
@@ -436,15 +530,24 @@ def test_bodies_that_come_at_the_same_time_have_a_bound_together(lane: bool, kin
     port.connect()
     assert port.send(put("small", "1")).startswith(b"HTTP/1.1 200 ")
     port.wire, port.protocol = first
-    assert port.send(bytes(39_900)).startswith(b"HTTP/1.1 204 ")
+    assert port.send(bytes(10_000)).startswith(b"HTTP/1.1 204 ")
     assert port.site.intake.bytes == 0
+
+
+@BOTH
+def test_what_is_only_announced_takes_no_room_from_others(lane: bool) -> None:
+    port = Port(lane, Limits(intake_bytes_max=60_000))
+    for _ in range(20):
+        port.send(kv_put(b"a", b"", length=b"40000"))
+        port.connect()
+    assert port.send(kv_put(b"a", bytes(40_000))).startswith(b"HTTP/1.1 204 ")
 
 
 @BOTH
 def test_what_a_client_leaves_behind_takes_no_room(lane: bool) -> None:
     port = Port(lane)
     port.send(kv_put(b"a", bytes(100), length=b"40000"))
-    assert port.site.intake.bytes == 40_000
+    assert port.site.intake.bytes == 100
     port.lose()
     port.connect()
     port.send(chunked(b"/v1/kv/a", b"64\r\n" + bytes(100)))
@@ -452,3 +555,32 @@ def test_what_a_client_leaves_behind_takes_no_room(lane: bool) -> None:
     pass_s(port, LIMITS.body_s(0) + 2)
     port.lose()
     assert port.site.intake.bytes == 0
+    assert port.clock.getDelayedCalls() == []
+
+
+@BOTH
+def test_a_body_in_chunks_that_is_too_large_is_refused_once(lane: bool) -> None:
+    port = Port(lane)
+    got = port.send(chunked(b"/v1/kv/a", *[b"4000\r\n" + bytes(0x4000) + b"\r\n"] * 8))
+    assert got.count(b"HTTP/1.1") == 1
+    port.lose()
+    assert port.site.intake.bytes == 0
+    assert port.clock.getDelayedCalls() == []
+
+
+@BOTH
+@pytest.mark.parametrize("kind", ["a length", "chunks"])
+def test_a_large_body_has_the_time_that_it_takes_and_no_more(lane: bool, kind: str) -> None:
+    port = Port(lane, Limits(body_bytes_per_s_min=100))
+    if kind == "a length":
+        port.send(kv_put(b"a", b"", length=b"50000"))
+    else:
+        port.send(chunked(b"/v1/kv/a", b"C350\r\n"))
+    for _ in range(200):
+        port.send(bytes(110))
+        pass_s(port, 1)
+    assert not port.wire.closed
+    for _ in range(300):
+        port.send(bytes(50))
+        pass_s(port, 1)
+    assert port.wire.value().startswith(b"HTTP/1.1 408 ")

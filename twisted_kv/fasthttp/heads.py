@@ -17,6 +17,7 @@ END = b"\r\n\r\n"
 
 _method = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 _host = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*)(?::[0-9]{0,5})?").fullmatch
+_KNOWN = (b"GET", b"PUT", b"POST", b"DELETE", b"HEAD")
 _spells = {b"HTTP/1.1": True, b"HTTP/1.0": False}
 
 
@@ -64,26 +65,17 @@ def read_head(data: bytes, fields_max: int) -> Head:
         raise _malformed("its first line is not METHOD TARGET HTTP/1.1")
     head = Head()
     head.method, head.target, head.modern = parts[0], parts[1], modern
+    if parts[0] not in _KNOWN:
+        # llhttp knows a list of methods, and has its own mind about some; which are allowed where, the routes say.
+        data = b"GET %s %s\r\n%s" % (parts[1], parts[2], rest)
     try:
         httptools.HttpRequestParser(head).feed_data(data)
-    except httptools.HttpParserInvalidMethodError:
-        # llhttp knows a list of methods; which of them are allowed where, the routes say.
-        _feed(head, b"GET " + parts[1] + b" " + parts[2] + b"\r\n" + rest)
     except httptools.HttpParserUpgrade:
         pass  # whether to follow is not for the parser to say
     except httptools.HttpParserError as error:
         raise _malformed(str(error)) from None
     _judge(head, fields_max)
     return head
-
-
-def _feed(head: Head, data: bytes) -> None:
-    try:
-        httptools.HttpRequestParser(head).feed_data(data)
-    except httptools.HttpParserUpgrade:
-        pass
-    except httptools.HttpParserError as error:
-        raise _malformed(str(error)) from None
 
 
 def _judge(head: Head, fields_max: int) -> None:

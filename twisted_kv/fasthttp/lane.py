@@ -26,7 +26,7 @@ from .intake import Intake
 from .overdue import Overdue
 from .request import LaneRequest, Stamp
 
-_data_call = re.compile(rb"[A-Z]+ (?:/PUT|/GET|/node/v1/batch|/v1/kv/[^ ?]*)(?:\?[^ ]*)? HTTP/1\.1\r\n").match
+_data_call = re.compile(rb"[A-Z]+ (?:/PUT|/GET|/node/v1/batch|/v1/kv/[^ ?\r\n]*)(?:\?[^ \r\n]*)? HTTP/1\.1\r\n").match
 _link_call = re.compile(rb"GET /node/v1/link HTTP/1\.1\r\n").match
 
 _UNUSUAL = (b"expect", b"upgrade", b"transfer-encoding")
@@ -76,6 +76,10 @@ class Lane(Connection):
     def __init__(self, door: Door) -> None:
         self._door = door
         self._buffer = b""
+        self._searched = 0
+        """How much of it holds no end of a head."""
+        self._may_be_ours = False
+        """Whether its first line was looked at, and is one for the lane."""
         self._head: Head | None = None
         self._parts: list[bytes] = []
         self._lacking = 0
@@ -85,7 +89,10 @@ class Lane(Connection):
         self._advancing = False
         self._guest: Guest | None = None
         self._held = False
+        self._written = 0
+        """The size of the last answer."""
         self._stalled_s: float | None = None
+        self._closed_s: float | None = None
         self._since_s = 0.0
 
     def connectionMade(self) -> None:
@@ -107,6 +114,8 @@ class Lane(Connection):
     def dataReceived(self, data: bytes) -> None:
         if self._guest is not None:
             self._guest.dataReceived(data)
+        elif self._closed_s is not None:
+            pass
         elif self._head is not None:
             self._fill(data)
             self._advance()
@@ -124,41 +133,43 @@ class Lane(Connection):
         if self._advancing:
             return
         self._advancing = True
-        while self._buffer and self._request is None and self._head is None and self._stalled_s is None:
-            if not self._begin(self._buffer):
-                break
-        self._advancing = False
+        try:
+            while self._buffer and self._request is None and self._head is None and self._stalled_s is None:
+                if not self._begin(self._buffer):
+                    break
+        finally:
+            self._advancing = False
 
     def _begin(self, data: bytes) -> bool:
         """Take the next head, and say whether there was one for the lane."""
-        limits = self._door.limits
-        end = data.find(END)
+        end = data.find(END, max(0, self._searched - len(END) + 1))
         if end < 0:
-            if len(data) > limits.head_bytes_max or (b"\r\n" in data and not self._may_be_ours(data)):
+            self._searched = len(data)
+            if len(data) > self._door.limits.head_bytes_max or not self._is_worth_waiting_for(data):
                 self._hand_over(self._door.web_guest())
             return False
+        self._searched, self._may_be_ours = 0, False
         head = self._plain_head(data, end)
         if head is None:
             self._hand_over(self._guest_for(data, end))
             return False
-        try:
-            self._door.intake.take(head.length)
-        except Overloaded as error:
-            self._refuse(error)
-            return False
         self._head = head
-        self._lacking = self._taken = head.length
+        self._lacking = head.length
         self._buffer = b""
         self._fill(data[end + len(END) :])
         return self._guest is None
 
-    def _may_be_ours(self, data: bytes) -> bool:
-        return bool(_data_call(data) or _link_call(data))
+    def _is_worth_waiting_for(self, data: bytes) -> bool:
+        """Say whether a head of which a part is here may become one for the lane."""
+        if not self._may_be_ours and b"\r\n" in data:
+            self._may_be_ours = bool(_data_call(data) or _link_call(data))
+            return self._may_be_ours
+        return True
 
     def _plain_head(self, data: bytes, end: int) -> Head | None:
         """Read a head, if it is one for the lane."""
         limits = self._door.limits
-        if end > limits.head_bytes_max or not _data_call(data):
+        if end + len(END) > limits.head_bytes_max or not _data_call(data):
             return None
         try:
             head = read_head(data[: end + len(END)], limits.head_fields_max)
@@ -191,6 +202,12 @@ class Lane(Connection):
         if len(data) > lacking:
             self._buffer = data[lacking:]
             data = data[:lacking]
+        try:
+            self._door.intake.take(len(data))
+        except Overloaded as error:
+            self._refuse(error)
+            return
+        self._taken += len(data)
         self._parts.append(data)
         self._lacking = lacking - len(data)
         if self._lacking:
@@ -206,6 +223,7 @@ class Lane(Connection):
         """Send an answer, and go on to the next request."""
         self._request = None
         self._give_back()
+        self._written = len(data)
         self.transport.write(data)
         self._since_s = self._door.clock.seconds()
         self._release()
@@ -237,7 +255,9 @@ class Lane(Connection):
     # What the transport says about its client: it reads answers no longer; it reads on.
 
     def pauseProducing(self) -> None:
-        self._stalled_s = self._door.clock.seconds()
+        # A transport says it again with each write.
+        if self._stalled_s is None:
+            self._stalled_s = self._door.clock.seconds()
         self._hold()
 
     def resumeProducing(self) -> None:
@@ -256,21 +276,22 @@ class Lane(Connection):
         limits = self._door.limits
         if self._guest is not None:
             self._guest.look(now_s)
+        elif self._closed_s is not None:
+            if now_s - self._closed_s > limits.unread_s(self._written):
+                self.transport.abortConnection()
         elif self._stalled_s is not None:
-            if now_s - self._stalled_s > limits.stalled_s_max:
+            if now_s - self._stalled_s > limits.unread_s(self._written):
                 self.transport.abortConnection()
         elif self._request is not None:
             pass  # an operation has a deadline of its own
         elif self._head is not None:
-            if now_s - self._since_s > limits.body_s(self._head.length):
+            if now_s - self._since_s > limits.body_s(self._taken):
                 self._refuse(RequestTooSlow("the body did not come in time", "send it faster, or less of it"))
         elif self._buffer:
             if now_s - self._since_s > limits.head_s_max:
                 self._refuse(RequestTooSlow("the request's head did not come in time", "send it in one piece"))
-        elif now_s - self._since_s > limits.idle_s_max + limits.linger_s:
-            self.transport.abortConnection()  # it was closed, and the client's end did not follow
         elif now_s - self._since_s > limits.idle_s_max:
-            self.transport.loseConnection()
+            self._close()
 
     def _refuse(self, error: KvError) -> None:
         self._buffer = b""
@@ -285,5 +306,15 @@ class Lane(Connection):
         """See ``overdue``."""
         if self._guest is not None:
             self._guest.hang_up()
-        else:
-            self.transport.loseConnection()
+        elif self._closed_s is None:
+            self._close()
+
+    def _close(self) -> None:
+        """Close when the last answer has been read, and answer nothing more."""
+        self._closed_s = self._door.clock.seconds()
+        self._buffer = b""
+        if self._request is not None:
+            self._request.channel = None
+        # Otherwise a transport that has told its producer to pause would have it go on, in the place of closing.
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
 
 LOOK_S = 1.0
 
@@ -21,6 +22,8 @@ class Watched(Protocol):
 
 class Overdue:
     """All connections of one port. There is a timer while there are any."""
+
+    _log = Logger()
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
@@ -50,4 +53,7 @@ class Overdue:
         self._timer = self._clock.callLater(LOOK_S, self._look)
         now_s = self._clock.seconds()
         for connection in list(self._watched):
-            connection.look(now_s)
+            try:
+                connection.look(now_s)
+            except Exception:
+                self._log.failure("a connection could not be looked at")

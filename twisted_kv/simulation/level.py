@@ -31,7 +31,10 @@ from .world import Host
 PORT = 80
 
 LINKED = 0.5
+"""The part of the processes that are started with ``transport = "link"``."""
+
 LANED = 0.75
+"""The part of them that are started with the lane."""
 
 
 class Carriage(Protocol):

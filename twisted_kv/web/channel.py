@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import Any
 
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 
@@ -47,6 +47,7 @@ class StrictChannel(HTTPChannel):
         self.timeOut = None  # see ``look``
         self.MAX_LENGTH = limits.head_bytes_max
         self.totalHeadersSize = limits.head_bytes_max
+        self._optimisticEagerReadSize = limits.pipelined_bytes_max
         self._clock = clock
         self._limits = limits
         self._watched = watched
@@ -56,8 +57,10 @@ class StrictChannel(HTTPChannel):
         self._refused = False
         self._phase = Phase.IDLE
         self._since_s = 0.0
-        self._body_s = 0.0
+        self._written = 0
+        """The size of what was written last."""
         self._stalled_s: float | None = None
+        self._lingering: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
         self._enter(Phase.IDLE)
@@ -68,6 +71,8 @@ class StrictChannel(HTTPChannel):
     def connectionLost(self, reason: Failure) -> None:
         if self._watched:
             self.site.overdue.forget(self)
+        if self._lingering is not None and self._lingering.active():
+            self._lingering.cancel()
         for request in self.requests:
             request.give_back()
         super().connectionLost(reason)
@@ -94,12 +99,11 @@ class StrictChannel(HTTPChannel):
             return
         lines, self._lines, self._head_bytes, self._blank = self._lines, [], 0, False
         try:
-            head = read_head(b"\r\n".join(lines) + b"\r\n", self._limits.head_fields_max)
+            read_head(b"\r\n".join(lines) + b"\r\n", self._limits.head_fields_max)
         except BadInput as error:
             self.refuse(error)
             return
         self._enter(Phase.BODY)
-        self._body_s = self._limits.body_s(head.length)
         for line in lines:
             super().lineReceived(line)
 
@@ -116,9 +120,13 @@ class StrictChannel(HTTPChannel):
 
     def requestDone(self, request: Any) -> None:
         request.give_back()
-        begun = bool(self._dataBuffer)
+        begun = any(self._dataBuffer)
         self._enter(Phase.IDLE)
+        # Who does not read this answer is given no further one: HTTPChannel by itself would go on to the next request.
+        self.paused = self._stalled_s is not None
         super().requestDone(request)
+        if self.paused:
+            self._networkProducer.pauseProducing()
         if begun and self._phase is Phase.IDLE:
             self._enter(Phase.HEAD)
 
@@ -138,6 +146,8 @@ class StrictChannel(HTTPChannel):
         What still arrives is read for a moment and thrown away: closing on unread bytes would reset the connection,
         and destroy the answer on its way.
         """
+        if self._refused:
+            return
         self._refused = True
         status = STATUS[type(error)]
         body = problem_body(error, status)
@@ -149,7 +159,7 @@ class StrictChannel(HTTPChannel):
         )
         if hasattr(transport, "loseWriteConnection"):
             transport.loseWriteConnection()
-        self._clock.callLater(self._limits.linger_s, transport.abortConnection)
+        self._lingering = self._clock.callLater(self._limits.linger_s, transport.abortConnection)
 
     def _refuse_large(self) -> None:
         self.refuse(
@@ -160,13 +170,21 @@ class StrictChannel(HTTPChannel):
         """See ``HTTPChannel``. What is left for it to find are faults of a chunked body."""
         self.refuse(MalformedRequest("the chunks of the body cannot be read", "see RFC 9112, section 7.1"))
 
+    def write(self, data: bytes) -> None:
+        self._written = len(data)
+        super().write(data)
+
     def pauseProducing(self) -> None:
-        self._stalled_s = self._clock.seconds()
+        if self._stalled_s is None:
+            self._stalled_s = self._clock.seconds()
         super().pauseProducing()
 
     def resumeProducing(self) -> None:
         self._stalled_s = None
+        self.paused = False
         super().resumeProducing()
+        if self._buffer and not self._handlingRequest:
+            self.dataReceived(b"")
 
     def look(self, now_s: float) -> None:
         """End what has taken too long: to ask, or to read what was answered."""
@@ -174,19 +192,21 @@ class StrictChannel(HTTPChannel):
         if self._refused:
             return
         if self._stalled_s is not None:
-            if now_s - self._stalled_s > limits.stalled_s_max:
+            if now_s - self._stalled_s > limits.unread_s(self._written):
                 self.transport.abortConnection()
         elif phase is Phase.IDLE and waited_s > limits.idle_s_max:
             self._enter(Phase.CLOSING)
             self.loseConnection()
-        elif phase is Phase.CLOSING and waited_s > limits.linger_s:
+        elif phase is Phase.CLOSING and waited_s > limits.unread_s(self._written):
             self.transport.abortConnection()
         elif phase is Phase.HEAD and waited_s > limits.head_s_max:
             self.refuse(RequestTooSlow("the request's head did not come in time", "send it in one piece"))
-        elif phase is Phase.BODY and waited_s > self._body_s:
+        elif phase is Phase.BODY and waited_s > limits.body_s(self.requests[-1].taken):
             self.refuse(RequestTooSlow("the body did not come in time", "send it faster, or less of it"))
 
     def hang_up(self) -> None:
+        """See ``fasthttp.overdue``."""
+        self._enter(Phase.CLOSING)
         self.loseConnection()
 
     def _enter(self, phase: Phase) -> None:

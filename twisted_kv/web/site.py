@@ -43,22 +43,31 @@ class BoundedRequest(Request):
     """
 
     _refused = False
-    _taken = 0
+    taken = 0
+    """How much of the body has come."""
 
     def parseCookies(self) -> None:
         """There are none here."""
 
     def gotLength(self, length: int | None) -> None:
         self.content = BytesIO()
-        self._announced = length is not None
-        if length:
-            self._take(length)
+        if length is not None and length > self.channel.site.bytes_max:
+            self._refuse_size()
 
     def handleContentChunk(self, data: bytes) -> None:
-        if not self._announced:
-            self._take(len(data))
-        if not self._refused:
-            self.content.write(data)
+        if self._refused:
+            return
+        site: KvSite = self.channel.site
+        if self.taken + len(data) > site.bytes_max:
+            self._refuse_size()
+            return
+        try:
+            site.intake.take(len(data))
+        except Overloaded as error:
+            self._refuse(error)
+            return
+        self.taken += len(data)
+        self.content.write(data)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         if self._refused:
@@ -68,22 +77,14 @@ class BoundedRequest(Request):
             path = b"/" + path.split(b"/", 3)[3] if path.count(b"/") > 2 else b"/"
         super().requestReceived(command, path, version)
 
-    def _take(self, size: int) -> None:
-        """Let so much more of the body in, or refuse all of it."""
-        site: KvSite = self.channel.site
-        if self._taken + size > site.bytes_max:
-            self._refuse(BodyTooLarge(f"the body is larger than {site.bytes_max} bytes", "send less in one request"))
-            return
-        try:
-            site.intake.take(size)
-            self._taken += size
-        except Overloaded as error:
-            self._refuse(error)
+    def _refuse_size(self) -> None:
+        bytes_max = self.channel.site.bytes_max
+        self._refuse(BodyTooLarge(f"the body is larger than {bytes_max} bytes", "send less in one request"))
 
     def give_back(self) -> None:
         """Say that the body takes no memory any more."""
-        self.channel.site.intake.give_back(self._taken)
-        self._taken = 0
+        self.channel.site.intake.give_back(self.taken)
+        self.taken = 0
 
     def _refuse(self, error: KvError) -> None:
         self._refused = True
