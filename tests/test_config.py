@@ -167,6 +167,31 @@ def test_limits_that_are_no_table_are_named(text: str, toml: WriteToml) -> None:
         configured(NodeConfig, {}, toml(text))
 
 
+LIMITS_AT_ODDS = [
+    ("connection_idle_s = 60", "connection_idle_s is 60, and idle_s_max is 60", "give connection_idle_s less"),
+    ("idle_s_max = 20", "connection_idle_s is 30, and idle_s_max is 20", "give connection_idle_s less"),
+    ("link_pause_s = 31", "link_pause_s is 31, and link_pause_s_max is 30", "give link_pause_s no more"),
+    ("link_pause_s_max = 0.5", "link_pause_s is 1, and link_pause_s_max is 0.5", "give link_pause_s no more"),
+]
+
+
+@pytest.mark.parametrize("shape", [NodeConfig, ProxyConfig])
+@pytest.mark.parametrize(("line", "said", "hint"), LIMITS_AT_ODDS, ids=[line for line, *_ in LIMITS_AT_ODDS])
+def test_limits_that_do_not_go_together_are_named(
+    shape: type[Any], line: str, said: str, hint: str, toml: WriteToml
+) -> None:
+    file = toml(f"[limits]\n{line}\n")
+    with pytest.raises(BadConfig) as caught:
+        configured(shape, {}, file)
+    assert caught.value.detail == f"{file}: {said}"
+    assert caught.value.hint.startswith(hint)
+
+
+def test_limits_that_just_go_together_are_taken(toml: WriteToml) -> None:
+    file = toml("[limits]\nconnection_idle_s = 59.9\nlink_pause_s = 30\n")
+    assert configured(ProxyConfig, {}, file).limits == Limits(connection_idle_s=59.9, link_pause_s=30)
+
+
 WRONG_FLAGS = [
     (NodeConfig, {"port": "0"}, "--port: expected `int` >= 1"),
     (NodeConfig, {"port": "80x"}, "--port: expected `int`, got `str`"),
@@ -329,6 +354,15 @@ def test_ports_of_a_cluster_that_collide_or_do_not_fit_are_said(desk: Desk) -> N
         desk.twistd("kvcluster", "--port", "8082")
     with pytest.raises(UsageError, match="do not fit"):
         desk.twistd("kvcluster", "--base-port", "65535", "--port", desk.port)
+
+
+def test_a_cluster_whose_nodes_would_have_no_link_is_refused_one(desk: Desk) -> None:
+    place = ("kvcluster", "--nodes", "1", "--base-port", str(free_port()), "--port", desk.port)
+    with pytest.raises(UsageError, match=r"--transport link needs the nodes' fast lane.*leave out --lane false"):
+        desk.twistd(*place, "--lane", "false", "--transport", "link")
+    assert list(desk.folder.iterdir()) == []
+    assert desk.twistd(*place, "--transport", "link").subOptions.config.lane
+    assert not desk.twistd(*place, "--lane", "false").subOptions.config.lane
 
 
 def test_a_folder_that_cannot_be_made_is_said(desk: Desk) -> None:

@@ -145,6 +145,16 @@ def _check_limits(limits: Limits, source: str) -> None:
     for field in fields(limits):
         if getattr(limits, field.name) <= 0:
             raise BadConfig(f"{source}{field.name} is {getattr(limits, field.name)}", "give more than 0")
+    if limits.connection_idle_s >= limits.idle_s_max:
+        raise BadConfig(
+            f"{source}connection_idle_s is {limits.connection_idle_s:g}, and idle_s_max is {limits.idle_s_max:g}",
+            "give connection_idle_s less: connections are to be left before the other side closes them",
+        )
+    if limits.link_pause_s > limits.link_pause_s_max:
+        raise BadConfig(
+            f"{source}link_pause_s is {limits.link_pause_s:g}, and link_pause_s_max is {limits.link_pause_s_max:g}",
+            "give link_pause_s no more: it is the first pause, and the other one the longest",
+        )
 
 
 def _source(key: str, from_file: Mapping[str, Any], flags: Mapping[str, Any], file: str | None) -> str:

@@ -99,6 +99,9 @@ class Limits:
     link_pause_s_max: float = 30.0
     """The longest such pause. It doubles where a node is there and has no link, which seldom changes."""
 
+    link_idle_s: float = 300.0
+    """How long a link is kept on which nobody asks anything: its node may have left. The next batch opens it again."""
+
     connect_attempt_s: float = 0.02
     """How long one address of a node is tried alone before the next one is tried beside it (RFC 8305, section 5)."""
 
@@ -278,6 +281,9 @@ class Limits:
     worker_metrics_timeout_s: float = 1.0
     """How long a worker's metrics are waited for; it is left out then, since whoever collects them waits some ten."""
 
+    worker_ready_timeout_s: float = 1.0
+    """How long a worker waits for what the first one says of its health: many of those who ask wait no longer."""
+
     clock_ahead_s_max: float = 60.0
     """A proxy further ahead of most nodes than this says so in /health/ready. Safety does not depend on it."""
 
@@ -311,7 +317,8 @@ class Limits:
     """How long a connection without a request is kept."""
 
     linger_s: float = 2.0
-    """How long a refused upload is still read, so that its sender sees the refusal and not a reset connection."""
+    """How long a refused upload is still read, so that its sender sees the refusal and not a reset connection; and how
+    long a link that is closed waits for its last answers to be read."""
 
     def body_s(self, came_bytes: int) -> float:
         """Say how long a body may take of which so much has come."""

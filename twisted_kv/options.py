@@ -205,6 +205,11 @@ class ClusterOptions(RoleOptions):
             raise BadConfig(f"--port {config.port} is one of the nodes' ports", "move one with --port or --base-port")
         if config.node_ports.stop > 65_536:
             raise BadConfig(f"{config.nodes} ports do not fit from {config.base_port} up", "choose a lower --base-port")
+        if config.transport == "link" and not config.lane:
+            raise BadConfig(
+                "--transport link needs the nodes' fast lane, which --lane false takes away",
+                "leave out --lane false, or --transport link",
+            )
         for port in (config.port, *config.node_ports):
             check_port(config.interface, port)
         check_sockets(config.folder / "proxy", config.workers)

@@ -111,7 +111,7 @@ class Proxy(Service):
 
     def _open(self, state: State) -> None:
         config, part, metrics = self._config, self._part, self._rooms.metrics
-        app = self._rooms.app(config.limits, parse_level(config.consistency), part.app(metrics))
+        app = self._rooms.app(config.limits, parse_level(config.consistency), part.app(metrics), part.troubles)
         site = KvSite(self._reactor, app, config.limits, config.limits.body_bytes_max, config.lane)
         self._door = listening(self._reactor, config.interface, config.port, site, part.shares_port)
         part.open(app, metrics)

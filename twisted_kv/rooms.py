@@ -30,7 +30,7 @@ from .sweeper import Sweeper
 from .versions import COUNTER_BITS, Ballot, HybridClock, is_value
 from .views import View
 from .web.bulk import add_bulk
-from .web.cluster import ClusterDoor, add_cluster
+from .web.cluster import ClusterDoor, Elsewhere, add_cluster, nowhere
 from .web.keys import add_keys
 from .web.original import add_original_proxy
 from .web.site import App
@@ -175,16 +175,17 @@ class Rooms:
         found = self.coordinator.get(key, Level.STRONG)
         return found.addCallback(lambda done: is_value(done.record))
 
-    def app(self, limits: Limits, default: Level, app: App | None = None) -> Klein:
+    def app(self, limits: Limits, default: Level, app: App | None = None, elsewhere: Elsewhere = nowhere) -> Klein:
         """The proxy's whole door.
 
         :param app: a door without routes, where it is not to be a plain one.
+        :param elsewhere: gives the troubles that another process of this proxy knows of.
         """
         app = app if app is not None else App()
         add_original_proxy(app, self.coordinator, self.roster, limits, default)
         add_v1(app, self.coordinator, self._now_ms, limits, default)
         add_keys(app, self.listing, limits)
         add_bulk(app, self.coordinator, self._now_ms, limits, default)
-        add_cluster(app, ClusterDoor(self.roster, self.mover, limits, default), self.metrics)
+        add_cluster(app, ClusterDoor(self.roster, self.mover, limits, default), self.metrics, elsewhere)
         add_tasks(app, TaskDoor(self.roster, self.mover, self.mender, limits))
         return app

@@ -69,10 +69,7 @@ class Turns:
         return self._count
 
     def write(self, key: Key, draft: Draft, timeout_s: float) -> Deferred[Done]:
-        """Write when it is the key's turn. Errors as in ``Coordinator.put``.
-
-        A write that was replaced before anybody could read it gives a record without its value.
-        """
+        """Write when it is the key's turn. Errors as in ``Coordinator.put``."""
         waiting = self._waiting.get(key)
         if waiting is None:
             self._waiting[key] = []
@@ -136,7 +133,5 @@ class Turns:
                 # Nobody will find this version. Under that of the last one he would take another's value for his own.
                 writer.end(Failure(error.about(version.hex())) if isinstance(error, Unreached) else result)
             else:
-                value, content_type, expires_ms = writer.draft
-                record = Record(version, None if value is None else b"", content_type, expires_ms)
-                writer.end(result._replace(record=record.encode()))
+                writer.end(result._replace(record=Record(version, *writer.draft).encode()))
         last.end(result)

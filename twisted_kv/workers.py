@@ -4,6 +4,9 @@ The first worker is the process that twistd has started. It founds the state or 
 and starts the others, which serve clients and nothing else. The kernel spreads connections over all of them
 (``SO_REUSEPORT``, socket(7)), so a client may meet any: for what the first one alone can say, the others ask it over a
 socket in its folder.
+
+What the others do not tell the first one is how long their clients wait: its changes, hints and repair make room for
+its own clients, and as the kernel spreads them evenly, the others' wait as long.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 from klein import Klein
 from twisted.application.internet import UNIXServer
 from twisted.application.service import IService
@@ -22,7 +26,7 @@ from twisted.logger import Logger
 
 from .children import Children
 from .config import FIRST, EtcdPlace, ProxyConfig, worker_socket
-from .errors import BadConfig, PeerSilent, StateUnusable
+from .errors import BadConfig, KvError, PeerSilent, StateUnusable
 from .limits import Limits
 from .membership import State
 from .metrics import CONTENT_TYPE, Metrics, Workers
@@ -30,14 +34,22 @@ from .together import answers
 from .web.answers import answer
 from .web.relay import Relay, Relayed, StandIn
 from .web.site import App, KvSite
+from .wire import parse_json
 
 OWN = ("/PUT", "/GET", "/v1/kv/", "/v1/keys", "/v1/bulk", "/v1/ring/", "/health/")
-"""What each worker answers by itself. Whatever else there is, now or later, is the first one's."""
+"""What each worker answers by itself; of its health it asks the first one, too. Whatever else there is, now or later,
+is the first one's."""
 
 KILL_S = 3.5
 """How long another worker has to end. Whoever supervises the first one, ``kvcluster`` too, gives it five seconds."""
 
 log = Logger(namespace="kvproxy")
+
+
+class Health(msgspec.Struct):
+    """What ``/health/ready`` says."""
+
+    troubles: list[str]
 
 
 class Part(Protocol):
@@ -53,6 +65,9 @@ class Part(Protocol):
 
     def app(self, metrics: Metrics) -> App:
         """Give a door without routes, which answers some of those that it is given in its own way."""
+
+    async def troubles(self) -> list[str]:
+        """Say what another process knows to be wrong, and this one may not."""
 
     def open(self, app: Klein, metrics: Metrics) -> None:
         """Begin to answer the others, once this process listens. ``app`` is its whole door."""
@@ -72,6 +87,9 @@ class Alone:
 
     def app(self, metrics: Metrics) -> App:
         return App()
+
+    async def troubles(self) -> list[str]:
+        return []
 
     def open(self, app: Klein, metrics: Metrics) -> None:
         """There is nobody to answer."""
@@ -158,6 +176,13 @@ class Child:
 
     def app(self, metrics: Metrics) -> App:
         return StandIn(lambda url: None if url.startswith(OWN) else self._first.answer)
+
+    async def troubles(self) -> list[str]:
+        try:
+            told = await self._first.ask(b"GET", b"/health/ready", self._limits.worker_ready_timeout_s)
+            return parse_json(told.body, Health).troubles
+        except KvError as error:
+            return [f"the first worker, which looks after the cluster, gave no answer: {error.detail}"]
 
     def open(self, app: Klein, metrics: Metrics) -> None:
         inner = App()

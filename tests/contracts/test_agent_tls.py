@@ -17,7 +17,7 @@ from twisted.internet.defer import maybeDeferred
 from twisted.internet.protocol import Factory
 from twisted.web.client import BrowserLikePolicyForHTTPS
 
-from tests.contracts.test_transports import LIMITS, Line, Server, answering, error_of, ok, post
+from tests.contracts.test_transports import LIMITS, LONG_S, Line, Server, answering, error_of, ok, post
 from twisted_kv.errors import PeerSilent
 from twisted_kv.fasthttp.agent import PooledAgent
 from twisted_kv.peers.http import Endpoints, HttpTransport
@@ -67,15 +67,20 @@ class TlsServer(Server):
         await super().stop()
 
 
+def transport_to(trusted: ssl.PrivateCertificate | None) -> HttpTransport:
+    """Give a transport that trusts a certificate, beside those that everybody trusts."""
+    endpoints = Endpoints(reactor, LIMITS)
+    if trusted is not None:
+        endpoints._tls = BrowserLikePolicyForHTTPS(ssl.trustRootFromCertificates([trusted]))
+    return HttpTransport(reactor, LIMITS, PooledAgent(reactor, endpoints, LIMITS))
+
+
 @pytest.mark.parametrize("known", [True, False], ids=["its certificate is trusted", "its certificate is not"])
 @pytest_twisted.ensureDeferred
 async def test_nodes_are_asked_over_tls_if_they_are_who_they_say(known: bool) -> None:
     certificate = certificate_for("localhost")
     server = TlsServer(answering(ok(b"x" * 50_000)), certificate)
-    endpoints = Endpoints(reactor, LIMITS)
-    if known:
-        endpoints._tls = BrowserLikePolicyForHTTPS(ssl.trustRootFromCertificates([certificate]))
-    transport = HttpTransport(reactor, LIMITS, PooledAgent(reactor, endpoints, LIMITS))
+    transport = transport_to(certificate if known else None)
     if known:
         for _ in range(3):
             assert (await post(transport, server.url, bytes(70_000))).body == b"x" * 50_000
@@ -86,4 +91,18 @@ async def test_nodes_are_asked_over_tls_if_they_are_who_they_say(known: bool) ->
         assert server.requests == []
     await transport.close()
     await server.gone()
+    await server.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_node_that_reads_no_more_does_not_keep_the_transport_open() -> None:
+    def script(line: Line, request: bytes) -> None:
+        line.transport.pauseProducing()  # type: ignore[union-attr]
+        line.transport.write(ok(b"x"))  # type: ignore[union-attr]
+
+    certificate = certificate_for("localhost")
+    server = TlsServer(script, certificate)
+    transport = transport_to(certificate)
+    assert (await post(transport, server.url)).body == b"x"
+    await transport.close().addTimeout(LONG_S, reactor)
     await server.stop()

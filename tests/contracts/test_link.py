@@ -22,7 +22,9 @@ from twisted.python.failure import Failure
 from twisted_kv.errors import KvError, PeerSilent, PeerUnreachable
 from twisted_kv.fasthttp.frames import ID_MAX, LINK_PATH, Frame, Frames, head
 from twisted_kv.fasthttp.heads import Head
-from twisted_kv.fasthttp.linked import SWITCHED, Linked, asks_for_link
+from twisted_kv.fasthttp.intake import Intake
+from twisted_kv.fasthttp.linked import Linked
+from twisted_kv.fasthttp.upgrade import SWITCHED, asks_for_link
 from twisted_kv.limits import Limits
 from twisted_kv.peers.http import HttpTransport
 from twisted_kv.peers.link import LinkTransport
@@ -286,10 +288,14 @@ def test_both_sides_of_the_link_understand_each_other_however_the_network_cuts_i
 
 
 def test_a_node_s_one_port_takes_the_link_beside_all_else() -> None:
-    def link(asked: Head) -> Linked | None:
-        if not asks_for_link(asked):
-            return None
-        return Linked(lambda body: succeed((200, b"link " + body)), LIMITS)
+    counted: list[int] = []
+
+    def link(asked: Head, intake: Intake) -> Linked | None:
+        def serve(body: bytes) -> Deferred[tuple[int, bytes]]:
+            counted.append(site.intake.bytes)
+            return succeed((200, b"link " + body))
+
+        return Linked(serve, LIMITS, intake) if asks_for_link(asked) else None
 
     app = App()
 
@@ -304,8 +310,9 @@ def test_a_node_s_one_port_takes_the_link_beside_all_else() -> None:
         heard = [scene.batch(b"%d" % number) for number in range(2, 5)]
         scene.world.run(1)
         assert [each.answer.body for each in heard] == [b"link 2", b"link 3", b"link 4"]
-        scene.world.run(10 * LIMITS.idle_s_max)
-        assert scene.ask(b"5").body == b"link 5", "an idle link stays"
+        scene.world.run(LIMITS.link_idle_s - 10)
+        assert scene.ask(b"five").body == b"link five", "an idle link stays for longer than an idle connection"
+        assert counted == [1, 1, 1, 4], "batches count with all that comes into the port"
         site.hang_up()
         scene.world.run(1)
         assert scene.transport.links() == 0
@@ -317,6 +324,8 @@ REFUSALS = {
     "bad request": ok(b"", b"400 Bad Request"),
     "no upgrade": ok(b"welcome"),
     "another protocol": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n",
+    "another protocol beneath it": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: TLS/1.0, kv-link/1\r\n\r\n",
+    "another protocol in another line": SWITCHED[:-2] + b"Upgrade: TLS/1.0\r\n\r\n",
     "no protocol": b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
     "garbage": b"SSH-2.0-OpenSSH_9.9\r\n\r\n",
     "frames": head(1, 200, 3) + b"abc",
@@ -387,7 +396,7 @@ def test_a_url_that_is_none_is_an_error_of_http(url: str) -> None:
     with scene_of(ScriptedNode()) as scene:
         heard = scene.batch(b"x", url=url)
         scene.world.run(10)
-        assert isinstance(heard.error, PeerSilent | PeerUnreachable)
+        assert type(heard.error) is PeerUnreachable
 
 
 # Questions under way.
@@ -506,6 +515,75 @@ def test_a_node_that_went_and_came_back_has_its_link_back_within_moments() -> No
         scene.world.run(2 * LIMITS.link_pause_s)
         assert scene.ask(b"2").body == b"http 2"
         assert scene.ask(b"3").body == b"link 3"
+
+
+def test_a_link_that_the_node_closes_before_it_was_asked_anything_is_no_sign_that_links_are_of_no_use() -> None:
+    """A node that is started again several times switches each time, and goes before a batch has come."""
+    with scene_of(ScriptedNode()) as scene:
+        for _ in range(8):
+            scene.link()
+            (link,) = [line for line in scene.node.lines if line.open and line.frames is not None]
+            link.transport.loseConnection()
+            scene.world.run(1.1 * LIMITS.link_pause_s)
+        assert len(scene.node.requests_to_switch) == 8
+
+
+def test_a_link_on_which_nobody_asks_is_ended_and_opened_anew_with_the_next_batch() -> None:
+    with scene_of(ScriptedNode()) as scene:
+        scene.link()
+        assert scene.ask(b"1").body == b"link 1"
+        scene.world.run(LIMITS.link_idle_s - 2)
+        assert scene.transport.links() == 1
+        scene.world.run(2)
+        assert scene.transport.links() == 0
+        assert [line for line in scene.node.lines if line.open and line.frames is not None] == []
+        scene.link()
+        assert scene.ask(b"2").body == b"link 2"
+
+
+def test_a_link_that_was_opened_and_never_asked_is_ended_as_well() -> None:
+    with scene_of(ScriptedNode()) as scene:
+        scene.link()
+        scene.world.run(LIMITS.link_idle_s + LIMITS.link_pause_s)
+        assert scene.transport.links() == 0
+        scene.link()
+
+
+def test_a_link_that_is_asked_now_and_then_stays() -> None:
+    with scene_of(ScriptedNode()) as scene:
+        scene.link()
+        for number in range(5):
+            assert scene.ask(b"%d" % number).body == b"link %d" % number
+            scene.world.run(0.9 * LIMITS.link_idle_s)
+        assert len(scene.node.requests_to_switch) == 1
+
+
+def test_nodes_that_nobody_asks_any_more_are_forgotten() -> None:
+    with scene_of(ScriptedNode()) as scene:
+        for number in range(5):
+            scene.tcp.listen(Host(scene.world, f"n{number}"), PORT, ScriptedNode())
+            scene.batch(b"x", url=f"http://n{number}:{PORT}")
+            scene.batch(b"x", url=f"http://none-{number}:{PORT}")
+            scene.world.run(1)
+        assert scene.transport.links() == 5
+        scene.world.run(LIMITS.link_idle_s + LIMITS.link_pause_s)
+        scene.link()
+        assert list(scene.transport._ways) == [f"{URL}/node/v1/batch"]
+
+
+def test_a_node_that_comes_to_be_asked_makes_no_other_node_forgotten_that_has_a_link_or_failed_just_now() -> None:
+    other = ScriptedNode(answering(REFUSALS["not found"]))
+    with scene_of(ScriptedNode()) as scene:
+        scene.tcp.listen(Host(scene.world, "other"), PORT, other)
+        scene.tcp.listen(Host(scene.world, "third"), PORT, ScriptedNode())
+        scene.link()
+        scene.batch(b"x", url="http://other:80")
+        scene.world.run(0.5)
+        scene.batch(b"x", url="http://third:80")
+        scene.batch(b"x", url="http://other:80")
+        scene.world.run(0.1)
+        assert len(other.requests_to_switch) == 1
+        assert scene.ask(b"1").body == b"link 1"
 
 
 # Deadlines.
@@ -655,6 +733,17 @@ def test_questions_under_way_fail_at_once_when_the_transport_is_closed() -> None
         assert scene.transport.links() == 0
 
 
+def test_a_transport_that_was_closed_opens_no_link_to_whomever() -> None:
+    with scene_of(ScriptedNode()) as scene:
+        scene.transport.close()
+        scene.batch(b"1")
+        scene.world.run(1)
+        scene.batch(b"2")
+        scene.world.run(1)
+        assert scene.node.requests_to_switch == []
+        assert scene.transport.links() == 0
+
+
 @pytest.mark.parametrize("moment_s", [0.0, 0.001, 0.003, 0.005, 0.008])
 def test_a_transport_may_be_closed_while_a_link_is_being_opened(moment_s: float) -> None:
     with scene_of(ScriptedNode()) as scene:
@@ -672,7 +761,7 @@ def test_a_transport_that_is_closed_waits_for_no_connection_any_more() -> None:
         scene.network.deaf.add(("client", "node"))
         heard = scene.batch(b"1", timeout_s=1)
         scene.world.run(2)
-        assert type(heard.error) is PeerUnreachable or type(heard.error) is PeerSilent
+        assert type(heard.error) is PeerSilent
         assert scene.client.getDelayedCalls() != []
         scene.transport.close()
         assert [str(call) for call in scene.client.getDelayedCalls()] == []

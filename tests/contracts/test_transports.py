@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import reactor as real_reactor
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
+from twisted.web.client import ResponseNeverReceived
 
 from tests.contracts.twisted_agent import TwistedAgent
 from twisted_kv.errors import KvError, PeerSilent, PeerUnreachable
@@ -93,14 +94,14 @@ class Line(Protocol):
 class Server:
     """A server in this reactor that does as its script says."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, line: type[Line] = Line) -> None:
         self.script = script
         self.lines: list[Line] = []
         self.requests: list[bytes] = []
         self._all_gone: Deferred[None] | None = None
         factory = Factory()
         factory.noisy = False
-        factory.protocol = lambda: Line(self)  # type: ignore[assignment]
+        factory.protocol = lambda: line(self)  # type: ignore[assignment]
         self.port = reactor.listenTCP(0, factory, interface="127.0.0.1")
         self.url = f"http://127.0.0.1:{self.port.getHost().port}"
 
@@ -424,6 +425,25 @@ async def test_a_second_attempt_that_cannot_connect_does_not_say_that_nothing_le
     assert len(server.requests) == 1
 
 
+class Breaking:
+    """An agent whose connection breaks at once, and that can make no other request."""
+
+    def __init__(self) -> None:
+        self._asked = 0
+
+    def request(self, *_: object) -> Deferred[Any]:
+        self._asked += 1
+        if self._asked > 1:
+            raise ValueError("there is no way any more")
+        return fail(ResponseNeverReceived([]))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_second_attempt_that_cannot_be_made_does_not_say_that_nothing_left() -> None:
+    error = await error_of(post(HttpTransport(reactor, LIMITS, Breaking()), "http://127.0.0.1:80"), PeerSilent)
+    assert "no way any more" in error.detail
+
+
 @pytest_twisted.ensureDeferred
 async def test_both_attempts_share_one_deadline() -> None:
     def script(line: Line, request: bytes) -> None:
@@ -447,3 +467,20 @@ async def test_idle_connections_are_closed_with_the_transport() -> None:
         await transport.close()
         await server.gone()
         assert not any(line.open for line in server.lines)
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_answers_early_and_reads_no_more_does_not_keep_the_transport_open() -> None:
+    class Early(Line):
+        def dataReceived(self, data: bytes) -> None:
+            if not self.requests:
+                self.requests += 1
+                self.transport.pauseProducing()  # type: ignore[union-attr]
+                refusal = ok(b"too large", b"Connection: close", status=b"413 Content Too Large")
+                self.transport.write(refusal)  # type: ignore[union-attr]
+
+    server = Server(answering(b""), Early)
+    transport = transport_made()
+    assert (await post(transport, server.url, bytes(20 * 1024 * 1024))).code == 413
+    await transport.close().addTimeout(LONG_S, reactor)
+    await server.stop()

@@ -87,12 +87,14 @@ def test_a_frame_as_large_as_it_may_be_is_read_and_one_byte_more_is_refused_with
     assert reader.fault == f"a payload of {BYTES_MAX + 1} bytes is larger than {BYTES_MAX}"
 
 
-def test_a_frame_that_was_begun_says_how_large_it_will_be() -> None:
+def test_of_a_frame_that_was_begun_is_known_how_much_has_come() -> None:
     reader = Frames(BYTES_MAX)
     reader.feed(head(1, 0, 100)[:3])
-    assert reader.begun_bytes == 4
+    assert reader.begun_bytes == 3
     reader.feed(head(1, 0, 100)[3:] + b"x")
-    assert reader.begun_bytes == 110
+    assert reader.begun_bytes == 11
+    reader.feed(bytes(99) + b"xyz")
+    assert reader.begun_bytes == 3
 
 
 @pytest.mark.timeout(60)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from twisted.internet.defer import CancelledError, Deferred, fail, succeed
-from twisted.internet.error import ConnectError, ConnectionDone, ConnectionLost
+from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IStreamClientEndpoint, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -27,7 +28,7 @@ from zope.interface import implementer
 from tests.strict_clock import StrictClock
 from twisted_kv.fasthttp.agent import PooledAgent
 from twisted_kv.limits import Limits
-from twisted_kv.peers.http import WholeBody
+from twisted_kv.peers.http import Body, WholeBody
 
 LIMITS = Limits(connections_max=3, batches_in_flight_max=1, answer_head_bytes_max=400, answer_fields_max=5)
 IDLE_MAX = 3
@@ -37,7 +38,11 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nanswer"
 
 @implementer(ITCPTransport)
 class Wire:
-    """A connection whose other end is the test."""
+    """A connection whose other end is the test.
+
+    Once it is aborted it is gone with the next turn, see ``Net.turn``; a polite end is up to the other side, and so to
+    the test.
+    """
 
     disconnecting = False
 
@@ -45,6 +50,7 @@ class Wire:
         self.protocol = protocol
         self.writes: list[bytes] = []
         self.end = ""
+        self.gone = False
         self.paused = self.no_delay = False
         protocol.makeConnection(self)
 
@@ -73,6 +79,8 @@ class Wire:
         self.protocol.dataReceived(data)
 
     def goes(self, error: Exception | None = None) -> None:
+        assert not self.gone, "a connection is lost once"
+        self.gone = True
         self.protocol.connectionLost(Failure(error or ConnectionDone()))
 
 
@@ -83,6 +91,7 @@ class Net:
     def __init__(self) -> None:
         self.uris: list[URI] = []
         self.attempts: list[tuple[Any, Deferred[Any]]] = []
+        self.wires: list[Wire] = []
         self.called_off = 0
         self.refusing = False
 
@@ -101,9 +110,19 @@ class Net:
 
     def accept(self, number: int = -1) -> Wire:
         factory, made = self.attempts.pop(number)
-        wire = Wire(factory.buildProtocol(None))
+        wire = self.wire(factory)
         made.callback(wire.protocol)
         return wire
+
+    def wire(self, factory: Any) -> Wire:
+        self.wires.append(Wire(factory.buildProtocol(None)))
+        return self.wires[-1]
+
+    def turn(self) -> None:
+        """Let the reactor turn once."""
+        for wire in self.wires:
+            if wire.end == "aborted" and not wire.gone:
+                wire.goes(ConnectionAborted())
 
     def refuse(self) -> None:
         self.attempts.pop()[1].errback(ConnectError())
@@ -198,7 +217,9 @@ class Scene:
 def scene() -> Iterator[Scene]:
     scene = Scene()
     yield scene
-    scene.agent.closeCachedConnections()
+    closed = scene.agent.closeCachedConnections()
+    scene.net.turn()
+    assert closed.called, "whoever stops waits for nobody's end"
     assert scene.clock.getDelayedCalls() == []
 
 
@@ -265,31 +286,19 @@ def test_what_cannot_be_written_is_refused_and_nothing_leaves(
 
 @implementer(IBodyProducer)
 class Slow:
-    """Writes a part of its body now, and the rest never."""
+    """Has no body yet."""
 
     length = 10
 
-    def __init__(self, written: bytes, done: bool) -> None:
-        self._written = written
-        self._done = done
-        self.stopped = False
-
     def startProducing(self, consumer: Any) -> Deferred[None]:
-        consumer.write(self._written)
-        return succeed(None) if self._done else Deferred()
+        raise AssertionError("nobody asks it to write")
 
-    def stopProducing(self) -> None:
-        self.stopped = True
-
-    pauseProducing = resumeProducing = stopProducing
+    pauseProducing = resumeProducing = stopProducing = startProducing
 
 
-@pytest.mark.parametrize(("written", "done"), [(b"0123456789", False), (b"short", True), (b"longer than it", True)])
-def test_a_body_that_is_not_written_at_once_is_refused(scene: Scene, written: bytes, done: bool) -> None:
-    body = Slow(written, done)
+def test_a_body_that_is_not_there_as_a_whole_is_refused(scene: Scene) -> None:
     with pytest.raises(RequestGenerationFailed):
-        scene.agent.request(b"POST", URL, None, body)
-    assert body.stopped
+        scene.agent.request(b"POST", URL, None, Slow())
     assert scene.net.attempts == []
 
 
@@ -361,7 +370,7 @@ def test_a_connection_that_the_server_closes_is_not_used_again(scene: Scene, sai
     asked, wire = scene.answered(said)
     assert asked.whole == b"x"
     assert asked.response.version == (b"HTTP", 1, version)
-    assert wire.end == "closed"
+    assert wire.end == "aborted"
     scene.ask()
     assert len(scene.net.attempts) == 1
 
@@ -422,19 +431,19 @@ def test_chunks_that_bring_nothing_do_not_go_on_for_ever(scene: Scene) -> None:
 def test_bytes_behind_an_answer_close_its_connection(scene: Scene, behind: bytes) -> None:
     asked, wire = scene.answered(OK + behind)
     assert asked.whole == b"answer"
-    assert wire.end == "closed"
+    assert wire.end == "aborted"
 
 
 def test_bytes_behind_chunks_close_their_connection(scene: Scene) -> None:
     asked, wire = scene.answered(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n" + OK)
     assert asked.whole == b"a"
-    assert wire.end == "closed"
+    assert wire.end == "aborted"
 
 
 def test_bytes_behind_an_answer_without_body_close_its_connection(scene: Scene) -> None:
     asked, wire = scene.answered(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nanswer", method=b"HEAD")
     assert asked.whole == b""
-    assert wire.end == "closed"
+    assert wire.end == "aborted"
 
 
 def test_bytes_on_an_idle_connection_close_it(scene: Scene) -> None:
@@ -484,6 +493,16 @@ def test_nobody_reads_ahead_of_who_does_not_take_the_body(scene: Scene) -> None:
     assert not wire.paused, "an idle connection is read, to see its end"
 
 
+def test_who_pauses_at_the_first_bytes_of_a_body_is_given_no_more(scene: Scene) -> None:
+    asked, wire = scene.ask(read=False), scene.net.accept()
+    wire.says(OK[:-4])
+    body = asked.body
+    body.dataReceived = lambda _: body.transport.pauseProducing()  # type: ignore[method-assign,union-attr]
+    asked.response.deliverBody(body)
+    assert wire.paused
+    wire.goes()
+
+
 def test_a_whole_body_can_be_taken_late(scene: Scene) -> None:
     asked, wire = scene.ask(read=False), scene.net.accept()
     wire.says(OK)
@@ -517,7 +536,7 @@ def test_a_connection_that_comes_when_its_request_was_called_off_is_kept_for_oth
     wires: list[Wire] = []
 
     def too_late(_: object) -> None:
-        wires.append(Wire(factory.buildProtocol(None)))
+        wires.append(scene.net.wire(factory))
         made.callback(wires[0].protocol)
 
     made._canceller = too_late
@@ -547,7 +566,8 @@ def test_who_breaks_off_a_body_hears_no_more_of_it(scene: Scene) -> None:
         asked.body.transport.loseConnection()  # type: ignore[union-attr]
 
     asked.body.dataReceived = break_off  # type: ignore[method-assign]
-    wire.says(b"1\r\na\r\n1\r\nb\r\n")
+    wire.says(b"1\r\na\r\n")
+    wire.says(b"1\r\nb\r\n")
     assert asked.body.data == b"a"
     wire.goes()
 
@@ -600,7 +620,7 @@ def test_no_more_connections_are_kept_than_the_limit() -> None:
     scene = Scene()
     scene.agent = PooledAgent(scene.clock, scene.net, Limits(connections_max=9, batches_in_flight_max=1))
     wires = scene.wires(6)
-    assert [wire.end for wire in wires] == [""] * 4 + ["closed"] * 2
+    assert [wire.end for wire in wires] == [""] * 4 + ["aborted"] * 2
     scene.agent.closeCachedConnections()
 
 
@@ -612,12 +632,12 @@ def test_connections_that_nobody_uses_are_closed_by_one_timer(scene: Scene) -> N
     assert asked.whole == b"answer"
     assert len(scene.clock.getDelayedCalls()) == 1
     scene.clock.advance(10)
-    assert (first.end, second.end) == ("closed", "")
+    assert (first.end, second.end) == ("aborted", "")
     assert len(scene.clock.getDelayedCalls()) == 1
     scene.clock.advance(19.9)
     assert second.end == ""
     scene.clock.advance(0.2)
-    assert second.end == "closed"
+    assert second.end == "aborted"
     assert scene.clock.getDelayedCalls() == []
 
 
@@ -642,7 +662,7 @@ def test_a_question_that_met_a_stale_connection_meets_no_other_one(scene: Scene)
     asked = scene.ask()
     wires[2].goes()
     asked.failed(ResponseNeverReceived)
-    assert [wire.end for wire in wires] == ["closed", "closed", ""]
+    assert [wire.end for wire in wires] == ["aborted", "aborted", ""]
     scene.ask()
     assert len(scene.net.attempts) == 1
 
@@ -734,12 +754,20 @@ def test_closing_waits_for_idle_connections_to_be_gone(scene: Scene) -> None:
     wires = scene.wires(2)
     done: list[None] = []
     scene.agent.closeCachedConnections().addCallback(done.append)
-    assert [wire.end for wire in wires] == ["closed"] * 2
+    assert [wire.end for wire in wires] == ["aborted"] * 2
     wires[0].goes()
     assert done == []
     wires[1].goes()
     assert done == [None]
     assert scene.clock.getDelayedCalls() == []
+
+
+def test_closing_waits_for_those_that_were_hung_up_on_before(scene: Scene) -> None:
+    _, wire = scene.answered(OK + b"x")
+    done = scene.agent.closeCachedConnections()
+    assert not done.called
+    wire.goes()
+    assert done.called
 
 
 def test_closing_has_nothing_to_wait_for_where_nothing_is_open(scene: Scene) -> None:
@@ -753,8 +781,47 @@ def test_what_is_busy_while_the_rest_is_closed_ends_with_its_answer(scene: Scene
     assert wire.end == ""
     wire.says(OK)
     assert asked.whole == b"answer"
-    assert wire.end == "closed"
+    assert wire.end == "aborted"
     assert scene.clock.getDelayedCalls() == []
+
+
+def test_a_connection_that_comes_after_the_end_serves_who_asked_for_it_and_is_not_kept(scene: Scene) -> None:
+    asked = scene.ask()
+    scene.agent.closeCachedConnections()
+    wire = scene.net.accept()
+    wire.says(OK)
+    assert asked.whole == b"answer"
+    assert wire.end == "aborted"
+    assert scene.clock.getDelayedCalls() == []
+
+
+def test_what_is_closed_stays_closed(scene: Scene) -> None:
+    scene.wire()
+    scene.agent.closeCachedConnections()
+    for url in (URL, b"http://other:8081/"):
+        asked, wire = scene.ask(url=url), scene.net.accept()
+        wire.says(OK)
+        assert asked.whole == b"answer"
+        assert wire.end == "aborted"
+    assert scene.clock.getDelayedCalls() == []
+
+
+def test_those_in_line_when_it_is_closed_get_connections_of_their_own(scene: Scene) -> None:
+    wires, asked = full(scene, 1)
+    scene.agent.closeCachedConnections()
+    wires[0].says(OK)
+    assert wires[0].end == "aborted"
+    scene.net.accept().says(OK)
+    assert asked[0].whole == b"answer"
+
+
+def test_where_none_is_kept_each_request_has_a_connection_of_its_own(scene: Scene) -> None:
+    scene.agent = PooledAgent(scene.clock, scene.net, LIMITS, keeps=False)
+    for _ in range(2):
+        asked, wire = scene.ask(), scene.net.accept()
+        wire.says(OK)
+        assert asked.whole == b"answer"
+        assert wire.end == "aborted"
 
 
 def test_nodes_that_are_gone_are_forgotten(scene: Scene) -> None:
@@ -763,3 +830,32 @@ def test_nodes_that_are_gone_are_forgotten(scene: Scene) -> None:
         scene.net.refuse()
         asked.failed(ConnectError)
     assert len(scene.agent._origins) == 1
+
+
+# The body.
+
+
+def test_a_body_that_comes_by_the_byte_takes_no_more_than_one_that_comes_at_once() -> None:
+    count = 100_000
+    body = Body(2 * count)
+    pieces = (b"%02x" % (number % 251) for number in range(count))
+    tracemalloc.start()
+    try:
+        for piece in pieces:
+            body.dataReceived(piece)
+        held_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    body.connectionLost(Failure(ResponseDone()))
+    assert held_bytes < 4 * 2 * count
+    assert body.done.result == b"".join(b"%02x" % (number % 251) for number in range(count))
+
+
+def test_chunks_of_a_byte_are_put_together_before_they_are_given(scene: Scene) -> None:
+    asked, wire = scene.ask(read=False), scene.net.accept()
+    given: list[bytes] = []
+    asked.body.dataReceived = given.append  # type: ignore[method-assign]
+    wire.says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n1\r\nb\r\n")
+    asked.response.deliverBody(asked.body)
+    wire.says(b"1\r\nc\r\n1\r\nd\r\n0\r\n\r\n")
+    assert given == [b"ab", b"cd"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from twisted.internet.defer import Deferred, fail, succeed
@@ -12,10 +12,15 @@ from twisted.python.failure import Failure
 
 from twisted_kv.fasthttp.frames import Frame, Frames, head
 from twisted_kv.fasthttp.heads import Head, read_head
-from twisted_kv.fasthttp.linked import GATHERED_BYTES, SWITCHED, Linked, Serve, asks_for_link
+from twisted_kv.fasthttp.intake import Intake
+from twisted_kv.fasthttp.linked import GATHERED_BYTES, Linked, Serve
+from twisted_kv.fasthttp.upgrade import SWITCHED, asks_for_link
 from twisted_kv.limits import Limits
+from twisted_kv.metrics import NodeMetrics
+from twisted_kv.web.node import Batches
 
 LIMITS = Limits(node_body_bytes_max=200_000, link_questions_max=3)
+INTAKE_BYTES_MAX = 1_000
 
 
 def asked(*fields: bytes) -> Head:
@@ -106,10 +111,11 @@ class Wire:
 class Scene:
     """A node's end of one link, its questions and what was written back."""
 
-    def __init__(self, serve: Serve | None = None) -> None:
+    def __init__(self, serve: Serve | None = None, intake: Intake | None = None) -> None:
+        self.intake = intake if intake is not None else Intake(LIMITS.intake_bytes_max)
         self.asked: list[tuple[bytes, Deferred[tuple[int, bytes]]]] = []
         self.wire = Wire()
-        self.linked = Linked(serve or self._keep, LIMITS)
+        self.linked = Linked(serve or self._keep, LIMITS, self.intake)
         self.linked.makeConnection(self.wire)
         assert self.wire.writes.pop() == SWITCHED
 
@@ -238,9 +244,9 @@ def test_a_question_that_does_not_come_to_its_end_is_given_up_and_an_idle_link_i
         scene.linked.look(now_s)
     scene.linked.dataReceived(half)
     scene.linked.look(3_000.0)
-    scene.linked.look(3_000.0 + LIMITS.body_s(1010))
+    scene.linked.look(3_000.0 + LIMITS.body_s(500))
     assert scene.wire.closing == ""
-    scene.linked.look(3_000.1 + LIMITS.body_s(1010))
+    scene.linked.look(3_000.1 + LIMITS.body_s(500))
     assert scene.wire.closing == "aborted"
 
 
@@ -281,16 +287,20 @@ def test_what_is_no_question_ends_the_connection_and_nothing_follows(data: bytes
     scene.answer(0)
     assert scene.bodies == [b"1"]
     assert scene.wire.writes == []
+    assert scene.intake.bytes == 0
 
 
 def test_what_is_under_way_when_the_connection_goes_is_done_and_not_answered() -> None:
     scene = Scene()
     scene.ask(1, 2, 3, 4)
+    assert scene.intake.bytes == 4
     scene.linked.connectionLost(Failure(ConnectionLost()))
+    assert scene.intake.bytes == 3, "what was not begun is forgotten, what was begun takes its memory"
     for number in range(3):
         scene.answer(number)
     assert scene.bodies == [b"1", b"2", b"3"]
     assert scene.wire.writes == []
+    assert scene.intake.bytes == 0
 
 
 def test_a_node_that_hangs_up_closes_at_once_and_answers_no_more() -> None:
@@ -312,6 +322,86 @@ def test_a_node_can_hang_up_on_a_proxy_that_does_not_read() -> None:
     assert scene.wire.closing == "closed"
     scene.wire.let_read()
     assert [frame.id for frame in scene.answers] == [1]
+
+
+def test_a_proxy_that_still_does_not_read_when_it_was_hung_up_on_is_given_up() -> None:
+    scene = Scene(lambda body: succeed((200, bytes(100_000))))
+    scene.ask(1)
+    scene.linked.look(100.0)
+    scene.linked.hang_up()
+    scene.linked.look(101.0)
+    scene.linked.look(101.0 + LIMITS.linger_s)
+    assert scene.wire.closing == "closed"
+    scene.linked.look(101.1 + LIMITS.linger_s)
+    assert scene.wire.closing == "aborted"
+
+
+# What all connections of a port may hold together.
+
+
+def test_no_link_reads_on_while_what_the_port_holds_is_too_much_and_all_do_when_something_was_answered() -> None:
+    intake = Intake(INTAKE_BYTES_MAX)
+    first, second = Scene(intake=intake), Scene(intake=intake)
+    first.linked.dataReceived(question(1, bytes(INTAKE_BYTES_MAX - 1)))
+    assert first.wire.reads, "one byte more has room"
+    second.ask(1, 2)
+    assert second.bodies == [b"1", b"2"], "what is here is answered, which makes room"
+    assert not second.wire.reads
+    first.ask(2)
+    assert not first.wire.reads
+    second.answer(0)
+    assert (first.wire.reads, second.wire.reads) == (False, False)
+    first.answer(0)
+    assert (first.wire.reads, second.wire.reads) == (True, True)
+    first.answer(1)
+    second.answer(1)
+    assert intake.bytes == 0
+
+
+def test_a_question_larger_than_all_that_the_port_may_hold_is_answered_like_any_other() -> None:
+    scene = Scene(intake=Intake(INTAKE_BYTES_MAX))
+    scene.linked.dataReceived(question(1, bytes(3 * INTAKE_BYTES_MAX)))
+    assert len(scene.asked) == 1
+    assert not scene.wire.reads
+    scene.answer(0)
+    assert scene.wire.reads
+    assert scene.intake.bytes == 0
+
+
+def test_room_for_one_link_is_not_room_where_another_reason_keeps_it_from_reading() -> None:
+    scene = Scene(intake=Intake(INTAKE_BYTES_MAX))
+    scene.intake.count(INTAKE_BYTES_MAX)
+    scene.ask(1, 2, 3)
+    assert not scene.wire.reads
+    scene.intake.give_back(INTAKE_BYTES_MAX)
+    assert not scene.wire.reads, "as many are under way as may be"
+    scene.answer(0)
+    assert scene.wire.reads
+
+
+def test_a_link_that_has_gone_does_not_read_on_when_there_is_room() -> None:
+    scene = Scene(intake=Intake(INTAKE_BYTES_MAX))
+    scene.linked.dataReceived(question(1, bytes(INTAKE_BYTES_MAX)))
+    scene.linked.connectionLost(Failure(ConnectionLost()))
+    scene.answer(0)
+    assert not scene.wire.reads
+    assert scene.intake.bytes == 0
+
+
+def test_a_node_s_links_count_what_they_bring_in_the_intake_of_its_port() -> None:
+    intake = Intake(INTAKE_BYTES_MAX)
+    intake.count(INTAKE_BYTES_MAX)
+    # What is no batch never comes to the replica.
+    linked = Batches(cast(Any, None), NodeMetrics()).link(LIMITS)(asked(*ASKING["as proxies do"]), intake)
+    assert linked is not None
+    wire = Wire()
+    linked.makeConnection(wire)
+    linked.dataReceived(question(1, b"no batch"))
+    assert [frame.status for frame in Frames(10**9).feed(b"".join(wire.writes[1:]))] == [400]
+    assert not wire.reads
+    intake.give_back(INTAKE_BYTES_MAX)
+    assert wire.reads
+    assert intake.bytes == 0
 
 
 def test_an_answer_too_large_for_the_link_is_an_error_of_its_own_question_alone() -> None:

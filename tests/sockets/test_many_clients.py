@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import selectors
 import socket
@@ -18,10 +19,19 @@ from twisted_kv.limits import Limits
 
 pytestmark = pytest.mark.system
 
-IDLE = 8_000
+IDLE = int(os.environ.get("KV_IDLE", "2000"))
 SLOW = 1_000
 KIB_EACH = 64
-LIMITS = Limits()
+SHORT = """
+[limits]
+head_s_max = 2.0
+body_s_max = 4.0
+stalled_s_max = 4.0
+body_bytes_per_s_min = 1000000
+idle_s_max = 600.0
+"""
+LIMITS = Limits(head_s_max=2.0, body_s_max=4.0, stalled_s_max=4.0, body_bytes_per_s_min=1_000_000)
+"""As ``SHORT`` says."""
 VALUE = 1_000_000
 PATIENCE_S = LIMITS.unread_s(VALUE) + 15
 
@@ -33,8 +43,12 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
     assert hard == resource.RLIM_INFINITY or hard >= wanted, f"{wanted} descriptors are needed, {hard} are allowed"
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
     try:
-        with farming(tmp_path_factory.mktemp("many")) as farm:
-            farm.cluster(3, "--engine", "memory")
+        folder = tmp_path_factory.mktemp("many")
+        (folder / "short.toml").write_text(SHORT)
+        with farming(folder) as farm:
+            farm.proxy("--config", str(folder / "short.toml"))
+            for _ in range(3):
+                farm.add(farm.node("--engine", "memory"))
             yield farm
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

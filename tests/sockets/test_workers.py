@@ -62,9 +62,12 @@ def two_workers(folder: Path, *options: str) -> Iterator[Farm]:
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Daemon]:
-    """A proxy for the tests that leave it whole."""
-    with tempfile.TemporaryDirectory(prefix="kv-") as name, two_workers(Path(name)) as farm:
-        yield farm.proxies[0]
+    """A proxy for the tests that leave it whole. Its workers wait for one another as long as a busy machine needs."""
+    with tempfile.TemporaryDirectory(prefix="kv-") as name:
+        file = Path(name) / "patient.toml"
+        file.write_text("[limits]\nworker_metrics_timeout_s = 30\nworker_ready_timeout_s = 30\n")
+        with two_workers(Path(name), "--config", str(file)) as farm:
+            yield farm.proxies[0]
 
 
 def samples(text: bytes) -> list[Sample]:
@@ -181,9 +184,21 @@ def test_calls_about_the_cluster_are_answered_alike_whichever_worker_is_met(shar
         assert (got.status, got.headers["Content-Type"]) == (200, "application/json")
         assert [one["id"] for one in got.json()["members"]] == [member["id"]]
     assert outcomes(on_many("HEAD", f"{shared.url}/v1/cluster")) == {(200, b"")}
+    well = b'{"status":"ok","troubles":[]}\n'
+    assert outcomes(on_many("GET", f"{shared.url}/health/ready")) == {(200, well)}
 
     plan = json.dumps({"add": [{"url": "http://127.0.0.1:1"}]}).encode()
     assert {got.json()["kind"] for got in on_many("POST", f"{shared.url}/v1/cluster/plan", plan)}
+
+
+def test_trouble_that_only_the_first_worker_knows_of_is_told_whichever_worker_is_met(folder: Path) -> None:
+    missing = f"http://127.0.0.1:{free_port()}"
+    file = folder / "patient.toml"
+    file.write_text("[limits]\nworker_ready_timeout_s = 30\n")
+    with two_workers(folder, "--config", str(file), "--nodes", missing) as farm:
+        told = on_many("GET", f"{farm.proxies[0].url}/health/ready")
+
+    assert {(got.status, *got.json()["troubles"]) for got in told} == {(503, f"{missing} is not added yet")}
 
 
 def test_work_that_only_the_first_worker_does_is_seen_by_way_of_any(shared: Daemon) -> None:
@@ -281,6 +296,11 @@ def test_a_call_for_a_first_worker_that_cannot_be_asked_says_what_and_why_and_wh
         assert "nothing was done" in problem["detail"]
         assert "twistd.log" in problem["hint"]
         assert refused[0].headers["Retry-After"] == "1"
+        told = {(got.status, *got.json()["troubles"]) for got in on_many("GET", f"{proxy.url}/health/ready")}
+        assert (200,) in told, "the first worker is well"
+        unsure = told - {(200,)}
+        assert unsure
+        assert all(status == 503 and "the first worker" in said for status, said in unsure)
         assert {got.status for got in (put(proxy, "key", "value") for _ in range(MANY))} == {200}
         proxy.end()  # a socket that somebody has removed does not keep it from ending
 
@@ -353,7 +373,7 @@ def test_every_worker_keeps_a_link_to_each_node_where_that_is_asked_for(folder: 
 
 
 def test_kvcluster_hands_its_options_to_its_daemons(folder: Path) -> None:
-    ways = ["--workers", "2", "--lane", "false", "--transport", "link"]
+    ways = ["--workers", "2", "--lane", "true", "--transport", "link"]
     base = free_port()
     place = ["--data-dir", "data", "--base-port", str(base)]
     cluster = Daemon(folder, "kvcluster", free_port(), "--nodes", "1", "--engine", "memory", *place, *ways)
@@ -362,10 +382,10 @@ def test_kvcluster_hands_its_options_to_its_daemons(folder: Path) -> None:
         wait_until(lambda: answers(f"{cluster.url}/health/ready"), "the cluster to be ready", SLOW_S)
         wait_for_both(cluster)
         assert {got.status for got in (put(cluster, "key", "value") for _ in range(MANY))} == {200}
-        assert set(counted(cluster, "kv_links")) == {"1", "2"}
+        wait_until(lambda: counted(cluster, "kv_links") == {"1": 1, "2": 1}, "a link of each worker")
         for home in (folder / "data" / f"node-{base}", cluster.home, cluster.home / "worker-2"):
             pid = (home / "twistd.pid").read_text()
-            assert b"--lane\0false\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
+            assert b"--lane\0true\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
     finally:
         cluster.end()
     assert is_free(cluster.port)

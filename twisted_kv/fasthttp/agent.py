@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from twisted.internet.abstract import isIPv6Address
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IConsumer, IReactorTime
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import IReactorTime
 from twisted.web.client import URI, RequestGenerationFailed, SchemeNotSupported
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
@@ -20,7 +20,7 @@ from zope.interface import implementer
 from ..limits import Limits
 from .answer import Reader
 from .exchange import Exchange
-from .pool import Closing, Origin
+from .pool import Origin
 
 PORTS = {b"http": 80, b"https": 443}
 SAY_LENGTH = {b"POST", b"PUT", b"PATCH"}
@@ -64,34 +64,6 @@ def target_of(method: bytes, text: bytes) -> Target:
     return Target(uri, (uri.scheme, uri.host, uri.port), first_line, b"Host: %b\r\n" % host)
 
 
-@implementer(IConsumer)
-class _Whole:
-    """Takes a body from a producer that writes all of it at once."""
-
-    def __init__(self) -> None:
-        self.parts: list[bytes] = []
-        self.write = self.parts.append
-
-    def registerProducer(self, producer: object, streaming: bool) -> None:
-        raise RuntimeError("a body here is written at once")
-
-    def unregisterProducer(self) -> None: ...
-
-
-def body_of(producer: IBodyProducer) -> list[bytes]:
-    """Take a body.
-
-    :raises RequestGenerationFailed: if not all of it is written at once; nothing has been sent then.
-    """
-    whole = _Whole()
-    written: Deferred[Any] = producer.startProducing(whole)
-    if not written.called or sum(map(len, whole.parts)) != producer.length:
-        written.addErrback(lambda _: None)
-        producer.stopProducing()
-        raise RequestGenerationFailed([])
-    return whole.parts
-
-
 @implementer(IAgent)
 class PooledAgent:
     """Makes requests over connections that are kept, up to bounds. See ``twisted.web.iweb.IAgent``.
@@ -101,16 +73,19 @@ class PooledAgent:
     what the endpoint says where there is no connection. A request that cannot be written is refused by raising.
     Cancelling a request, or aborting the transport of an answer's body, breaks the connection.
 
-    Bodies are small enough to be held in memory, and written at once by their producers.
+    Bodies are small enough to be held in memory: a producer has all of its own as ``data``, and is not asked to write.
 
     :param clock: by which idle connections grow old.
+    :param keeps: whether a connection is kept for the next request, or each has one of its own.
     """
 
-    def __init__(self, clock: IReactorTime, endpoints: IAgentEndpointFactory, limits: Limits) -> None:
+    def __init__(
+        self, clock: IReactorTime, endpoints: IAgentEndpointFactory, limits: Limits, keeps: bool = True
+    ) -> None:
         self._clock = clock
         self._endpoints = endpoints
         self._limits = limits
-        self._closing = Closing()
+        self._keeps = keeps
         self._origins: dict[tuple[bytes, bytes, int], Origin] = {}
         self._target = lru_cache(maxsize=TARGETS_MAX)(target_of)
 
@@ -125,16 +100,22 @@ class PooledAgent:
         return exchange.answer
 
     def closeCachedConnections(self) -> Deferred[None]:
-        """Close all connections that are idle, and fire when they are gone. Those that are busy are not kept."""
-        for origin in list(self._origins.values()):
-            origin.close()
-        return self._closing.done()
+        """Close all connections that nobody uses, and fire when they are gone.
+
+        From now on none is kept: those that are busy, or are made later, end with their answers.
+        """
+        self._keeps = False
+        lost = [one for origin in self._origins.values() for one in origin.close()]
+        return DeferredList(lost).addCallback(lambda _: None)
 
     @staticmethod
     def _question(
         method: bytes, target: Target, headers: Headers | None, producer: IBodyProducer | None
     ) -> tuple[bytes, ...]:
-        """Write a request: its head, and its body."""
+        """Write a request: its head, and its body.
+
+        :raises RequestGenerationFailed: if its producer does not have all of it yet; nothing has been sent then.
+        """
         lines = [target.first_line]
         if headers is None or not headers.hasHeader(b"host"):
             lines.append(target.host_line)
@@ -145,19 +126,21 @@ class PooledAgent:
                 if name.lower() not in OURS
                 for value in values
             ]
-        body: list[bytes] = []
+        body = b""
         if producer is not None:
-            body = body_of(producer)
-            lines.append(b"Content-Length: %d\r\n" % producer.length)
-        elif method in SAY_LENGTH:
-            lines.append(b"Content-Length: 0\r\n")
+            body = getattr(producer, "data", None)
+            if not isinstance(body, bytes):
+                raise RequestGenerationFailed([])
+        if producer is not None or method in SAY_LENGTH:
+            lines.append(b"Content-Length: %d\r\n" % len(body))
         lines.append(b"\r\n")
-        return (b"".join(lines), *body)
+        head = b"".join(lines)
+        return (head, body) if body else (head,)
 
     def _new_origin(self, target: Target) -> Origin:
         for key, origin in list(self._origins.items()):
             if origin.at_rest:
                 del self._origins[key]  # a node that has left, or moved
         endpoint = self._endpoints.endpointForURI(target.uri)
-        origin = self._origins[target.origin] = Origin(self._clock, endpoint, self._limits, self._closing)
+        origin = self._origins[target.origin] = Origin(self._clock, endpoint, self._limits, self._keeps)
         return origin

@@ -1,20 +1,16 @@
-"""Answers: read by httptools, in whatever pieces they come, and given to treq as it wants them."""
+"""Answers, read by httptools in whatever pieces they come."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
-from twisted.internet.interfaces import IProtocol, IPushProducer
-from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
-from zope.interface import implementer
+from twisted.web.iweb import UNKNOWN_LENGTH
 
 from ..limits import Limits
+from .heads import END
 
-END = b"\r\n\r\n"
 WITHOUT_BODY = {204, 304}
 """RFC 9112, section 6.3. An answer to HEAD has none either, which only its reader can know."""
 
@@ -28,7 +24,7 @@ class Reader:
 
     - ``begun``: any byte came;
     - ``headed``: ``code``, ``phrase``, ``headers`` and ``length`` are known, and ``modern``: whether it is HTTP/1.1;
-    - ``body``: what came of it since it was emptied last;
+    - ``body``: what came of it since it was taken last, in its pieces;
     - ``done``: the answer is whole; then ``keeps`` says whether another one may follow it on its connection, and
       ``excess`` whether bytes follow that nobody asked for. (An empty line behind an answer passes for nothing.)
 
@@ -96,6 +92,12 @@ class Reader:
     def announced(self) -> bool:
         """Whether the answer says where it ends; if it does not, its connection's end may be its own, or a cut."""
         return self.length is not UNKNOWN_LENGTH or self.headers.hasHeader(b"transfer-encoding")
+
+    def take(self) -> bytes:
+        """Give what came of the body. (A chunk may be a byte: pieces are put together before anybody holds them.)"""
+        data = b"".join(self.body)
+        self.body.clear()
+        return data
 
     def _feed_head(self, data: bytes) -> bytes:
         """Parse what belongs to a head, and give the rest."""
@@ -180,86 +182,3 @@ class Reader:
             self.done = True
             # HTTP/1.0 keeps connections by an extension, and what its servers mean by it differs.
             self.keeps = self.modern and self._parser.should_keep_alive()
-
-
-class Bearer(Protocol):
-    """What an answer may ask of what carries it. It says nothing any more once the answer is at its end."""
-
-    def abort(self) -> None:
-        """Break the connection."""
-
-    def pause(self) -> None: ...
-
-    def resume(self) -> None: ...
-
-
-@implementer(IResponse, IPushProducer)
-class Response:
-    """An answer whose head has arrived; and the transport of who reads its body.
-
-    Its ``headers`` are all of them, also those that concern the connection.
-    """
-
-    request = None
-    previousResponse: IResponse | None = None
-    disconnecting = False
-
-    def __init__(self, bearer: Bearer, reader: Reader) -> None:
-        self.version = (b"HTTP", 1, int(reader.modern))
-        self.code = reader.code
-        self.phrase = reader.phrase
-        self.headers = reader.headers
-        self.length = reader.length
-        self.taken = False
-        self._bearer = bearer
-        self._parts: list[bytes] = []
-        self._body: IProtocol | None = None
-        self._reason: Failure | None = None
-
-    def setPreviousResponse(self, response: IResponse) -> None:
-        self.previousResponse = response
-
-    def deliverBody(self, protocol: IProtocol) -> None:
-        """Give the body to a protocol, whose connection then ends with ``ResponseDone`` if it was whole."""
-        if self.taken:
-            raise RuntimeError("the body of an answer is given away once")
-        self.taken = True
-        protocol.makeConnection(self)
-        self._body = protocol
-        parts, self._parts = self._parts, []
-        self.received(parts)
-        if self._reason is not None:
-            protocol.connectionLost(self._reason)
-        else:
-            self._bearer.resume()
-
-    def received(self, parts: list[bytes]) -> None:
-        """The bearer has more of the body."""
-        if self._body is None:
-            self._parts += parts
-            return
-        for part in parts:
-            if not self.disconnecting:
-                self._body.dataReceived(part)
-
-    def ended(self, reason: Failure) -> None:
-        """The bearer has no more of it."""
-        self._reason = reason
-        if self._body is not None:
-            self._body.connectionLost(reason)
-
-    # What a body's protocol does with its transport.
-
-    def abortConnection(self) -> None:
-        """Break the connection, if the answer is not whole: a whole one's connection belongs to others already."""
-        if self._reason is None:
-            self.disconnecting = True
-            self._bearer.abort()
-
-    loseConnection = stopProducing = abortConnection
-
-    def pauseProducing(self) -> None:
-        self._bearer.pause()
-
-    def resumeProducing(self) -> None:
-        self._bearer.resume()

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol as Contract
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.interfaces import IProtocol, IPushProducer, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone, ResponseFailed, ResponseNeverReceived
 from twisted.web.http import PotentialDataLoss
 from twisted.web.iweb import IResponse
+from zope.interface import implementer
 
-from .answer import Reader, Response, Unreadable
+from .answer import Reader, Unreadable
 
 DONE = Failure(ResponseDone("the answer is whole"))
 
@@ -30,16 +30,52 @@ class Keeper(Contract):
     def gone(self, connection: Connection, stale: bool) -> None: ...
 
 
+@implementer(IResponse)
+class Response:
+    """An answer whose head has arrived. Its ``headers`` are all of them, also those that concern the connection."""
+
+    request = None
+    previousResponse: IResponse | None = None
+
+    def __init__(self, exchange: Exchange) -> None:
+        reader = exchange.reader
+        self.version = (b"HTTP", 1, int(reader.modern))
+        self.code = reader.code
+        self.phrase = reader.phrase
+        self.headers = reader.headers
+        self.length = reader.length
+        self._exchange = exchange
+
+    def setPreviousResponse(self, response: IResponse) -> None:
+        self.previousResponse = response
+
+    def deliverBody(self, protocol: IProtocol) -> None:
+        """Give the body to a protocol, whose connection then ends with ``ResponseDone`` if it was whole."""
+        self._exchange.deliver(protocol)
+
+
+@implementer(IPushProducer)
 class Exchange:
-    """One question and its answer.
+    """One question and its answer; and the transport of who reads the answer's body.
 
     It waits in a line, for a connection that is being made, or for what comes over one; and is called off by cancelling
     ``answer``.
     """
 
-    __slots__ = ("_keeper", "answer", "connecting", "connection", "question", "reader", "response")
+    __slots__ = (
+        "_body",
+        "_end",
+        "_keeper",
+        "answer",
+        "connecting",
+        "connection",
+        "disconnecting",
+        "question",
+        "reader",
+        "response",
+    )
 
-    def __init__(self, keeper: Keeper, question: Sequence[bytes], reader: Reader) -> None:
+    def __init__(self, keeper: Keeper, question: tuple[bytes, ...], reader: Reader) -> None:
         self._keeper = keeper
         self.question = question
         self.reader = reader
@@ -47,27 +83,32 @@ class Exchange:
         self.connecting: Deferred[Connection] | None = None
         self.connection: Connection | None = None
         self.response: Response | None = None
+        self.disconnecting = False
+        self._body: IProtocol | None = None
+        self._end: Failure | None = None
 
     def move_on(self, end: Failure | None) -> None:
         """Tell what the reader has found, and with what it has ended, if it has."""
-        reader, response = self.reader, self.response
-        if response is not None:
-            parts = reader.body[:]
-            reader.body.clear()
-            response.received(parts)
-            if end is not None:
-                response.ended(end)
-        elif reader.headed:
-            response = self.response = Response(self, reader)
-            response.received(reader.body)
-            reader.body.clear()
-            if end is not None:
-                response.ended(end)
-            self.answer.callback(response)
-        elif end is not None:
+        self._end = end
+        if self._body is not None:
+            self._pass_on(self._body)
+            return
+        if self.response is None and self.reader.headed:
+            self.response = Response(self)
+            self.answer.callback(self.response)
+        elif self.response is None and end is not None:
             self.answer.errback(end)
-        if response is not None and not response.taken:
-            self.pause()
+        if self.response is not None and self._body is None:
+            self.pauseProducing()  # until somebody takes the body
+
+    def deliver(self, body: IProtocol) -> None:
+        """Give the answer's body to a protocol, as much of it as there is, and what comes."""
+        if self._body is not None:
+            raise RuntimeError("the body of an answer is given away once")
+        self._body = body
+        self.resumeProducing()  # before it is told anything: it may pause
+        body.makeConnection(self)
+        self._pass_on(body)
 
     def cut(self, reason: Failure) -> None:
         """The connection has gone before the answer was whole."""
@@ -81,6 +122,12 @@ class Exchange:
             error = ResponseFailed([reason], self.response)
         self.move_on(Failure(error))
 
+    def _pass_on(self, body: IProtocol) -> None:
+        if self.reader.body and not self.disconnecting:
+            body.dataReceived(self.reader.take())
+        if self._end is not None:
+            body.connectionLost(self._end)
+
     def _called_off(self, _: object) -> None:
         connecting, self.connecting = self.connecting, None
         if self.connection is not None:
@@ -90,17 +137,20 @@ class Exchange:
         else:
             self._keeper.leave_line(self)
 
-    # What an answer may ask of its connection. See ``answer.Bearer``.
+    # What a body's protocol does with its transport. Once the answer is whole its connection belongs to others.
 
-    def abort(self) -> None:
+    def abortConnection(self) -> None:
+        self.disconnecting = True
         if self.connection is not None:
             self.connection.abort()
 
-    def pause(self) -> None:
+    loseConnection = stopProducing = abortConnection
+
+    def pauseProducing(self) -> None:
         if self.connection is not None:
             self.connection.pause()
 
-    def resume(self) -> None:
+    def resumeProducing(self) -> None:
         if self.connection is not None:
             self.connection.resume()
 
@@ -113,8 +163,7 @@ class Connection(Protocol):
         self._exchange: Exchange | None = None
         self._paused = False
         self.idle_since = 0.0
-        self.last = False
-        """Its exchange is the last one."""
+        self.lost: Deferred[None] = Deferred()
 
     def connectionMade(self) -> None:
         if ITCPTransport.providedBy(self.transport):
@@ -148,16 +197,16 @@ class Connection(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         exchange = self._detach()
         self._keeper.gone(self, stale=exchange is not None and not exchange.reader.begun)
+        self.lost.callback(None)
         if exchange is not None:
             exchange.cut(reason)
 
-    def close(self) -> None:
-        """Hang up politely."""
-        self._keeper.leaving(self)
-        self.transport.loseConnection()
-
     def abort(self) -> None:
-        """Hang up at once. The exchange hears of it with the end of the connection."""
+        """Hang up at once. The exchange, if there is one, hears of it with the end of the connection.
+
+        A polite end would wait until all has left, over TLS also for the other side's end, and so for ever on one that
+        reads no more. It would gain nothing: no answer is on its way here, or nobody wants it.
+        """
         self._keeper.leaving(self)
         self.transport.abortConnection()
 
@@ -187,4 +236,4 @@ class Connection(Protocol):
         if kept:
             self._keeper.release(self)
         else:
-            self.close()
+            self.abort()

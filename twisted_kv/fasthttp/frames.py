@@ -61,8 +61,8 @@ class Frames:
 
     @property
     def begun_bytes(self) -> int:
-        """The size of the frame of which a part is here; 0 if there is none."""
-        return self._whole_bytes if self._begun else 0
+        """How much is here of the frame that is being read."""
+        return len(self._begun)
 
     def feed(self, data: bytes) -> list[Frame]:
         """Give the frames that are whole with these bytes, in order."""

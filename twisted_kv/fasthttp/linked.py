@@ -14,31 +14,16 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ..limits import KIB, Limits
-from .frames import PROTOCOL, Frame, Frames, head
-from .heads import Head
+from .frames import Frame, Frames, head
+from .intake import Intake
+from .upgrade import SWITCHED
 
 Serve: TypeAlias = Callable[[bytes], "Deferred[tuple[int, bytes]]"]
 """Answers the body of a batch with a status and a body, as ``POST /node/v1/batch`` does. What goes wrong is an answer,
 too: an error here is a bug."""
 
-SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + PROTOCOL + b"\r\n\r\n"
-
 GATHERED_BYTES = 64 * KIB
 """Answers that are written at once, at the least: as much as a transport takes before it says that it is full."""
-
-
-def asks_for_link(asked: Head) -> bool:
-    """Say whether the fields of a request ask to switch to the link (RFC 9110, section 7.8), and to it now.
-
-    Whether its sender may have it is for the door to say.
-    """
-    if not asked.modern or asked.length or asked.chunked:
-        return False  # a body would have to be read first
-    return b"upgrade" in _listed(asked, b"connection") and PROTOCOL in _listed(asked, b"upgrade")
-
-
-def _listed(asked: Head, name: bytes) -> list[bytes]:
-    return [entry.strip(b" \t").lower() for value in asked.fields.get(name, []) for entry in value.split(b",")]
 
 
 @implementer(IPushProducer)
@@ -53,19 +38,24 @@ class Linked:
     one that pushes (TCP, or TLS over it): it says here when the proxy reads no more (``pauseProducing``) and when it
     does again (``resumeProducing``), and it is told the same about what the proxy sends.
 
-    So many questions are under way, and no more is read while they are, or while answers lie unread. Each question is
-    served once and answered once; when the connection has gone what is under way goes on, and its answers are dropped.
+    So many questions are under way, and no more is read while they are, while answers lie unread, or while the port's
+    intake is full. Each question is served once and answered once; when the connection has gone what is under way goes
+    on, and its answers are dropped.
+
+    :param intake: the port's; one of its own where the link is all that the port has.
     """
 
     log = Logger()
 
-    def __init__(self, serve: Serve, limits: Limits) -> None:
+    def __init__(self, serve: Serve, limits: Limits, intake: Intake | None = None) -> None:
         self._serve = serve
         self._limits = limits
+        self._intake = intake if intake is not None else Intake(limits.intake_bytes_max)
         self._frames = Frames(limits.node_body_bytes_max)
         self._waiting: deque[Frame] = deque()
         """Questions that came with others when there was no room for them: as many as one read from a socket holds."""
-        self._under_way: set[int] = set()
+        self._under_way: dict[int, int] = {}
+        """The bytes of each, by id: they are held until it was answered, also when the connection has gone."""
         self._answers: list[bytes] = []
         self._answers_bytes = 0
         self._going = False
@@ -75,6 +65,8 @@ class Linked:
         self._begun: tuple[int, float] | None = None
         """Which frame was being read when last looked, and since when."""
         self._open = True
+        self._hung_up = False
+        self._hung_up_s: float | None = None
         self._transport: Any = None
 
     def makeConnection(self, transport: Any) -> None:
@@ -87,7 +79,9 @@ class Linked:
     def dataReceived(self, data: bytes) -> None:
         if not self._open:
             return
-        self._waiting += self._frames.feed(data)
+        for question in self._frames.feed(data):
+            self._intake.count(len(question.payload))
+            self._waiting.append(question)
         if self._frames.fault:
             self._give_up(self._frames.fault)
         else:
@@ -111,11 +105,12 @@ class Linked:
         return not self._stalled and len(self._under_way) < self._limits.link_questions_max
 
     def _ask(self, question: Frame) -> None:
-        id_ = question.id
+        id_, size = question.id, len(question.payload)
         if question.status or id_ in self._under_way:
+            self._intake.give_back(size)
             self._give_up(f"question {id_} is none, or is asked already")
             return
-        self._under_way.add(id_)
+        self._under_way[id_] = size
         try:
             answer = self._serve(question.payload)
         except Exception:
@@ -129,7 +124,7 @@ class Linked:
             # The proxy would have to give up the link, and all that is under way on it.
             self.log.error("an answer of {count} bytes is too large to be sent", count=len(body))
             status, body = 500, b""
-        self._under_way.discard(id_)
+        self._intake.give_back(self._under_way.pop(id_))
         if not self._open:
             return
         self._answers += (head(id_, status, len(body)), body)
@@ -153,8 +148,13 @@ class Linked:
     # Reading, as long as there is room.
 
     def _read_or_rest(self) -> None:
-        reads = not self._waiting and self._has_room()
-        if reads == self._reads or not self._open:
+        if not self._open:
+            return
+        full = self._intake.full
+        if full:
+            self._intake.rest(self._read_or_rest)
+        reads = not full and not self._waiting and self._has_room()
+        if reads == self._reads:
             return
         self._reads = reads
         if reads:
@@ -178,9 +178,13 @@ class Linked:
     # The end.
 
     def look(self, now_s: float) -> None:
-        """End what takes too long: answers that lie unread, and a question that does not come to its end."""
+        """End what takes too long: answers that lie unread, a question that does not come to its end, and the end."""
         limits = self._limits
         if not self._open:
+            if self._hung_up and self._hung_up_s is None:
+                self._hung_up_s = now_s
+            elif self._hung_up_s is not None and now_s - self._hung_up_s > limits.linger_s:
+                self._transport.abortConnection()  # the proxy does not read what it waits to send
             return
         if not self._stalled:
             self._stalled_s = None
@@ -198,8 +202,9 @@ class Linked:
             self._give_up("a question did not come in time")
 
     def hang_up(self) -> None:
-        """Close when what was answered has been sent; nothing more is answered."""
+        """Close when what was answered has been sent, or soon after; nothing more is answered."""
         if self._open:
+            self._hung_up = True
             self._send()
             self._forget()
             # Otherwise a transport that has told its producer to pause would wait for it to end.
@@ -213,5 +218,6 @@ class Linked:
 
     def _forget(self) -> None:
         self._open = False
+        self._intake.give_back(sum(len(question.payload) for question in self._waiting))
         self._waiting.clear()
         self._answers, self._answers_bytes = [], 0

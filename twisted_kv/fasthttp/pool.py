@@ -13,51 +13,28 @@ from ..limits import Limits
 from .exchange import Connection, Exchange
 
 
-class Closing:
-    """The connections that were hung up on and are not yet gone."""
-
-    def __init__(self) -> None:
-        self._left: dict[Connection, None] = {}
-        self._waiting: list[Deferred[None]] = []
-
-    def add(self, connection: Connection) -> None:
-        self._left[connection] = None
-
-    def gone(self, connection: Connection) -> None:
-        self._left.pop(connection, None)
-        if not self._left:
-            waiting, self._waiting = self._waiting, []
-            for done in waiting:
-                done.callback(None)
-
-    def done(self) -> Deferred[None]:
-        """Fire when none is left."""
-        done: Deferred[None] = Deferred()
-        if self._left:
-            self._waiting.append(done)
-        else:
-            done.callback(None)
-        return done
-
-
 class Origin:
     """The connections to one scheme, host and port (RFC 9110, section 4.3.1).
 
     Of those kept the one used last is used next; so the others grow old, and are closed before their server does it.
     One timer sees to all of them.
+
+    :param keeps: whether any are kept.
     """
 
-    def __init__(self, clock: IReactorTime, endpoint: IStreamClientEndpoint, limits: Limits, closing: Closing) -> None:
+    def __init__(self, clock: IReactorTime, endpoint: IStreamClientEndpoint, limits: Limits, keeps: bool) -> None:
         self._clock = clock
         self._endpoint = endpoint
         self._limits = limits
-        self._closing = closing
+        self._keeps = keeps
         self._idle_max = min(2 * limits.batches_in_flight_max + 2, limits.connections_max)
         """As many as a node's queue has batches under way, and some for control calls."""
         self._factory = Factory()
         self._factory.noisy = False
         self._factory.protocol = lambda: Connection(self)  # type: ignore[assignment]
-        self._open: dict[Connection, None] = {}
+        self._open: set[Connection] = set()
+        self._leaving: set[Connection] = set()
+        """Those that were hung up on and are not gone yet."""
         self._connecting = 0
         self._idle: deque[Connection] = deque()
         """By the time of their last use, the latest at the right."""
@@ -67,7 +44,7 @@ class Origin:
 
     @property
     def at_rest(self) -> bool:
-        return not (self._open or self._connecting or self._line) and self._timer is None
+        return not (self._open or self._leaving or self._connecting or self._line) and self._timer is None
 
     def ask(self, exchange: Exchange) -> None:
         if self._idle:
@@ -79,26 +56,24 @@ class Origin:
     def leave_line(self, exchange: Exchange) -> None:
         self._line.pop(exchange, None)
 
-    def close(self) -> None:
-        """Close what is idle now, and what is busy as soon as it has its answer."""
+    def close(self) -> list[Deferred[None]]:
+        """Keep none from now on; give what fires when those that nobody uses are gone."""
+        self._keeps = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for connection in list(self._open):
-            connection.last = True
         while self._idle:
-            self._idle[0].close()
+            self._idle[0].abort()
+        return [connection.lost for connection in self._leaving]
 
     # What connections say.
 
     def release(self, connection: Connection) -> None:
         """It has brought an answer and may be used again."""
-        if connection.last:
-            connection.close()
-        elif self._line:
+        if self._keeps and self._line:
             connection.carry(self._next())
-        elif len(self._idle) >= self._idle_max:
-            connection.close()
+        elif not self._keeps or len(self._idle) >= self._idle_max:
+            connection.abort()
         else:
             connection.idle_since = self._clock.seconds()
             self._idle.append(connection)
@@ -108,8 +83,8 @@ class Origin:
     def leaving(self, connection: Connection) -> None:
         """It is being hung up on: another one may take its place."""
         if connection in self._open:
-            del self._open[connection]
-            self._closing.add(connection)
+            self._open.remove(connection)
+            self._leaving.add(connection)
             if connection in self._idle:
                 self._idle.remove(connection)
             self._serve()
@@ -121,9 +96,9 @@ class Origin:
             lead to the same process that has ended, and the question is about to be sent once more.
         """
         self.leaving(connection)
-        self._closing.gone(connection)
+        self._leaving.discard(connection)
         while stale and self._idle:
-            self._idle[0].close()
+            self._idle[0].abort()
 
     # Making new ones.
 
@@ -148,7 +123,7 @@ class Origin:
 
     def _connected(self, connection: Connection, exchange: Exchange) -> None:
         self._connecting -= 1
-        self._open[connection] = None
+        self._open.add(connection)
         if exchange.connecting is None:
             self.release(connection)  # it was called off at the last moment
         else:
@@ -166,6 +141,6 @@ class Origin:
         self._timer = None
         idle_s, now = self._limits.connection_idle_s, self._clock.seconds()
         while self._idle and self._idle[0].idle_since + idle_s <= now:
-            self._idle[0].close()
+            self._idle[0].abort()
         if self._idle:
             self._timer = self._clock.callLater(self._idle[0].idle_since + idle_s - now, self._sweep)

@@ -24,17 +24,24 @@ from ..fasthttp.agent import PooledAgent
 from ..limits import Limits
 from .peer import Answer
 
+PARTS_MAX = 4096
+"""Parts of a body that are held one by one. 72 MiB come in some 1200 reads, but may come byte by byte, and each part
+takes forty more."""
+
 
 @implementer(IBodyProducer)
 class WholeBody:
-    """Writes a request's bytes at once. Twisted's own producer sends files in turns of the global Cooperator."""
+    """A request's bytes, which our agent takes as ``data``, and others are given at once.
+
+    Twisted's own producer sends files in turns of the global Cooperator.
+    """
 
     def __init__(self, data: bytes) -> None:
-        self._data = data
+        self.data = data
         self.length = len(data)
 
     def startProducing(self, consumer: IConsumer) -> Deferred[None]:
-        consumer.write(self._data)
+        consumer.write(self.data)
         return succeed(None)
 
     def stopProducing(self) -> None:
@@ -104,15 +111,19 @@ class Body(Protocol):
     def __init__(self, bytes_max: int) -> None:
         self.done: Deferred[bytes] = Deferred(self.abort)
         self._bytes_max = bytes_max
+        self._whole: list[bytes] = []
         self._parts: list[bytes] = []
         self._size = 0
 
     def dataReceived(self, data: bytes) -> None:
         self._size += len(data)
-        if self._size <= self._bytes_max:
-            self._parts.append(data)
-        else:
+        if self._size > self._bytes_max:
             self.abort()
+            return
+        self._parts.append(data)
+        if len(self._parts) == PARTS_MAX:
+            self._whole.append(b"".join(self._parts))
+            self._parts.clear()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self.done.called:
@@ -120,7 +131,7 @@ class Body(Protocol):
         if self._size > self._bytes_max:
             self.done.errback(Failure(PeerSilent(f"the answer is larger than {self._bytes_max} bytes")))
         elif reason.check(ResponseDone):
-            self.done.callback(b"".join(self._parts))
+            self.done.callback(b"".join(self._whole + self._parts))
         else:
             # Not even PotentialDataLoss is good enough: every answer of ours says its length (P17).
             self.done.errback(Failure(PeerSilent("the answer was cut")))
@@ -233,8 +244,8 @@ class _Request:
         try:
             self._step = self._transport.send(*self._request)
         except Exception as error:
-            # treq and hyperlink refuse some URLs by raising; nothing has left.
-            self._finish(Failure(PeerUnreachable(f"the request could not be made: {error}")))
+            # treq and hyperlink refuse some URLs by raising; nothing has left now.
+            self._finish(self._not_sent(f"the request could not be made: {error}"))
             return
         self._step.addCallbacks(self._headers, self._failed)
 
@@ -251,13 +262,16 @@ class _Request:
         elif self._timed_out or failure.check(CancelledError):
             self._finish(Failure(PeerSilent(f"no answer within {self._timeout_s:g} s")))
         elif failure.check(ConnectError, DNSLookupError):
-            error = PeerSilent if self._resent else PeerUnreachable
-            self._finish(Failure(error(f"cannot connect: {failure.value}")))
+            self._finish(self._not_sent(f"cannot connect: {failure.value}"))
         elif failure.check(ResponseNeverReceived) and not self._resent:
             self._resent = True
             self._send()
         else:
             self._finish(Failure(PeerSilent(f"the connection broke: {failure.getErrorMessage()}")))
+
+    def _not_sent(self, why: str) -> Failure:
+        """Say that nothing has left; a copy that left before may have arrived all the same."""
+        return Failure(PeerSilent(why) if self._resent else PeerUnreachable(why))
 
     def _time_out(self) -> None:
         self._timed_out = True

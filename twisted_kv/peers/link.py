@@ -21,14 +21,14 @@ from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
 from ..errors import PeerSilent
-from ..fasthttp.frames import ID_MAX, LINK_PATH, PROTOCOL, Frames, head
+from ..fasthttp.frames import ID_MAX, LINK_PATH, Frames, head
+from ..fasthttp.heads import END
+from ..fasthttp.upgrade import SWITCHING, is_link, request_to_switch
 from ..limits import Limits
 from .http import Endpoints, HttpTransport
 from .peer import Answer
 
 BATCH_PATH = "/node/v1/batch"
-SWITCHED = b"HTTP/1.1 101"
-END = b"\r\n\r\n"
 CLOSING = "the proxy closes it"
 
 
@@ -71,6 +71,8 @@ class Link(Protocol):
         self._frames = Frames(limits.node_body_bytes_max)
         self._waiting: dict[int, _Question] = {}
         self._last_id = 0
+        self._asked_s = 0.0
+        """When the last question was asked; before the first one, when the node had switched."""
         self._timer: IDelayedCall | None = None
         self._heard = 0
         self._choked_id: int | None = None
@@ -118,18 +120,20 @@ class Link(Protocol):
 
     def _switch(self, data: bytes) -> bytes:
         """Read the answer to the request to switch, and give what follows it."""
-        start, end = data[: len(SWITCHED)], data.find(END)
-        if not SWITCHED.startswith(start):
+        start, end = data[: len(SWITCHING)], data.find(END)
+        if not SWITCHING.startswith(start):
             line = data[:80].partition(b"\r\n")[0].decode("ascii", "backslashreplace")
             self.end(f"the node has no link: {line}")
         elif end > self._limits.link_head_bytes_max or (end < 0 and len(data) > self._limits.link_head_bytes_max):
             self.end("the answer to the request for a link does not end")
         elif end < 0:
             self._head = data
-        elif PROTOCOL not in _upgrades(data[:end]):
+        elif not is_link(data[:end]):
             self.end("the node has switched to something else")
         else:
             self._head = None
+            self._asked_s = self._clock.seconds()
+            self._wake(self._asked_s + self._limits.link_idle_s)
             self._opened(self)
             return data[end + len(END) :]
         return b""
@@ -141,6 +145,11 @@ class Link(Protocol):
         return not self._waiting
 
     @property
+    def asked(self) -> bool:
+        """Whether there ever was a question."""
+        return self._last_id > 0
+
+    @property
     def spent(self) -> bool:
         """Whether all ids were given: one that was used again could be taken for an older question's."""
         return self._last_id == ID_MAX
@@ -148,7 +157,8 @@ class Link(Protocol):
     def ask(self, body: bytes, timeout_s: float) -> Deferred[Answer]:
         """Send a batch. Fails with ``PeerSilent`` only: once written it may arrive."""
         id_ = self._last_id = self._last_id + 1
-        question = _Question(Deferred(), timeout_s, self._clock.seconds() + timeout_s, self._heard)
+        self._asked_s = self._clock.seconds()
+        question = _Question(Deferred(), timeout_s, self._asked_s + timeout_s, self._heard)
         self._waiting[id_] = question
         self.transport.writeSequence((head(id_, 0, len(body)), body))
         self._wake(question.deadline_s)
@@ -157,7 +167,7 @@ class Link(Protocol):
     # Deadlines.
 
     def _wake(self, at_s: float) -> None:
-        """See to it that deadlines are looked at no later than that. One timer serves all: most find nothing due."""
+        """See to it that it is looked then, or before. One timer serves all deadlines: most find nothing due."""
         if self._timer is not None:
             if self._timer.getTime() <= at_s:
                 return
@@ -175,8 +185,11 @@ class Link(Protocol):
             self.end("nothing came back while questions waited")
         elif self._choked_id is not None and any(id_ >= self._choked_id for id_ in due):
             self.end("the node does not read")
-        if self._waiting:
-            self._wake(min(question.deadline_s for question in self._waiting.values()))
+        elif not self._waiting and now_s >= self._asked_s + self._limits.link_idle_s:
+            self.end("nobody has asked anything for long")
+        if not self._over:
+            deadlines_s = [question.deadline_s for question in self._waiting.values()]
+            self._wake(min(deadlines_s, default=self._asked_s + self._limits.link_idle_s))
         for question in due.values():
             question.done.errback(Failure(PeerSilent(f"no answer within {question.timeout_s:g} s")))
 
@@ -216,12 +229,6 @@ class Link(Protocol):
         self.end(reason.getErrorMessage())
 
 
-def _upgrades(head_: bytes) -> list[bytes]:
-    """Give what an answer's head says in Upgrade, in lower case."""
-    fields = (line.partition(b":") for line in head_.lower().split(b"\r\n")[1:])
-    return [value.strip() for name, _, value in fields if name.strip() == b"upgrade"]
-
-
 class _Single(Factory):
     """Makes the one connection that it is there for."""
 
@@ -257,6 +264,11 @@ class Way:
     def is_open(self) -> bool:
         return self._open is not None
 
+    @property
+    def is_forgotten(self) -> bool:
+        """Whether nothing is lost with it. Batches would have tried to open the link since it may be tried again."""
+        return self._open is None and self._trying is None and self._clock.seconds() >= self._not_before_s
+
     def link(self) -> Link | None:
         """Give the link. Where there is none one is opened, unless that has just failed."""
         link = self._open
@@ -269,21 +281,15 @@ class Way:
             return None
         return link
 
-    def _request(self) -> bytes:
-        """The request to switch. Whatever a node wants to know of who asks belongs here: its token, one day."""
-        uri = self._uri
-        path = uri.path[: -len(BATCH_PATH)] + LINK_PATH
-        fields = (b"Host: " + uri.netloc, b"Connection: Upgrade", b"Upgrade: " + PROTOCOL)
-        return b"\r\n".join((b"GET " + path + b" HTTP/1.1", *fields, b"", b""))
-
     def _try(self) -> None:
-        limits = self._limits
-        link = self._trying = Link(self._clock, limits, self._request(), self._opened, self._ended)
+        limits, uri = self._limits, self._uri
+        request = request_to_switch(uri.path[: -len(BATCH_PATH)] + LINK_PATH, uri.netloc)
+        link = self._trying = Link(self._clock, limits, request, self._opened, self._ended)
         self._timer = self._clock.callLater(
             limits.control_timeout_s, self._stop_trying, f"not open within {limits.control_timeout_s:g} s"
         )
         try:
-            connecting = self._endpoints.endpointForURI(self._uri).connect(_Single(link))
+            connecting = self._endpoints.endpointForURI(uri).connect(_Single(link))
         except Exception as error:
             # Endpoints refuse some hosts and ports by raising.
             link.end(f"no connection can be made: {error}")
@@ -305,12 +311,14 @@ class Way:
         self.log.info("batches to {node} go over a link", node=self._uri.netloc.decode())
 
     def _ended(self, link: Link, why: str) -> None:
-        if link is self._open:
+        was_open = link is self._open
+        if was_open:
             self._open = None
         else:
             self._tried()
-        if link.answered or not link.reached:
-            # Where nobody was there the node is down: when it is back its link shall be, too.
+        if link.answered or not link.reached or (was_open and not link.asked):
+            # Where nobody was there the node is down: when it is back its link shall be, too. So it is where one that
+            # has a link was down again before anybody asked.
             self._pause_s = self._limits.link_pause_s
         if not link.answered:
             self._not_before_s = self._clock.seconds() + self._pause_s
@@ -340,7 +348,7 @@ class LinkTransport:
     """Batches over links, and what is no batch, or finds no link, over HTTP. See ``peer.Transport``.
 
     A batch is sent once: over the link, where it is never ``resent``, or over HTTP. There is one link for each URL that
-    batches are sent to.
+    batches are sent to, while there are any.
     """
 
     def __init__(
@@ -351,6 +359,7 @@ class LinkTransport:
         self._http = http
         self._endpoints = endpoints if endpoints is not None else Endpoints(reactor, limits)
         self._ways: dict[str, Way] = {}
+        self._closed = False
 
     def request(
         self,
@@ -370,7 +379,8 @@ class LinkTransport:
         return self._http.request(method, url, body, content_type=content_type, timeout_s=timeout_s)
 
     def close(self) -> Deferred[None]:
-        """Close all links, and the pool. What is under way on a link fails at once."""
+        """Close all links, open none again, and close the pool. What is under way on a link fails at once."""
+        self._closed = True
         closing = [gone for way in self._ways.values() if (gone := way.close()) is not None]
         closed: Deferred[Any] = DeferredList([*closing, self._http.close()], consumeErrors=True)
         return closed.addCallback(lambda _: None)
@@ -380,11 +390,15 @@ class LinkTransport:
         return sum(way.is_open for way in self._ways.values())
 
     def _way(self, url: str) -> Way | None:
+        if self._closed:
+            return None
         try:
             uri = URI.fromBytes(url.encode("ascii"))
         except ValueError:
             return None
         if uri.scheme not in (b"http", b"https") or not uri.host or b":" in uri.host.rpartition(b"]")[2]:
             return None
+        # Members leave, and their links end when nobody asks any more. Here is the one place where ways become more.
+        self._ways = {known: way for known, way in self._ways.items() if not way.is_forgotten}
         way = self._ways[url] = Way(self._clock, self._limits, self._endpoints, uri)
         return way

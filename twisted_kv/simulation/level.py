@@ -12,6 +12,7 @@ from typing import Protocol
 from klein import Klein
 
 from ..fasthttp.heads import Head
+from ..fasthttp.intake import Intake
 from ..fasthttp.lane import Guest
 from ..limits import Limits
 from ..metrics import NodeMetrics
@@ -88,8 +89,8 @@ class Wire:
         self._listen(host, app, self._limits.node_body_bytes_max, link)
 
     def open_proxy(self, host: Host, rooms: Rooms) -> None:
-        self._listen(host, rooms.app(self._limits, Level.STRONG), self._limits.body_bytes_max, lambda head: None)
+        self._listen(host, rooms.app(self._limits, Level.STRONG), self._limits.body_bytes_max, lambda *_: None)
 
-    def _listen(self, host: Host, app: Klein, bytes_max: int, link: Callable[[Head], Guest | None]) -> None:
+    def _listen(self, host: Host, app: Klein, bytes_max: int, link: Callable[[Head, Intake], Guest | None]) -> None:
         lane = self._random.random() < LANED
         self.tcp.listen(host, PORT, KvSite(Stack(self.tcp, host), app, self._limits, bytes_max, lane, link))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
 
 import msgspec
 from klein import Klein
@@ -22,6 +23,14 @@ from .answers import answer, answer_json
 from .health import add_liveness, answer_health
 from .parameters import flag_of, name_in, refuse_unknown
 from .tasks import task_of
+
+Elsewhere: TypeAlias = Callable[[], Awaitable[list[str]]]
+"""Gives the troubles that another process of this proxy knows of."""
+
+
+async def nowhere() -> list[str]:
+    """There is no other process."""
+    return []
 
 
 class NodeBody(msgspec.Struct):
@@ -144,7 +153,7 @@ class ClusterDoor:
         return found
 
 
-def add_cluster(app: Klein, door: ClusterDoor, metrics: ProxyMetrics) -> None:
+def add_cluster(app: Klein, door: ClusterDoor, metrics: ProxyMetrics, elsewhere: Elsewhere = nowhere) -> None:
     """Give a proxy's door the calls about the cluster."""
 
     @app.route("/v1/cluster", methods=["GET"])
@@ -181,8 +190,9 @@ def add_cluster(app: Klein, door: ClusterDoor, metrics: ProxyMetrics) -> None:
         return answer_json(request, door.locate(request.args[b"key"][0]))
 
     @app.route("/health/ready", methods=["GET"])
-    def ready(request: Any) -> bytes:
-        return answer_health(request, door.troubles())
+    async def ready(request: Any) -> bytes:
+        told = await elsewhere()
+        return answer_health(request, list(dict.fromkeys([*door.troubles(), *told])))  # what both know is said once
 
     add_liveness(app)
 

@@ -12,7 +12,9 @@ from twisted.python.failure import Failure
 
 from ..errors import KvError, MalformedBody
 from ..fasthttp.heads import Head
-from ..fasthttp.linked import Linked, asks_for_link
+from ..fasthttp.intake import Intake
+from ..fasthttp.linked import Linked
+from ..fasthttp.upgrade import asks_for_link
 from ..limits import Limits
 from ..metrics import CONTENT_TYPE, NodeMetrics
 from ..pulling import Puller
@@ -75,10 +77,10 @@ class Batches:
             lambda reply: (self.status(reply), encode(reply)), self._problem
         )
 
-    def link(self, limits: Limits) -> Callable[[Head], Linked | None]:
+    def link(self, limits: Limits) -> Callable[[Head, Intake], Linked | None]:
         """Give what takes over the connections of proxies that ask for the link (see ``web.site``)."""
         # Here a node's token will be asked for, before anything is switched.
-        return lambda head: Linked(self.by_link, limits) if asks_for_link(head) else None
+        return lambda head, intake: Linked(self.by_link, limits, intake) if asks_for_link(head) else None
 
     def _problem(self, failure: Failure) -> tuple[int, bytes]:
         failure.trap(KvError)

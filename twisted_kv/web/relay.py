@@ -10,23 +10,16 @@ from urllib.parse import quote, urlencode
 
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.internet.endpoints import UNIXClientEndpoint
-from twisted.internet.error import ConnectError, ConnectingCancelledError
+from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.python.failure import Failure
-from twisted.web.client import (
-    URI,
-    Agent,
-    HTTPConnectionPool,
-    RequestTransmissionFailed,
-    ResponseFailed,
-    ResponseNeverReceived,
-    _HTTP11ClientFactory,
-)
+from twisted.web.client import URI, ResponseFailed, ResponseNeverReceived
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
 from ..errors import PeerSilent, PeerUnreachable, WorkerSilent
+from ..fasthttp.agent import PooledAgent
 from ..limits import Limits
 from ..peers.http import Body, WholeBody
 from .answers import JSON
@@ -47,12 +40,6 @@ class Relayed(NamedTuple):
     body: bytes
 
 
-class _QuietFactory(_HTTP11ClientFactory):
-    """Does not log each connection: there is one for every call."""
-
-    noisy = False
-
-
 @implementer(IAgentEndpointFactory)
 class _OneSocket:
     """Connects to one socket, whatever the URL."""
@@ -67,7 +54,8 @@ class _OneSocket:
 class Relay:
     """The way to one other process of this proxy.
 
-    A connection serves one call: such calls are rare, and a fresh connection is never a stale one.
+    A connection serves one call: such calls are rare, and a fresh connection is never a stale one. Beyond
+    ``connections_max`` calls wait for one another: a socket whose queue is full refuses who comes.
 
     :param path: its socket.
     """
@@ -75,9 +63,7 @@ class Relay:
     def __init__(self, reactor: Any, path: Path, limits: Limits) -> None:
         self._reactor = reactor
         self._limits = limits
-        pool = HTTPConnectionPool(reactor, persistent=False)
-        pool._factory = _QuietFactory
-        self._agent = Agent.usingEndpointFactory(reactor, _OneSocket(reactor, path, limits.control_timeout_s), pool)
+        self._agent = PooledAgent(reactor, _OneSocket(reactor, path, limits.control_timeout_s), limits, keeps=False)
         self._under_way: set[Deferred[Relayed]] = set()
 
     def ask(
@@ -158,10 +144,12 @@ def _late(_: object, timeout_s: float) -> Failure:
 def _told(failure: Failure) -> Failure:
     """Turn what becomes of a call into the errors of this store; a bug stays what it is."""
     if failure.check(ConnectError):
-        return Failure(PeerUnreachable(f"cannot connect: {failure.value}"))
-    if failure.check(CancelledError, ConnectingCancelledError):
+        # Where a socket's queue is full Twisted has no error of its own, and a Failure's lines for a message.
+        bare = type(failure.value) is ConnectError
+        return Failure(PeerUnreachable(f"cannot connect: {'it takes no more connections' if bare else failure.value}"))
+    if failure.check(CancelledError):
         return Failure(PeerSilent("this worker is stopping"))
-    if failure.check(ResponseNeverReceived, ResponseFailed, RequestTransmissionFailed):
+    if failure.check(ResponseNeverReceived, ResponseFailed):
         return Failure(PeerSilent("the connection broke"))
     return failure
 

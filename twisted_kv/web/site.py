@@ -111,7 +111,7 @@ class KvSite(Site):
         limits: Limits,
         bytes_max: int,
         lane: bool = True,
-        link: Callable[[Head], Guest | None] = lambda head: None,
+        link: Callable[[Head, Intake], Guest | None] = lambda head, intake: None,
     ) -> None:
         super().__init__(Door(app), requestFactory=BoundedRequest, parsePOSTFormSubmission=False, reactor=reactor)
         self.clock = reactor
@@ -120,7 +120,7 @@ class KvSite(Site):
         self.intake = Intake(limits.intake_bytes_max)
         self.stamp = Stamp(reactor)
         self.overdue = Overdue(reactor)
-        self.link_guest = link
+        self._link = link
         self._lane = lane
 
     def buildProtocol(self, addr: Any) -> Any:
@@ -129,6 +129,10 @@ class KvSite(Site):
     def web_guest(self) -> StrictChannel:
         """Give twisted.web's connection, for a lane that hands its own over."""
         return self._channel(watched=False)
+
+    def link_guest(self, head: Head) -> Guest | None:
+        """See ``lane.Door``."""
+        return self._link(head, self.intake)
 
     def _channel(self, watched: bool) -> StrictChannel:
         return StrictChannel(self, self.clock, self.limits, watched)
