@@ -6,6 +6,7 @@ be opened. What goes over a link is in ``test_link``.
 
 from __future__ import annotations
 
+import gc
 import gzip
 import socket
 import sys
@@ -484,3 +485,18 @@ async def test_who_answers_early_and_reads_no_more_does_not_keep_the_transport_o
     assert (await post(transport, server.url, bytes(20 * 1024 * 1024))).code == 413
     await transport.close().addTimeout(LONG_S, reactor)
     await server.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_requests_leave_no_circles_behind_for_the_garbage_collector() -> None:
+    async with serving(answering(ok(b"x"))) as (server, transport):
+        await post(transport, server.url)
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(20):
+                await post(transport, server.url)
+            assert gc.collect() < 20
+        finally:
+            gc.enable()
+    assert len(server.requests) == 21

@@ -54,8 +54,8 @@ class Wire:
         self.paused = self.no_delay = False
         protocol.makeConnection(self)
 
-    def writeSequence(self, parts: Any) -> None:
-        self.writes.append(b"".join(parts))
+    def write(self, data: bytes) -> None:
+        self.writes.append(data)
 
     def loseConnection(self) -> None:
         self.end = self.end or "closed"

@@ -109,9 +109,7 @@ class PooledAgent:
         return DeferredList(lost).addCallback(lambda _: None)
 
     @staticmethod
-    def _question(
-        method: bytes, target: Target, headers: Headers | None, producer: IBodyProducer | None
-    ) -> tuple[bytes, ...]:
+    def _question(method: bytes, target: Target, headers: Headers | None, producer: IBodyProducer | None) -> bytes:
         """Write a request: its head, and its body.
 
         :raises RequestGenerationFailed: if its producer does not have all of it yet; nothing has been sent then.
@@ -133,9 +131,8 @@ class PooledAgent:
                 raise RequestGenerationFailed([])
         if producer is not None or method in SAY_LENGTH:
             lines.append(b"Content-Length: %d\r\n" % len(body))
-        lines.append(b"\r\n")
-        head = b"".join(lines)
-        return (head, body) if body else (head,)
+        lines += (b"\r\n", body)
+        return b"".join(lines)
 
     def _new_origin(self, target: Target) -> Origin:
         for key, origin in list(self._origins.items()):

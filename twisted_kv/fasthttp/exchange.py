@@ -14,6 +14,7 @@ from twisted.web.iweb import IResponse
 from zope.interface import implementer
 
 from .answer import Reader, Unreadable
+from .outlet import Outlet
 
 DONE = Failure(ResponseDone("the answer is whole"))
 
@@ -65,6 +66,7 @@ class Exchange:
     __slots__ = (
         "_body",
         "_end",
+        "_given",
         "_keeper",
         "answer",
         "connecting",
@@ -75,7 +77,7 @@ class Exchange:
         "response",
     )
 
-    def __init__(self, keeper: Keeper, question: tuple[bytes, ...], reader: Reader) -> None:
+    def __init__(self, keeper: Keeper, question: bytes, reader: Reader) -> None:
         self._keeper = keeper
         self.question = question
         self.reader = reader
@@ -85,6 +87,7 @@ class Exchange:
         self.response: Response | None = None
         self.disconnecting = False
         self._body: IProtocol | None = None
+        self._given = False
         self._end: Failure | None = None
 
     def move_on(self, end: Failure | None) -> None:
@@ -103,8 +106,9 @@ class Exchange:
 
     def deliver(self, body: IProtocol) -> None:
         """Give the answer's body to a protocol, as much of it as there is, and what comes."""
-        if self._body is not None:
+        if self._given:
             raise RuntimeError("the body of an answer is given away once")
+        self._given = True
         self._body = body
         self.resumeProducing()  # before it is told anything: it may pause
         body.makeConnection(self)
@@ -126,6 +130,9 @@ class Exchange:
         if self.reader.body and not self.disconnecting:
             body.dataReceived(self.reader.take())
         if self._end is not None:
+            # Who is at its end holds nobody any more. Circles would be for the garbage collector to find, which runs
+            # seldom here and then stops everything for 20 ms.
+            self._body = self.response = None
             body.connectionLost(self._end)
 
     def _called_off(self, _: object) -> None:
@@ -168,11 +175,12 @@ class Connection(Protocol):
     def connectionMade(self) -> None:
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
+        self._outlet = Outlet(self.transport)
 
     def carry(self, exchange: Exchange) -> None:
         self._exchange = exchange
         exchange.connection = self
-        self.transport.writeSequence(exchange.question)
+        self._outlet.write(exchange.question)
 
     def dataReceived(self, data: bytes) -> None:
         exchange = self._exchange

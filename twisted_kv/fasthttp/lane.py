@@ -23,6 +23,7 @@ from ..errors import BadInput, KvError, Overloaded, RequestTooSlow
 from ..limits import Limits
 from .heads import END, Head, read_head
 from .intake import Intake
+from .outlet import Outlet
 from .overdue import Overdue
 from .request import LaneRequest, Stamp
 
@@ -99,6 +100,7 @@ class Lane(Connection):
         self._since_s = self._door.clock.seconds()
         if hasattr(self.transport, "setTcpNoDelay"):
             self.transport.setTcpNoDelay(True)
+        self._outlet = Outlet(self.transport)
         self.transport.registerProducer(self, True)
         self._door.overdue.watch(self)
 
@@ -224,7 +226,7 @@ class Lane(Connection):
         self._request = None
         self._give_back()
         self._written = len(data)
-        self.transport.write(data)
+        self._outlet.write(data)
         self._since_s = self._door.clock.seconds()
         self._release()
         self._advance()
@@ -262,6 +264,7 @@ class Lane(Connection):
 
     def resumeProducing(self) -> None:
         self._stalled_s = None
+        self._outlet.drained()
         if self._request is None:
             self._release()
             self._advance()

@@ -16,6 +16,7 @@ from zope.interface import implementer
 from ..limits import KIB, Limits
 from .frames import Frame, Frames, head
 from .intake import Intake
+from .outlet import Outlet
 from .upgrade import SWITCHED
 
 Serve: TypeAlias = Callable[[bytes], "Deferred[tuple[int, bytes]]"]
@@ -75,6 +76,7 @@ class Linked:
         transport.setTcpKeepAlive(True)
         transport.write(SWITCHED)
         transport.registerProducer(self, True)
+        self._outlet = Outlet(transport)
 
     def dataReceived(self, data: bytes) -> None:
         if not self._open:
@@ -143,7 +145,7 @@ class Linked:
         # Answers that are ready later in the same turn of the reactor are joined with these by the transport.
         if self._answers:
             answers, self._answers, self._answers_bytes = self._answers, [], 0
-            self._transport.writeSequence(answers)
+            self._outlet.write(b"".join(answers))
 
     # Reading, as long as there is room.
 
@@ -170,6 +172,7 @@ class Linked:
     def resumeProducing(self) -> None:
         """It has read them."""
         self._stalled = False
+        self._outlet.drained()
         self._go_on()
 
     def stopProducing(self) -> None:

@@ -23,6 +23,7 @@ from zope.interface import implementer
 from ..errors import PeerSilent
 from ..fasthttp.frames import ID_MAX, LINK_PATH, Frames, head
 from ..fasthttp.heads import END
+from ..fasthttp.outlet import Outlet
 from ..fasthttp.upgrade import SWITCHING, is_link, request_to_switch
 from ..limits import Limits
 from .http import Endpoints, HttpTransport
@@ -98,6 +99,7 @@ class Link(Protocol):
         self.transport.setTcpKeepAlive(True)
         self.transport.registerProducer(self, True)
         self.transport.write(self._request)
+        self._outlet = Outlet(self.transport)
 
     def dataReceived(self, data: bytes) -> None:
         if self._over:
@@ -160,7 +162,7 @@ class Link(Protocol):
         self._asked_s = self._clock.seconds()
         question = _Question(Deferred(), timeout_s, self._asked_s + timeout_s, self._heard)
         self._waiting[id_] = question
-        self.transport.writeSequence((head(id_, 0, len(body)), body))
+        self._outlet.write(head(id_, 0, len(body)) + body)
         self._wake(question.deadline_s)
         return question.done
 
@@ -201,6 +203,7 @@ class Link(Protocol):
 
     def resumeProducing(self) -> None:
         self._choked_id = None
+        self._outlet.drained()
 
     def stopProducing(self) -> None:
         """See ``connectionLost``, which comes as well."""
