@@ -6,7 +6,7 @@ PACKAGES := wrk strace curl etcd-server
 BENCH_TOOLS := wrk redis-server redis-benchmark nutcracker etcd
 BENCH_PACKAGES := wrk redis-server redis-tools nutcracker etcd-server
 
-.PHONY: run test test-system test-damage test-growth simulate mutants bench bench-long bench-tools clean
+.PHONY: run test test-system test-damage test-growth test-doors simulate mutants bench bench-long bench-tools clean
 
 run: $(VENV)/installed
 	$(BIN)/twistd -n kvcluster
@@ -32,6 +32,15 @@ test-damage: $(VENV)/installed-test
 test-growth: $(VENV)/installed-test
 	KV_GROWTH_KEYS=100000 KV_KEYS=100000 KV_ROUNDS=20 $(BIN)/pytest -s \
 		tests/sockets/test_growth.py tests/sockets/test_healing.py tests/sockets/test_changes_at_once.py
+
+# The tests with real daemons once more, without the lane, and over links; then ten thousand spoilt requests and as many
+# idle clients.
+test-doors: $(VENV)/installed-test
+	KVNODE_OPTIONS="--lane false" KVPROXY_OPTIONS="--lane false" \
+		$(BIN)/pytest -n auto --dist loadfile -m "not system" tests/sockets
+	KVPROXY_OPTIONS="--transport link" $(BIN)/pytest -n auto --dist loadfile -m "not system" tests/sockets
+	KV_STREAMS=10000 KV_IDLE=8000 $(BIN)/pytest -s \
+		tests/sockets/test_spoilt_requests.py tests/sockets/test_many_clients.py
 
 # The release campaign: ten thousand clusters, two million operations and more. Its last lines go into docs/.
 simulate: $(VENV)/installed

@@ -290,6 +290,18 @@ def test_a_bug_is_answered_alike(no_logged_failure: list[Any]) -> None:
     no_logged_failure.clear()
 
 
+@pytest.mark.parametrize("lane", [True, False], ids=["lane", "klein"])
+def test_who_cannot_be_answered_is_hung_up_on(lane: bool, no_logged_failure: list[Any]) -> None:
+    port = Port(lane)
+    port.shelf.waiting = []
+    port.send(put("a", "1"))
+    port.wire.write = port.wire.writeSequence = lambda data: 1 / 0  # type: ignore[method-assign, assignment]
+    port.shelf.waiting[0]()
+    assert port.wire.aborted
+    assert len(no_logged_failure) == 1
+    no_logged_failure.clear()
+
+
 @pytest.mark.parametrize("part", range(4))
 def test_spoilt_streams_are_answered_alike_and_framed_as_h11_frames_them(part: int) -> None:
     for seed in range(part * 400, part * 400 + 400):

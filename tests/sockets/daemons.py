@@ -72,12 +72,17 @@ def answers(url: str) -> bool:
 
 
 class Daemon:
-    """One twistd process in the foreground of its own session."""
+    """One twistd process in the foreground of its own session.
+
+    ``KVNODE_OPTIONS`` and ``KVPROXY_OPTIONS`` in the environment are given to each daemon of that role: see ``make
+    test-doors``.
+    """
 
     def __init__(self, folder: Path, role: str, port: int, *options: str) -> None:
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
-        self._command = [*TWISTD, "--nodaemon", role, "--port", str(port), *options]
+        more = os.environ.get(f"{role.upper()}_OPTIONS", "").split()
+        self._command = [*TWISTD, "--nodaemon", role, "--port", str(port), *more, *options]
         self._folder = folder
         self.home = folder / f"{role}-{port}"
         """Where it keeps everything, unless an option names another folder."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from io import BytesIO
 from typing import Any
 
@@ -183,9 +182,9 @@ class Door(KleinResource):
         except Exception:
             result = answer_failure(request, Failure())
         if isinstance(result, Deferred):
-            result.addErrback(partial(answer_failure, request)).addCallback(partial(write, request)).addErrback(bug)
+            result.addCallbacks(write, write_failure, callbackArgs=(request,), errbackArgs=(request,))
         else:
-            write(request, result)
+            write(result, request)
         return NOT_DONE_YET
 
     def _unroutable(self, request: Any, path: bytes) -> KvError:
@@ -209,15 +208,21 @@ def refuse_foreign_origin(request: Any) -> None:
         )
 
 
-def write(request: Any, body: bytes) -> None:
+def write(body: bytes, request: Any) -> None:
     """Send an answer, unless the client has gone; what it asked for was done all the same."""
-    if request.channel is not None:
+    channel = request.channel
+    if channel is None:
+        return
+    try:
         request.write(body)
         request.finish()
+    except Exception:
+        log.failure("an answer could not be sent")
+        channel.transport.abortConnection()
 
 
-def bug(failure: Failure) -> None:
-    log.failure("an answer could not be sent", failure)
+def write_failure(failure: Failure, request: Any) -> None:
+    write(answer_failure(request, failure), request)
 
 
 def answer_failure(request: Any, failure: Failure) -> bytes:
