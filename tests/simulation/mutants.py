@@ -502,8 +502,10 @@ WIRE_MUTANTS: list[Mutant] = [reset_is_unreachable, door_denies_doubt, etag_is_n
 WIRE = Settings(wire=True)
 
 MOVES = Settings(profile="moves", keys=40, wire=False)
+RIVALS = Settings(profile="moves", keys=40, wire=False, proxies=3)
 CHANGES = Settings(profile="changes", keys=40, wire=False)
 DISKS = Settings(profile="damage", wire=False)
+SHRINKING = Settings(profile="shrinking", wire=False)
 CRASHES = Settings(profile="crashes", wire=False)
 CLOCKS = Settings(profile="clocks", wire=False)
 PARTITIONS = Settings(profile="partitions", wire=False)
@@ -512,7 +514,7 @@ SETTINGS: dict[Mutant, Settings] = {
     serve_old_epochs: MOVES,
     regained_slots_are_not_emptied: MOVES,
     new_owners_vote_alone: MOVES,
-    sources_are_not_shown_the_epoch: MOVES,
+    sources_are_not_shown_the_epoch: RIVALS,
     second_change_begins: CHANGES,
     cut_page_is_whole: MOVES,
     drain_ends_early: MOVES,
@@ -520,6 +522,7 @@ SETTINGS: dict[Mutant, Settings] = {
     dropped_before_the_end: MOVES,
     floors_stay_behind: MOVES,
     unreadable_counts_as_absent: DISKS,
+    shrunk_unread: SHRINKING,
     checksums_are_not_compared: DISKS,
     promise_forgotten_on_restart: CRASHES,
     count_repeated_refusals: PARTITIONS,

@@ -430,5 +430,6 @@ PROFILES: dict[str, list[str]] = {
     "changes": [*RING_FAULTS, *PROCESS_FAULTS, "weather", "lose_disk"],
     "moves": ["grow", "weigh", "drain", "cancel", "slow_store", "weather", "flap"],
     "damage": ["flip_bit", "flap", "cut_line", "weather"],
+    "shrinking": ["flip_bit", "drain", "grow", "weather"],
 }
 """Which faults may be on; which of them are, each seed draws."""
