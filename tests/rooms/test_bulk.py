@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred, ensureDeferred
 
-from tests.rooms.test_coordinator import Scene
+from tests.rooms.street import Scene
 from twisted_kv.errors import Unreached
 from twisted_kv.quorum import Level
 from twisted_kv.web.bulk import READ_WEIGHT, WEIGHT_MAX, WEIGHT_MIN, Bulk

@@ -9,7 +9,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from tests.rooms.test_coordinator import SILENT, K, Scene
+from tests.rooms.street import SILENT, K, Scene
 from twisted_kv.conditional import Decide, Draft
 from twisted_kv.errors import DeadlinePassed, Unreached
 from twisted_kv.quorum import Level

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from twisted.internet.defer import Deferred
 
-from tests.rooms.test_coordinator import HOP_S, REFUSED, SILENT, K, Outcome, Scene
+from tests.rooms.street import HOP_S, REFUSED, SILENT, K, Outcome, Scene
 from twisted_kv.conditional import Decide, Draft, leave
 from twisted_kv.errors import DeadlinePassed, Overloaded, Unreached
 from twisted_kv.names import Key
