@@ -22,6 +22,8 @@ def scene_of() -> Iterator[Callable[..., Scene]]:
         scene.run(scene.limits.operation_timeout_s + scene.limits.batch_timeout_s + 1)
         assert scene.clock.getDelayedCalls() == []
         assert scene.coordinator.under_way == 0
+        assert not scene.coordinator._sharing._waiting
+        assert not scene.coordinator._sharing._running
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -17,28 +17,6 @@ from twisted_kv.sharing import GRACE_S, Changed
 from twisted_kv.versions import Record
 
 SceneOf = Callable[..., Scene]
-
-
-@pytest.fixture
-def scene_of() -> Iterator[SceneOf]:
-    scenes: list[Scene] = []
-
-    def make(seed: int = 1, **limits: float) -> Scene:
-        scenes.append(Scene(seed, **limits))
-        return scenes[-1]
-
-    yield make
-    for scene in scenes:
-        scene.run(scene.limits.operation_timeout_s + scene.limits.batch_timeout_s + 1)
-        assert scene.clock.getDelayedCalls() == []
-        assert scene.coordinator.under_way == 0
-        assert not scene.coordinator._sharing._waiting
-        assert not scene.coordinator._sharing._running
-
-
-@pytest.fixture
-def scene(scene_of: SceneOf) -> Scene:
-    return scene_of()
 
 
 class Counted:

@@ -22,16 +22,29 @@ TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
 PATIENCE_S = 20.0
 
 
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
 def free_port() -> int:
-    """Give a port below those that the kernel gives to outgoing connections: one of these could take it meanwhile."""
+    return free_ports(1)
+
+
+def free_ports(count: int) -> int:
+    """Give the first of so many consecutive free ports.
+
+    They lie below those that the kernel gives to outgoing connections: one of these could take it meanwhile.
+    """
     while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        return port
+        first = random.randrange(20_000, 32_000 - count)
+        if all(is_free(port) for port in range(first, first + count)):
+            return first
 
 
 def wait_until(holds: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:
@@ -120,6 +133,12 @@ class Daemon:
         assert self.process is not None
         assert self.process.poll() is None, self.log()
         return False
+
+    def resident_kib(self) -> int:
+        """How much memory it takes."""
+        assert self.process is not None
+        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
+        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
 
     def log(self) -> str:
         return self._log.read_text()

@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from tests.sockets.daemons import free_ports, is_free
+
 TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
 PATIENCE_S = 40.0
 """Starting takes four interpreters' imports; a shared machine may need a multiple of the usual four seconds."""
@@ -31,26 +33,6 @@ def wait_until(holds: Callable[[], Any], what: str, patience_s: float = PATIENCE
         assert time.monotonic() < deadline, f"waited {patience_s:g} s in vain: {what}"
         time.sleep(0.05)
     return found
-
-
-def is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
-def free_run(length: int) -> int:
-    """Give the first of some consecutive free ports."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            first = int(probe.getsockname()[1])
-        if first + length <= 65_536 and all(map(is_free, range(first, first + length))):
-            return first
 
 
 def processes_of(session: int) -> list[int]:
@@ -82,7 +64,7 @@ class RunningCluster:
 
     def __init__(self, folder: Path, nodes: int = 3, first: int | None = None, port: int | None = None) -> None:
         self.folder = folder
-        first = first or free_run(nodes + 1)
+        first = first or free_ports(nodes + 1)
         self.node_ports = range(first, first + nodes)
         self.port = port or first + nodes
         self.url = f"http://127.0.0.1:{self.port}"
@@ -289,7 +271,7 @@ def test_a_kill_of_kvcluster_leaves_no_process_and_no_taken_port_and_it_goes_on_
 
 
 def test_a_taken_port_is_said_plainly_and_nothing_is_started(tmp_path: Path) -> None:
-    first = free_run(4)
+    first = free_ports(4)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", first + 1))
         taken.listen()

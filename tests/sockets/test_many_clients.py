@@ -58,12 +58,6 @@ def connect(daemon: Daemon) -> socket.socket:
     return socket.create_connection(("127.0.0.1", daemon.port), timeout=20)
 
 
-def resident_kib(daemon: Daemon) -> int:
-    assert daemon.process is not None
-    status = Path(f"/proc/{daemon.process.pid}/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
-
-
 def closed_in_time(connections: list[socket.socket]) -> Counter[bytes]:
     """Wait until the daemon has closed all of them; count the statuses that it said before."""
     said: dict[socket.socket, bytes] = dict.fromkeys(connections, b"")
@@ -91,13 +85,13 @@ def closed_in_time(connections: list[socket.socket]) -> Counter[bytes]:
 def test_thousands_of_idle_connections_take_little_memory_each(farm: Farm) -> None:
     proxy = farm.proxies[0]
     put(proxy, "a", "1")
-    before = resident_kib(proxy)
+    before = proxy.resident_kib()
     idle = [connect(proxy) for _ in range(IDLE)]
     for connection in idle:
         connection.sendall(get(b"/GET?Key=a"))
     for connection in idle:
         assert connection.recv(1_000).startswith(b"HTTP/1.1 200 ")
-    each_kib = (resident_kib(proxy) - before) / IDLE
+    each_kib = (proxy.resident_kib() - before) / IDLE
     assert each_kib < KIB_EACH
     for connection in idle:
         connection.sendall(get(b"/GET?Key=a"))
@@ -130,7 +124,7 @@ def test_slow_clients_are_cut_off_and_others_are_served_meanwhile(farm: Farm, ki
 def test_clients_that_do_not_read_are_cut_off_and_others_are_served_meanwhile(farm: Farm, field: bytes) -> None:
     proxy = farm.proxies[0]
     assert call("PUT", f"{proxy.url}/v1/kv/large", bytes(VALUE)).status == 204
-    before = resident_kib(proxy)
+    before = proxy.resident_kib()
     deaf = []
     for _ in range(100):
         connection = socket.socket()
@@ -142,7 +136,7 @@ def test_clients_that_do_not_read_are_cut_off_and_others_are_served_meanwhile(fa
     for n in range(100):
         assert put(proxy, f"k{n}", "v").status == 200
     # Of twenty answers that each asked for, one is in memory: the next is not begun before it was read.
-    assert resident_kib(proxy) - before < 100 * 4 * 1_024
+    assert proxy.resident_kib() - before < 100 * 4 * 1_024
     deadline = time.monotonic() + PATIENCE_S
     while clients(proxy) > 5:
         assert time.monotonic() < deadline, "they are still connected"

@@ -7,7 +7,6 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -50,12 +49,6 @@ def all_of(connection: socket.socket, until_s: float = math.inf) -> bytes:
     return got
 
 
-def resident_kib(daemon: Daemon) -> int:
-    assert daemon.process is not None
-    status = Path(f"/proc/{daemon.process.pid}/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
-
-
 def answered_rightly(proxy: Daemon, round_: int) -> None:
     """Write and read ten keys in one go, and get each one's own value, in the order asked."""
     names = [f"r{round_}k{n}" for n in range(10)]
@@ -90,8 +83,8 @@ def test_spoilt_streams_neither_stop_nor_swell_nor_confuse_the_daemons(farm: Far
                 assert b"HTTP/1.1 500 " not in got, f"seed {seed}: {got[:300]!r}"
         answered_rightly(proxy, first)
         if first + TOGETHER == WARM:
-            before = {daemon.url: resident_kib(daemon) for daemon in (proxy, node)}
+            before = {daemon.url: daemon.resident_kib() for daemon in (proxy, node)}
     for daemon in (proxy, node):
         assert daemon.ended() is None
-        assert resident_kib(daemon) < before[daemon.url] + GROWTH_KIB
+        assert daemon.resident_kib() < before[daemon.url] + GROWTH_KIB
         assert "Traceback" not in daemon.log()

@@ -31,6 +31,7 @@ from tests.sockets.daemons import (
     farming,
     free_port,
     get,
+    is_free,
     put,
     wait_until,
 )
@@ -110,16 +111,6 @@ def runs(pid: int) -> bool:
     except OSError:
         return False
     return stat.rpartition(")")[2].split()[0] != "Z"
-
-
-def is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def ask_over(path: Path, target: str) -> bytes:
