@@ -187,9 +187,13 @@ def test_trouble_that_only_the_first_worker_knows_of_is_told_whichever_worker_is
     file = folder / "patient.toml"
     file.write_text("[limits]\nworker_ready_timeout_s = 30\n")
     with two_workers(folder, "--config", str(file), "--nodes", missing) as farm:
-        told = on_many("GET", f"{farm.proxies[0].url}/health/ready")
 
-    assert {(got.status, *got.json()["troubles"]) for got in told} == {(503, f"{missing} is not added yet")}
+        def told() -> set[tuple[Any, ...]]:
+            ready = on_many("GET", f"{farm.proxies[0].url}/health/ready")
+            return {(got.status, *got.json()["troubles"]) for got in ready}
+
+        # A worker that has just begun has not seen its node yet, and says so, too.
+        wait_until(lambda: told() == {(503, f"{missing} is not added yet")}, "each worker to tell what the first knows")
 
 
 def test_work_that_only_the_first_worker_does_is_seen_by_way_of_any(shared: Daemon) -> None:
