@@ -56,7 +56,7 @@ def two_workers(folder: Path, *options: str) -> Iterator[Farm]:
     """A node and a proxy of two workers, both of which serve it."""
     with farming(folder) as farm:
         proxy = farm.proxy("--workers", "2", *options)
-        farm.add(farm.node("--engine", "memory"))
+        farm.add(farm.node("--engine", "memory", "--lane", "true"))  # without it there is no link
         wait_for_both(proxy)
         yield farm
 
