@@ -39,7 +39,7 @@ test-doors: $(VENV)/installed-test
 	KVNODE_OPTIONS="--lane false" KVPROXY_OPTIONS="--lane false" \
 		$(BIN)/pytest -n auto --dist loadfile -m "not system" tests/sockets
 	KVPROXY_OPTIONS="--transport link" $(BIN)/pytest -n auto --dist loadfile -m "not system" tests/sockets
-	KV_STREAMS=10000 KV_IDLE=8000 $(BIN)/pytest -s \
+	KV_STREAMS=10000 KV_IDLE=8000 $(BIN)/pytest -s --timeout 900 \
 		tests/sockets/test_spoilt_requests.py tests/sockets/test_many_clients.py
 
 # The release campaign: ten thousand clusters, two million operations and more. Its last lines go into docs/.
