@@ -5,10 +5,8 @@ See RFC 9110, section 7.8. What the connection carries from then on is in ``fram
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from .frames import PROTOCOL
-from .heads import END, Head
+from .heads import END, Head, entries_of
 
 SWITCHING = b"HTTP/1.1 101"
 """What an answer begins with if it switches, to whatever."""
@@ -31,7 +29,9 @@ def asks_for_link(asked: Head) -> bool:
     if not asked.modern or asked.length or asked.chunked:
         return False  # a body would have to be read first
     fields = asked.fields
-    return b"upgrade" in _entries(fields.get(b"connection", ())) and PROTOCOL in _entries(fields.get(b"upgrade", ()))
+    return b"upgrade" in entries_of(fields.get(b"connection", ())) and PROTOCOL in entries_of(
+        fields.get(b"upgrade", ())
+    )
 
 
 def is_link(answer: bytes) -> bool:
@@ -40,9 +40,4 @@ def is_link(answer: bytes) -> bool:
     A request lists what its sender would take; an answer lists layers, all of which hold from then on.
     """
     fields = (line.partition(b":") for line in answer.split(b"\r\n")[1:])
-    return _entries(value for name, _, value in fields if name.strip(b" \t").lower() == b"upgrade") == [PROTOCOL]
-
-
-def _entries(values: Iterable[bytes]) -> list[bytes]:
-    """Give the entries of a field that may be a list, in one line or in several; in lower case."""
-    return [entry.strip(b" \t").lower() for value in values for entry in value.split(b",")]
+    return entries_of(value for name, _, value in fields if name.strip(b" \t").lower() == b"upgrade") == [PROTOCOL]

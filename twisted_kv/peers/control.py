@@ -254,10 +254,10 @@ class Control:
         while left:
             batch = Batch(self.header(seat, state), [ops[place] for place in left], copying=True)
             reply = await self._order(seat, "batch", encode(batch))
-            if len(reply.replies) != len(left) or all(answer == AGAIN for answer in reply.replies):
+            if len(reply.replies) != len(left) or all(answer.abstains == AGAIN.abstains for answer in reply.replies):
                 raise PeerSilent(f"{len(reply.replies)} answers to {len(left)} questions")
             replies |= zip(left, reply.replies, strict=True)
-            left = [place for place in left if replies[place] == AGAIN]
+            left = [place for place in left if replies[place].abstains == AGAIN.abstains]
         return [replies[place] for place in range(len(ops))]
 
     @staticmethod

@@ -259,15 +259,14 @@ class PeerQueue:
                 answered.reverse()
             for question, answer in answered:
                 asker, round_, op = question
-                if answer.abstains == AGAIN.abstains:
-                    if header is self.header:
-                        self.ask(asker, round_, op)
-                    else:
-                        asker.outdated(node, round_)
-                elif answer.abstains:
-                    asker.unanswered(node, round_, answer.abstains, resent)
-                else:
+                if not answer.abstains:
                     asker.answered(node, round_, answer, resent)
+                elif answer.abstains != AGAIN.abstains:
+                    asker.unanswered(node, round_, answer.abstains, resent)
+                elif header is self.header:
+                    self.ask(asker, round_, op)
+                else:
+                    asker.outdated(node, round_)
 
     def _refused(self, reply: BatchReply, questions: list[Question], resent: bool) -> None:
         if reply.refusal in (OLD_EPOCH, CLOSED_EPOCH):

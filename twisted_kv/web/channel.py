@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 
 from ..errors import BadInput, HeadTooLarge, KvError, MalformedRequest, RequestTooSlow
-from ..fasthttp.heads import read_head
+from ..fasthttp.heads import entries_of, read_head
 from ..limits import Limits
 from .answers import PROBLEM, RETRY_AFTER_S, STATUS, problem_body
 
@@ -134,8 +134,7 @@ class StrictChannel(HTTPChannel):
         """Read Connection as the list that it is (RFC 9110, section 7.6.1)."""
         if version != b"HTTP/1.1":
             return False
-        lines = request.requestHeaders.getRawHeaders(b"connection", [])
-        if b"close" not in [option.strip(b" \t").lower() for option in b",".join(lines).split(b",")]:
+        if b"close" not in entries_of(request.requestHeaders.getRawHeaders(b"connection", [])):
             return True
         request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
         return False
