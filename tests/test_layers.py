@@ -52,6 +52,7 @@ FLOORS: list[set[str]] = [
         "verifying",
         "together",
         "awaiting",
+        "deadlines",
     },
     {
         "operation",

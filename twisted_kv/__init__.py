@@ -16,7 +16,8 @@ floor 1, the disk, what is counted, and what the simulation lets happen
     ``storage`` ``metrics`` ``buggify``
 floor 2, one replica, and the way to the others
     ``replica`` ``holding`` ``upkeep`` ``hinting`` ``scrubbing`` ``identity`` ``commit``   one owner's data
-    ``peers`` ``fasthttp`` ``state`` ``leading`` ``periodic`` ``throttle`` ``awaiting`` ``verifying`` ``together``
+    ``peers`` ``fasthttp`` ``state`` ``leading`` ``periodic`` ``throttle`` ``awaiting`` ``deadlines`` ``verifying``
+    ``together``
 floor 3, conversations, one purpose each
     ``operation`` ``chain`` ``sharing`` ``turns`` ``coordinator``   a client's operation
     ``listing`` ``sweeper``             pages of keys; what has expired

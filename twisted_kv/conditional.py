@@ -7,8 +7,9 @@ proposed. So they all took effect, one after the other and nothing between them,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import NamedTuple, TypeAlias
+
+from msgspec.structs import replace
 
 from .conversation import NOTHING, Outcome, Send
 from .names import Key

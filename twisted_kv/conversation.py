@@ -7,23 +7,21 @@ them exactly one answer or one failure.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TypeAlias
+
+import msgspec
 
 from .errors import DeadlinePassed, KvError, Unreached
 from .names import Key, NodeId
 from .quorum import Electorate, Quota, Voters, met
 from .register import ACCEPT, PREPARE, READ, Op, Reply
-from .versions import NONE, Ballot, HybridClock
+from .versions import NONE, HybridClock
+
+Send: TypeAlias = tuple[NodeId, Op]
+"""A question to put to an owner now."""
 
 
-class Send(NamedTuple):
-    """A question to put to an owner now."""
-
-    node: NodeId
-    op: Op
-
-
-class Outcome(NamedTuple):
+class Outcome(msgspec.Struct, frozen=True):
     """How a conversation ended: the record that holds (empty if the key was never written), or the error.
 
     ``acks`` counts the owners who had agreed by then.
@@ -145,7 +143,7 @@ class Conversation:
         self.waiting ^= bit
         if not reply.taken:
             self.refused |= bit
-            self.clock.learn(Ballot(max(reply.accepted, reply.promised)))
+            self.clock.learn(max(reply.accepted, reply.promised))
             return self._refused(bit, reply, resent)
         self.confirmed |= bit
         if self.phase == PREPARE:
@@ -153,7 +151,7 @@ class Conversation:
                 self.alike = False
             if self.best is None or reply.accepted > self.best.accepted:
                 self.best = reply
-        return self._taken(node, reply)
+        return self._taken(bit, reply)
 
     def fail(self, node: NodeId, round_: int, error: str, arrived: bool) -> Sequence[Send]:
         """Count an owner's silence.
@@ -165,7 +163,7 @@ class Conversation:
             return NOTHING
         self.waiting ^= bit
         self.errors[node] = error
-        return self._silent(node, arrived)
+        return self._silent(bit, arrived)
 
     # One round.
 
@@ -176,9 +174,11 @@ class Conversation:
         self.confirmed = confirmed
         self.refused = 0
         self.waiting = self.electorate.everybody & ~confirmed
-        return [Send(node, op) for node, bit in self.electorate.bits.items() if not bit & confirmed]
+        if not confirmed:
+            return [(node, op) for node in self.owners]
+        return [(node, op) for node in self.electorate.members(self.waiting)]
 
-    def _taken(self, node: NodeId, reply: Reply) -> Sequence[Send]:
+    def _taken(self, bit: Voters, reply: Reply) -> Sequence[Send]:
         if met(self.needed, self.confirmed):
             return self._chosen() if self.phase == ACCEPT else self._propose()
         return self._weigh()
@@ -186,7 +186,7 @@ class Conversation:
     def _refused(self, bit: Voters, reply: Reply, resent: bool) -> Sequence[Send]:
         return self._weigh()
 
-    def _silent(self, node: NodeId, arrived: bool) -> Sequence[Send]:
+    def _silent(self, bit: Voters, arrived: bool) -> Sequence[Send]:
         return self._weigh()
 
     def _weigh(self) -> Sequence[Send]:

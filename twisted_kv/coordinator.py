@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from random import Random
 
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, ensureDeferred, fail
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
@@ -14,6 +15,7 @@ from .buggify import Buggify, inert
 from .chain import Chains
 from .conditional import Conditional, Decide, Draft, leave
 from .conversation import Conversation
+from .deadlines import Deadlines
 from .errors import DeadlinePassed, KvError, NoNodes, Overloaded, Unreached
 from .limits import Limits
 from .metrics import ProxyMetrics
@@ -70,11 +72,12 @@ class Coordinator:
         self.limits = limits
         self.queues = queues
         self.buggify = buggify
+        self.deadlines = Deadlines(clock)
         self._random = random
         self._now_ms = now_ms
         self._hybrid = hybrid
         self._metrics = metrics
-        self._counters: dict[tuple[str, str, str], object] = {}
+        self._counts = metrics.operations.counts
         self._operations: dict[Operation, None] = {}
         self._bytes = 0
         self._turn = 0
@@ -93,7 +96,7 @@ class Coordinator:
 
     @property
     def under_way(self) -> int:
-        return len(self._operations) + self._chains.under_way + len(self._sharing) + len(self._turns)
+        return len(self._operations) + self._chains.under_way + self._sharing.waiting + self._turns.waiting
 
     def adopt(self, view: View) -> None:
         """Act on another view. While it is closed operations wait; when it opens they begin again in its epoch."""
@@ -241,15 +244,16 @@ class Coordinator:
             self._turns.over(operation.conversation.key)
 
     def _admit(self, size: int) -> None:
-        if self._view is None or not self._view.seats:
-            if self._view is not None and not self._view.open:
+        view = self._view
+        if view is None or not view.seats:
+            if view is not None and not view.open:
                 raise changing()
             raise NoNodes("no storage node has joined this cluster yet", "add one with POST /AddServer")
         limits = self.limits
-        size_now = self._bytes + self._turns.size
-        if self.under_way >= limits.operations_max or size_now + size > limits.operation_bytes_max:
+        under_way, size_now = self.under_way, self._bytes + self._turns.size
+        if under_way >= limits.operations_max or size_now + size > limits.operation_bytes_max:
             raise Overloaded(
-                f"{self.under_way} operations with {size_now} bytes are under way in this proxy",
+                f"{under_way} operations with {size_now} bytes are under way in this proxy",
                 "try again after a pause; another proxy may have room",
             )
 
@@ -302,21 +306,15 @@ class Coordinator:
         outcome = "ok"
         try:
             done = await self._chains.read(key, timeout_s)
-            return done._replace(record=b"") if self._expired(done.record) else done
+            return replace(done, record=b"") if self._expired(done.record) else done
         except KvError as error:
             outcome = error.slug
             raise
         finally:
-            self._count("read", Level.ONE.value, outcome)
+            self._counts["read", Level.ONE.value, outcome] += 1
 
     def _count_end(self, kind: str, level: Level, error: KvError | None) -> None:
-        self._count(kind, level.value, error.slug if error is not None else "ok")
-
-    def _count(self, *labels: str) -> None:
-        counter = self._counters.get(labels)  # type: ignore[arg-type]
-        if counter is None:
-            counter = self._counters[labels] = self._metrics.operations.labels(*labels)  # type: ignore[index]
-        counter.inc()  # type: ignore[attr-defined]
+        self._counts[kind, level.value, error.slug if error is not None else "ok"] += 1
 
 
 def _unread(error: Unreached) -> Unreached:

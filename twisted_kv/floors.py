@@ -18,10 +18,11 @@ from .versions import NONE, Ballot, Record, Version, is_value
 
 def over(floor: Floor, cell: Cell | None) -> Cell:
     """Say what a key of a slot with this floor is to whoever asks, given what is stored of it."""
-    promised, accepted, record = cell or BLANK
+    cell = cell or BLANK
+    accepted, record = cell.accepted, cell.record
     if accepted <= floor.accepted and not is_value(record):
         accepted, record = floor.accepted, tombstone(floor.accepted)
-    return Cell(max(promised, floor.promised, accepted), accepted, record)
+    return Cell(max(cell.promised, floor.promised, accepted), accepted, record)
 
 
 def stored(floor: Floor, cell: Cell) -> Cell | None:

@@ -40,6 +40,10 @@ class Limits:
     batches_in_flight_max: int = 2
     """For each node and lane. While they are under way the next batch grows: that is what makes batches big."""
 
+    synced_batches_in_flight_max: int = 1
+    """The same for writes to a node with a disk: what a second batch brings would wait for the next sync in any case,
+    and one batch later, with more in it, needs fewer of them."""
+
     queue_ops_max: int = 20_000
     """Operations waiting for one node and lane. Beyond it that replica counts as unreachable for the newcomer."""
 

@@ -82,6 +82,11 @@ class Suspicion:
         """Whether it is avoided although it answered when it was last asked."""
         return self._answers_since is not None
 
+    @property
+    def silent(self) -> bool:
+        """Whether it is avoided and did not answer when it was last asked."""
+        return self.avoided_since is not None and self._answers_since is None
+
     def confirm(self, now: float, probe: bool = False) -> bool:
         """Count an answer. True if the node was avoided until now."""
         if self.avoided_since is None:

@@ -5,16 +5,82 @@ Names carry their unit (Prometheus naming rules); nothing here is global, so tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
+from math import inf
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 _BATCH_OPS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+class Tally:
+    """A counter of what happens with each request: no more than a number in a dict, which one thread counts up.
+
+    It is a collector of ``prometheus_client``'s, whose own counters take a lock each time.
+    """
+
+    def __init__(self, name: str, help_text: str, labels: Sequence[str], registry: CollectorRegistry) -> None:
+        self._named = name, help_text
+        self._labels = labels
+        self.counts: defaultdict[tuple[str, ...], int] = defaultdict(int)
+        """By the values of the labels."""
+        registry.register(self)
+
+    def collect(self) -> Iterable[Metric]:
+        family = CounterMetricFamily(*self._named, labels=self._labels)
+        for values, count in self.counts.items():
+            family.add_metric(values, count)
+        return [family]
+
+
+class Spread:
+    """A histogram of what happens with each batch, kept as ``Tally`` keeps its numbers."""
+
+    def __init__(
+        self, name: str, help_text: str, labels: Sequence[str], buckets: Sequence[float], registry: CollectorRegistry
+    ) -> None:
+        self._named = name, help_text
+        self._labels = labels
+        self._bounds = [*buckets, inf]
+        self._series: dict[tuple[str, ...], Series] = {}
+        registry.register(self)
+
+    def labels(self, *values: str) -> Series:
+        """Give the series of these values of the labels."""
+        series = self._series.get(values)
+        if series is None:
+            series = self._series[values] = Series(self._bounds)
+        return series
+
+    def collect(self) -> Iterable[Metric]:
+        family = HistogramMetricFamily(*self._named, labels=self._labels)
+        for values, series in self._series.items():
+            bounds = ["+Inf" if bound == inf else str(float(bound)) for bound in self._bounds]
+            family.add_metric(values, list(zip(bounds, accumulate(series.counts), strict=True)), series.sum)
+        return [family]
+
+
+class Series:
+    """How many figures were up to each bound and above the one before it, and what they come to."""
+
+    __slots__ = ("_bounds", "counts", "sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self.counts = [0] * len(bounds)
+        self.sum = 0.0
+
+    def observe(self, figure: float) -> None:
+        self.counts[bisect_left(self._bounds, figure)] += 1
+        self.sum += figure
 
 
 class Metrics:
@@ -35,9 +101,8 @@ class NodeMetrics(Metrics):
 
     def __init__(self) -> None:
         super().__init__()
-        self.batch_ops = Histogram(
-            "kv_node_batch_operations", "Operations in one batch", buckets=_BATCH_OPS, registry=self.registry
-        )
+        spread = Spread("kv_node_batch_operations", "Operations in one batch", (), _BATCH_OPS, self.registry)
+        self.batch_ops = spread.labels()
         self.sync_seconds = Histogram(
             "kv_node_sync_seconds", "How long a sync of the log took", buckets=_SECONDS, registry=self.registry
         )
@@ -59,11 +124,11 @@ class ProxyMetrics(Metrics):
 
     def __init__(self) -> None:
         super().__init__()
-        self.operations = Counter(
+        self.operations = Tally(
             "kv_operations",
             "Client operations by kind, level and how they ended",
-            ["kind", "level", "outcome"],
-            registry=self.registry,
+            ("kind", "level", "outcome"),
+            self.registry,
         )
         self.hints = Counter("kv_hints_left", "Hints left for owners that missed a write", registry=self.registry)
         self.replayed = Counter("kv_hints_replayed", "Hints brought to whom they were for", registry=self.registry)
@@ -74,19 +139,12 @@ class ProxyMetrics(Metrics):
             "kv_hedged_reads", "Reads that asked another node since an answer took too long", registry=self.registry
         )
         self.swept = Counter("kv_expired_swept", "Expired values that the sweep has found", registry=self.registry)
-        self.batch_ops = Histogram(
-            "kv_batch_operations",
-            "Operations in one batch to a node",
-            ["node", "lane"],
-            buckets=_BATCH_OPS,
-            registry=self.registry,
+        each = ("node", "lane")
+        self.batch_ops = Spread(
+            "kv_batch_operations", "Operations in one batch to a node", each, _BATCH_OPS, self.registry
         )
-        self.batch_seconds = Histogram(
-            "kv_batch_round_trip_seconds",
-            "From sending a batch to its answer",
-            ["node", "lane"],
-            buckets=_SECONDS,
-            registry=self.registry,
+        self.batch_seconds = Spread(
+            "kv_batch_round_trip_seconds", "From sending a batch to its answer", each, _SECONDS, self.registry
         )
         self.batch_failures = Counter(
             "kv_batch_failures", "Batches that got no answer", ["node", "lane"], registry=self.registry

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from klein import Klein
 from twisted.application.internet import TCPServer
 from twisted.application.service import IService, Service
 from twisted.application.strports import service as listening_service
@@ -23,6 +22,7 @@ from . import __version__
 from .commit import AtOnce, Commit, GroupCommit
 from .config import NodeConfig
 from .errors import DiskBusy, DiskFull, KvError
+from .fasthttp.readers import watching
 from .limits import Limits
 from .metrics import NodeMetrics
 from .options import (
@@ -58,7 +58,7 @@ BACKLOG = 1024
 by their kernels a second later: Twisted's 50 are a burst of a few milliseconds."""
 
 
-def node_app(replica: Replica, puller: Puller, metrics: NodeMetrics, limits: Limits) -> Klein:
+def node_app(replica: Replica, puller: Puller, metrics: NodeMetrics, limits: Limits) -> App:
     """A node's whole door."""
     app = App()
     add_node(app, replica, puller, metrics)
@@ -230,6 +230,7 @@ def listening(reactor: Any, interface: str, port: int, site: KvSite, shared: boo
 
     :param shared: whether other processes listen on the port, too; the kernel gives each of them its share of clients.
     """
+    reactor = watching(reactor)
     if shared:
         # No endpoint's string can say this. Without the interface beside the binding, Twisted would try ::1 as IPv4.
         binding = makeBinding(interface, port, reuseAddress=True, reusePort=True)

@@ -7,15 +7,16 @@ are thousands of them at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
+import msgspec
 from twisted.internet.defer import Deferred
-from twisted.internet.error import AlreadyCalled, AlreadyCancelled
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from .buggify import Buggify
 from .conversation import Conversation, Send
+from .deadlines import Deadlines
 from .errors import ChangeUnderWay, KvError
 from .limits import Limits
 from .names import Key, NodeId
@@ -24,7 +25,7 @@ from .quorum import Electorate
 from .register import ACCEPT, Reply
 
 
-class Done(NamedTuple):
+class Done(msgspec.Struct, frozen=True, gc=False):
     """A finished operation: the record that holds (empty if the key was never written), and who agreed of how many."""
 
     record: bytes
@@ -39,6 +40,7 @@ class Home(Protocol):
     limits: Limits
     queues: Queues
     buggify: Buggify
+    deadlines: Deadlines
 
     def order(self, key: Key, kind: str) -> Electorate: ...
     def pause(self, operation: Operation) -> None: ...
@@ -49,7 +51,7 @@ class Home(Protocol):
 class Operation:
     """A client's read or write, or a round that several clients' changes share. It is its own Asker."""
 
-    __slots__ = ("_deadline", "_home", "_patience_s", "_timer", "conversation", "done", "kind", "size")
+    __slots__ = ("_bucket", "_deadline", "_home", "_patience_s", "conversation", "done", "kind", "size")
 
     def __init__(self, home: Home, kind: str, conversation: Conversation, size: int, timeout_s: float) -> None:
         self._home = home
@@ -60,10 +62,13 @@ class Operation:
             timeout_s = 0.001
         # A client that hangs up cancels this Deferred and nothing else: its write must not stop half-way.
         self.done: Deferred[Done] = Deferred()
-        self._deadline = home.clock.seconds() + timeout_s
-        self._patience_s = home.queues.hedge_s(conversation.electorate.fewest) if kind == "read" else timeout_s
+        now_s = home.clock.seconds()
+        self._deadline = now_s + timeout_s
+        self._patience_s = timeout_s
         """How long it waits for answers before it asks other owners besides."""
-        self._timer: IDelayedCall = home.clock.callLater(min(self._patience_s, timeout_s), self._tick)
+        if kind == "read":
+            self._patience_s = min(timeout_s, home.queues.hedge_s(conversation.electorate.fewest))
+        self._bucket = home.deadlines.wait(self, now_s + self._patience_s)
 
     def begin(self) -> None:
         self._go(self.conversation.begin())
@@ -73,13 +78,14 @@ class Operation:
         conversation, home = self.conversation, self._home
         owners = home.order(conversation.key, self.kind)
         if self.kind == "read":
-            left = self._deadline - home.clock.seconds()
             self._patience_s = home.queues.hedge_s(owners.fewest)
-            self._timer.reset(max(0.0, min(left, self._patience_s)))
+            home.deadlines.take_back(self, self._bucket)
+            self._tell_in(self._patience_s)
         self._go(conversation.restart(owners))
 
     def answered(self, node: NodeId, round_: int, reply: Reply, resent: bool) -> None:
-        self._go(self.conversation.deliver(node, round_, reply, resent))
+        if self.done is not None:  # otherwise it is the last owner's answer to what a majority has done
+            self._go(self.conversation.deliver(node, round_, reply, resent))
 
     def unanswered(self, node: NodeId, round_: int, error: str, arrived: bool) -> None:
         conversation = self.conversation
@@ -105,10 +111,10 @@ class Operation:
             queues = self._home.queues.by_node
             round_ = conversation.round
             if self._home.buggify("operation: a bare majority is asked"):
-                left_out = [send for send in sends if send.node not in conversation.electorate.fewest]
-                sends = [send for send in sends if send.node in conversation.electorate.fewest]
-                for node, _ in left_out:
-                    self._home.clock.callLater(0, self.unanswered, node, round_, "left out", False)
+                for node, _ in sends:
+                    if node not in conversation.electorate.fewest:
+                        self._home.clock.callLater(0, self.unanswered, node, round_, "left out", False)
+                sends = [(node, op) for node, op in sends if node in conversation.electorate.fewest]
             for node, op in sends:
                 queues[node].ask(self, round_, op)
         elif conversation.outcome is not None:
@@ -121,15 +127,20 @@ class Operation:
         if conversation.paused and conversation.round == round_ and conversation.outcome is None:
             self._go(conversation.resume())
 
-    def _tick(self) -> None:
+    def _tell_in(self, pause_s: float) -> None:
+        """Be told after that time, or when the deadline has passed."""
+        home = self._home
+        now_s = home.clock.seconds()
+        self._bucket = home.deadlines.wait(self, max(now_s, min(self._deadline, now_s + pause_s)))
+
+    def tell(self) -> None:
+        """See ``deadlines.Waiter``."""
         home, conversation = self._home, self.conversation
         left = self._deadline - home.clock.seconds()
         if left > 0:
             spared = conversation.spared if conversation.round else ()
             hedges = home.queues.may_hedge(conversation.electorate.members(conversation.waiting), spared)
-            if spared and not hedges:
-                left = min(left, self._longer_s())
-            self._timer = home.clock.callLater(left, self._tick)
+            self._tell_in(self._longer_s() if spared and not hedges else left)
             if hedges:
                 self._go(conversation.nudge())
             return
@@ -146,18 +157,17 @@ class Operation:
         done, self.done = self.done, None  # type: ignore[assignment]
         if done is None:
             return
-        try:
-            self._timer.cancel()
-        except (AlreadyCalled, AlreadyCancelled):
-            pass
+        self._home.deadlines.take_back(self, self._bucket)
         conversation = self.conversation
         outcome = conversation.outcome
         error = outcome.error if outcome is not None else changing()
         self._home.finished(self, error)
         if self._was_taken:
-            missed = conversation.confirmed | conversation.refused | conversation.waiting
-            for node in conversation.electorate.members(conversation.electorate.everybody & ~missed):
-                self._home.missed(conversation, node)
+            electorate = conversation.electorate
+            heard = conversation.confirmed | conversation.refused | conversation.waiting
+            if heard != electorate.everybody:
+                for node in electorate.members(electorate.everybody & ~heard):
+                    self._home.missed(conversation, node)
         if error is None:
             assert outcome is not None
             done.callback(Done(outcome.record, outcome.acks, len(conversation.owners)))

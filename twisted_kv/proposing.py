@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from .conversation import NOTHING, Conversation, Send
 from .errors import NoRoom, Unreached
-from .names import Key, NodeId
+from .names import Key
 from .quorum import Electorate, Level, Quota, Voters, met, required
 from .register import ACCEPT, Op, Reply
 from .versions import Ballot, HybridClock, Version, record_version
@@ -85,7 +85,7 @@ class Proposer(Conversation):
             self._newer |= bit
         return self._weigh()
 
-    def _silent(self, node: NodeId, arrived: bool) -> Sequence[Send]:
+    def _silent(self, bit: Voters, arrived: bool) -> Sequence[Send]:
         self._doubtful = self._doubtful or arrived
         return self._weigh()
 

@@ -33,19 +33,21 @@ class Read(Conversation):
         return self.electorate.members(self.electorate.everybody & ~self._asked) if self.phase == READ else ()
 
     def begin(self) -> Sequence[Send]:
-        self._shown: dict[NodeId, bytes] = {}
+        self._shown: dict[Voters, Ballot] = {}
+        """What each has accepted, by its bit."""
         self._voters: Voters = 0
+        """Who they are."""
         self._had = b""
-        self._ballot_had: bytes = NONE
+        self._ballot_had = NONE
         everybody = self.level is Level.ALL
         self._required: Quota = self.electorate.quota(Level.ALL if everybody else Level.STRONG)
         self.round += 1
         self.phase = READ
         first = self.owners if everybody else self.electorate.fewest
-        self._asked = self.waiting = self.electorate.voters(first)
-        self._fetching = {first[0]}
+        self._asked = self.waiting = self.electorate.everybody if everybody else self.electorate.fewest_voters
+        self._fetching = self.electorate.bits[first[0]]
         look = Op(READ, self.key)
-        return [Send(node, look if i else Op(FETCH, self.key)) for i, node in enumerate(first)]
+        return [(first[0], Op(FETCH, self.key)), *[(node, look) for node in first[1:]]]
 
     def nudge(self) -> Sequence[Send]:
         return self._fetch(self.spared)
@@ -53,32 +55,31 @@ class Read(Conversation):
     def _fetch(self, nodes: Iterable[NodeId]) -> Sequence[Send]:
         """Ask more owners in the same round: what each shows is true at some moment of this read, which is enough."""
         op = Op(FETCH, self.key)
-        sends = [Send(node, op) for node in nodes]
-        for send in sends:
-            bit = self.electorate.bits[send.node]
-            self._asked |= bit
-            self.waiting |= bit
-            self._fetching.add(send.node)
+        sends = [(node, op) for node in nodes]
+        asked = self.electorate.voters([node for node, _ in sends])
+        self._asked |= asked
+        self.waiting |= asked
+        self._fetching |= asked
         return sends
 
-    def _taken(self, node: NodeId, reply: Reply) -> Sequence[Send]:
+    def _taken(self, bit: Voters, reply: Reply) -> Sequence[Send]:
         if self.phase != READ:
-            return super()._taken(node, reply)
-        self._shown[node] = reply.accepted
-        self._voters |= self.electorate.bits[node]
-        if node in self._fetching:
-            self._fetching.discard(node)
+            return super()._taken(bit, reply)
+        self._shown[bit] = reply.accepted
+        self._voters |= bit
+        if self._fetching & bit:
+            self._fetching ^= bit
             if reply.accepted >= self._ballot_had:
                 self._ballot_had = reply.accepted
                 self._had = reply.record
         return self._evaluate()
 
-    def _silent(self, node: NodeId, arrived: bool) -> Sequence[Send]:
+    def _silent(self, bit: Voters, arrived: bool) -> Sequence[Send]:
         if self.phase != READ:
-            return super()._silent(node, arrived)
-        self._fetching.discard(node)
-        self._shown.pop(node, None)
-        self._voters &= ~self.electorate.bits[node]
+            return super()._silent(bit, arrived)
+        self._fetching &= ~bit
+        self._shown.pop(bit, None)
+        self._voters &= ~bit
         asked: list[Send] = []
         for spared in self.spared:
             if met(self._required, self._voters | self.waiting):
@@ -93,11 +94,14 @@ class Read(Conversation):
                 self._end_unreached(Unreached, "too few replicas answered")
             return NOTHING
         newest = max(shown.values())
-        holders = [node for node, ballot in shown.items() if ballot == newest]
+        holders: Voters = 0
+        for bit, ballot in shown.items():
+            if ballot == newest:
+                holders |= bit
         # At level all a read leaves every owner with what it answers.
-        if met(self._required if self.level is Level.ALL else self.quorum, self.electorate.voters(holders)):
+        if met(self._required if self.level is Level.ALL else self.quorum, holders):
             if newest == self._ballot_had:
-                self.clock.learn(Ballot(newest))
+                self.clock.learn(newest)
                 self.outcome = Outcome(self._had, len(shown))
                 return NOTHING
             return self._fetch_from(holders)
@@ -106,18 +110,19 @@ class Read(Conversation):
             return self._write_back(holders)
         return [*self._fetch_from(holders), *self._fetch(unasked)]
 
-    def _fetch_from(self, holders: Sequence[NodeId]) -> Sequence[Send]:
-        if any(node in self._fetching for node in holders):
+    def _fetch_from(self, holders: Voters) -> Sequence[Send]:
+        if self._fetching & holders:
             return NOTHING
-        return self._fetch(holders[:1])
+        # Of those who have it the one that has answered first.
+        return self._fetch(self.electorate.members(next(bit for bit in self._shown if bit & holders)))
 
-    def _write_back(self, holders: Sequence[NodeId]) -> Sequence[Send]:
+    def _write_back(self, holders: Voters) -> Sequence[Send]:
         """Give the newest record to the others under the ballot it has; the holders have confirmed it already."""
         self.proposed = self._had
         self.needed = self._required
-        self.ballot = Ballot(self._ballot_had)
+        self.ballot = self._ballot_had
         op = Op(ACCEPT, self.key, self.ballot, self._had)
-        return self._ask(ACCEPT, op, confirmed=self.electorate.voters(holders))
+        return self._ask(ACCEPT, op, confirmed=holders)
 
     def _prepare(self) -> Sequence[Send]:
         sends = super()._prepare()

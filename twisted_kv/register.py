@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from .names import Key
 from .versions import NONE, Ballot
 
 READ, FETCH, PREPARE, ACCEPT, HINT = range(5)
@@ -26,8 +27,8 @@ class Op(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One question to one owner about one key."""
 
     verb: int
-    key: bytes
-    ballot: bytes = NONE
+    key: Key
+    ballot: Ballot = NONE
     record: bytes = b""
 
 
@@ -40,8 +41,8 @@ class Reply(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """
 
     taken: bool
-    accepted: bytes
-    promised: bytes
+    accepted: Ballot
+    promised: Ballot
     record: bytes = b""
     abstains: str = ""
 
@@ -53,8 +54,8 @@ operation of a batch is never answered so."""
 ABSTAIN = Reply(False, NONE, NONE, abstains="what it holds of this key cannot be read")
 
 
-class Cell(NamedTuple):
-    """What one owner keeps for one key."""
+class Cell(msgspec.Struct, frozen=True, gc=False):
+    """What one owner keeps for one key. There may be millions: the garbage collector need not know of them."""
 
     promised: Ballot
     accepted: Ballot
@@ -91,9 +92,8 @@ def decide(cell: Cell, op: Op) -> tuple[Reply, Cell]:
 
     The same cell object comes back where nothing changed. A repeated message is answered as the first was.
     """
-    verb = op.verb
+    verb, ballot = op.verb, op.ballot
     if verb == ACCEPT:
-        ballot = Ballot(op.ballot)
         kept = accepted(cell, ballot, op.record)
         if kept is not cell:
             return Reply(True, ballot, ballot), kept
@@ -102,7 +102,6 @@ def decide(cell: Cell, op: Op) -> tuple[Reply, Cell]:
         return Reply(True, cell.accepted, cell.promised), cell
     if verb == FETCH:
         return Reply(True, cell.accepted, cell.promised, cell.record), cell
-    ballot = Ballot(op.ballot)
     if ballot >= cell.promised and ballot > cell.accepted:
         kept = cell if ballot == cell.promised else Cell(ballot, cell.accepted, cell.record)
         return Reply(True, cell.accepted, ballot, cell.record), kept

@@ -23,9 +23,9 @@ from .metrics import NodeMetrics
 from .names import Key, Slot
 from .register import ABSTAIN, ACCEPT, AGAIN, BLANK, HINT, NO_FLOOR, SHOWING, Cell, Op, Reply, decide
 from .ring import slot_of
-from .storage.engine import Change, Engine
+from .storage.engine import Engine, Placed
 from .upkeep import Upkeep
-from .versions import NONE, Ballot, HybridClock, Record, Version, is_expired, is_value
+from .versions import NONE, HybridClock, Record, Version, is_expired, is_value
 from .wire import DISK_BUSY, DISK_FULL, FORMAT, Announcement, Batch, BatchReply, Info, Join
 
 NO_ROOM = Reply(False, NONE, NONE, abstains=f"{DISK_FULL}: {HARDLY_ANY_ROOM}")
@@ -139,15 +139,16 @@ class Replica(Upkeep):
         return reply.addCallback(again)
 
     def _answer(self, ops: Sequence[Op], copying: bool) -> BatchReply:
+        limits = self._limits
         for op in ops:
-            check_op(op, self._limits)
+            check_op(op, limits)
         cells: dict[bytes, Cell] = {}
-        changes: list[Change] = []
+        changes: list[Placed] = []
         hints: list[Op] = []
         replies: list[Reply] = []
         get, floor_of = self._engine.get, self._engine.floor
         full = self.full or self._buggify("replica: there is hardly any room")
-        room, shown, again = self._limits.reply_bytes_max, 0, False
+        room, shown, again = limits.reply_bytes_max, 0, False
         for op in ops:
             if op.verb == HINT:
                 hints.append(op)
@@ -156,7 +157,7 @@ class Replica(Upkeep):
             if again and op.verb in SHOWING:
                 replies.append(AGAIN)  # what is read in vain is read twice
                 continue
-            key = Key(op.key)
+            key = op.key
             slot = slot_of(key)
             floor = floor_of(slot)
             cell = cells.get(key)
@@ -182,7 +183,7 @@ class Replica(Upkeep):
                     replies.append(NO_ROOM)
                     continue
                 cells[key] = kept
-                changes.append(Change(slot, key, kept if floor is NO_FLOOR else stored(floor, kept)))
+                changes.append((slot, key, kept if floor is NO_FLOOR else stored(floor, kept)))
             replies.append(reply)
         if changes:
             self._engine.apply(changes)
@@ -202,9 +203,9 @@ class Replica(Upkeep):
             return ABSTAIN
         if op.ballot <= self._engine.highest:
             return Reply(False, NONE, self._engine.highest)
-        ballot = Ballot(op.ballot)
+        ballot = op.ballot
         try:
-            self._engine.replace_damaged(slot, Key(op.key), Cell(ballot, ballot, op.record))
+            self._engine.replace_damaged(slot, op.key, Cell(ballot, ballot, op.record))
         except Damaged:
             # More than this record is lost; the rest of the batch has nothing to do with it.
             self.spoiled = True
@@ -253,7 +254,7 @@ class Replica(Upkeep):
             self._hybrid.learn(max(cell.promised, cell.accepted))
             ballot = self._hybrid.tick()
             _, kept = decide(cell, Op(ACCEPT, key, ballot, Record(Version(ballot), value).encode()))
-            self._engine.apply([Change(slot, key, stored(floor, kept))])
+            self._engine.apply([(slot, key, stored(floor, kept))])
             self._commit.wrote([key])
 
         return self._when_safe(written, lambda _: [key])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from klein import Klein
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
 
@@ -175,7 +174,7 @@ class Rooms:
         found = self.coordinator.get(key, Level.STRONG)
         return found.addCallback(lambda done: is_value(done.record))
 
-    def app(self, limits: Limits, default: Level, app: App | None = None, elsewhere: Elsewhere = nowhere) -> Klein:
+    def app(self, limits: Limits, default: Level, app: App | None = None, elsewhere: Elsewhere = nowhere) -> App:
         """The proxy's whole door.
 
         :param app: a door without routes, where it is not to be a plain one.

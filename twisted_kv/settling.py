@@ -83,7 +83,7 @@ class Settling:
         found = await answers({node: self._control.ask(self._seats[node], self._state, ops) for node in voters})
         for replies in found.values():
             for reply in replies:
-                self._hybrid.learn(Ballot(max(reply.accepted, reply.promised)))
+                self._hybrid.learn(max(reply.accepted, reply.promised))
         return found
 
 

@@ -75,12 +75,9 @@ class Sharing:
         self._shared_max = shared_max
         self._buggify = buggify
         self._waiting: dict[Key, list[_Client]] = {}
-        self._count = 0
-        self._running: dict[Key, tuple[Conditional, list[_Client]]] = {}
-
-    def __len__(self) -> int:
+        self.waiting = 0
         """How many clients wait for their round to begin."""
-        return self._count
+        self._running: dict[Key, tuple[Conditional, list[_Client]]] = {}
 
     def expects(self, key: Key) -> bool:
         """Whether changes of a key wait, so that a read may as well wait with them."""
@@ -92,7 +89,7 @@ class Sharing:
         done = client.done
         assert done is not None
         self._waiting.setdefault(key, []).append(client)
-        self._count += 1
+        self.waiting += 1
         if key not in self._running:
             self._begin(key)
         return done
@@ -104,7 +101,7 @@ class Sharing:
         waiting = [client for client in everybody if client.deadline_s > now_s]
         shared_max = 1 if self._buggify("sharing: a round of one") else self._shared_max
         clients, later = waiting[:shared_max], waiting[shared_max:]
-        self._count -= len(everybody) - len(later)
+        self.waiting -= len(everybody) - len(later)
         if later:
             self._waiting[key] = later
         if not clients:
@@ -130,7 +127,7 @@ class Sharing:
         waiting = self._waiting.get(key, [])
         if client in waiting:
             waiting.remove(client)
-            self._count -= 1
+            self.waiting -= 1
             if not waiting:
                 del self._waiting[key]
         elif key in self._running:

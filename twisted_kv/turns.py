@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
@@ -60,13 +61,10 @@ class Turns:
         self._ended = ended
         self._waiting: dict[Key, list[_Writer]] = {}
         """Who waits, for each key whose turn somebody has."""
-        self._count = 0
+        self.waiting = 0
+        """How many writes wait for their turn, or are told with another one."""
         self.size = 0
         """Bytes of their values."""
-
-    def __len__(self) -> int:
-        """How many writes wait for their turn, or are told with another one."""
-        return self._count
 
     def write(self, key: Key, draft: Draft, timeout_s: float) -> Deferred[Done]:
         """Write when it is the key's turn. Errors as in ``Coordinator.put``."""
@@ -76,15 +74,18 @@ class Turns:
             return self._start(key, draft, timeout_s)
         writer = _Writer(self._clock, draft, timeout_s, lambda writer: self._passed(key, writer))
         waiting.append(writer)
-        self._count += 1
+        self.waiting += 1
         self.size += draft.size
         assert writer.done is not None
         return writer.done
 
     def over(self, key: Key) -> None:
         """Let the key's next writes begin: the one that was under way has ended."""
-        now_s = self._clock.seconds()
         everybody = self._waiting[key]
+        if not everybody:
+            del self._waiting[key]
+            return
+        now_s = self._clock.seconds()
         # Who is out of time by now is told so at the end of his grace; a write can do nothing for him any more.
         writers = [writer for writer in everybody if writer.deadline_s > now_s]
         self._forget([writer for writer in everybody if writer.deadline_s <= now_s])
@@ -120,7 +121,7 @@ class Turns:
         )
 
     def _forget(self, writers: list[_Writer]) -> None:
-        self._count -= len(writers)
+        self.waiting -= len(writers)
         self.size -= sum(writer.draft.size for writer in writers)
 
     def _tell(self, result: Done | Failure, replaced: list[_Writer], versions: list[Version], last: _Writer) -> None:
@@ -133,5 +134,5 @@ class Turns:
                 # Nobody will find this version. Under that of the last one he would take another's value for his own.
                 writer.end(Failure(error.about(version.hex())) if isinstance(error, Unreached) else result)
             else:
-                writer.end(result._replace(record=Record(version, *writer.draft).encode()))
+                writer.end(replace(result, record=Record(version, *writer.draft).encode()))
         last.end(result)

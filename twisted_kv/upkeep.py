@@ -94,9 +94,7 @@ class Upkeep(Holding):
     def _note_hints(self, ops: Sequence[Op]) -> None:
         """Keep what others have missed. It is no part of anybody's write, so whatever hinders it hinders nobody."""
         now_ms = self._now_ms()
-        hints = [
-            Hint(NodeId(op.record.decode("ascii", "replace")), Key(op.key), Ballot(op.ballot), now_ms) for op in ops
-        ]
+        hints = [Hint(NodeId(op.record.decode("ascii", "replace")), op.key, op.ballot, now_ms) for op in ops]
         try:
             self._hints.keep(hints)
         except (Damaged, DiskBusy, DiskFull):

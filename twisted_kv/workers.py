@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
-from klein import Klein
 from twisted.application.internet import UNIXServer
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
@@ -69,7 +68,7 @@ class Part(Protocol):
     async def troubles(self) -> list[str]:
         """Say what another process knows to be wrong, and this one may not."""
 
-    def open(self, app: Klein, metrics: Metrics) -> None:
+    def open(self, app: App, metrics: Metrics) -> None:
         """Begin to answer the others, once this process listens. ``app`` is its whole door."""
 
     async def stop(self) -> None:
@@ -91,7 +90,7 @@ class Alone:
     async def troubles(self) -> list[str]:
         return []
 
-    def open(self, app: Klein, metrics: Metrics) -> None:
+    def open(self, app: App, metrics: Metrics) -> None:
         """There is nobody to answer."""
 
     async def stop(self) -> None:
@@ -120,7 +119,7 @@ class First(Alone):
     def app(self, metrics: Metrics) -> App:
         return StandIn(lambda url: (lambda request: self._counted(request, metrics)) if url == "/metrics" else None)
 
-    def open(self, app: Klein, metrics: Metrics) -> None:
+    def open(self, app: App, metrics: Metrics) -> None:
         config = self._config
         self._inner = answering(self._reactor, self._socket(FIRST), app, config.limits)
         for number in self._others:
@@ -184,7 +183,7 @@ class Child:
         except KvError as error:
             return [f"the first worker, which looks after the cluster, gave no answer: {error.detail}"]
 
-    def open(self, app: Klein, metrics: Metrics) -> None:
+    def open(self, app: App, metrics: Metrics) -> None:
         inner = App()
 
         @inner.route("/metrics", methods=["GET"])
@@ -240,7 +239,7 @@ def limits_toml(limits: Limits) -> str:
     return "\n".join(["[limits]", *(f"{one.name} = {getattr(limits, one.name)!r}" for one in fields(limits)), ""])
 
 
-def answering(reactor: Any, path: Path, app: Klein, limits: Limits) -> IService:
+def answering(reactor: Any, path: Path, app: App, limits: Limits) -> IService:
     """Answer other workers on a socket that only this user may use.
 
     A process that was killed leaves its socket behind: whoever holds the port, and with it the number, replaces it.

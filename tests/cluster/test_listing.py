@@ -15,10 +15,10 @@ from twisted_kv.errors import Unreached
 from twisted_kv.listing import KeyPage
 from twisted_kv.names import Key
 from twisted_kv.quorum import Level
-from twisted_kv.register import BLANK, Cell
+from twisted_kv.register import Cell
 from twisted_kv.ring import slot_of
 from twisted_kv.storage.engine import Change
-from twisted_kv.versions import HybridClock, Record, Version
+from twisted_kv.versions import NONE, HybridClock, Record, Version
 
 MakeTown = Callable[..., Town]
 
@@ -104,7 +104,7 @@ def test_keys_that_were_deleted_have_expired_or_were_only_promised_are_not_liste
     town.wait(coordinator.put(Key(b"brief"), b"v", b"", Level.STRONG, town.wall_ms() + 100))
     promised, ballot = Key(b"promised"), HybridClock(town.wall_ms, 9).tick()
     for house in town.houses.values():
-        house.engine.apply([Change(slot_of(promised), promised, BLANK._replace(promised=ballot))])
+        house.engine.apply([Change(slot_of(promised), promised, Cell(ballot, NONE, b""))])
     assert page(town).keys == [b"brief", b"kept"]
     town.run(0.2)
     assert page(town).keys == [b"kept"]

@@ -90,7 +90,8 @@ def pages(engine: Engine, limit: int, bytes_max: int | None = None) -> Iterator[
 def recount(changes: Iterable[Change]) -> Totals:
     """Count anew, by reading records whole and not as engines do."""
     keys = bytes_ = 0
-    for _, key, (_, _, record) in changes:
+    for _, key, cell in changes:
+        record = cell.record
         keys += bool(record) and record[1] & 1 == 0
         bytes_ += len(key) + len(record)
     return Totals(keys, bytes_)
@@ -99,7 +100,8 @@ def recount(changes: Iterable[Change]) -> Totals:
 def relist(changes: Iterable[Change]) -> list[Listed]:
     """Make the key index anew."""
     found = []
-    for _, key, (_, _, data) in changes:
+    for _, key, cell in changes:
+        data = cell.record
         if data:
             record = decode_record(data)
             found.append(Listed(key, record.value is not None, record.expires_ms))

@@ -340,6 +340,7 @@ def test_a_damaged_cell_is_neither_shown_nor_replaced_and_the_others_go_on(
 ) -> None:
     engine.apply(change(1, key, value(1, b"text")) for key in (b"a", b"b", b"c"))
     engine._data[b"\x00\x01b"] = garble(encode_cell(Key(b"b"), value(1, b"text")))
+    engine._recent.clear()
     before = engine.totals()
 
     with pytest.raises(Damaged, match="b'b'"):
@@ -359,6 +360,21 @@ def test_a_damaged_cell_is_neither_shown_nor_replaced_and_the_others_go_on(
     assert engine.totals() == before
     engine.apply([change(1, b"c", value(2, b"new"))])
     assert (engine.get(Slot(1), Key(b"a")), engine.get(Slot(1), Key(b"c"))) == (value(1, b"text"), value(2, b"new"))
+
+
+@pytest.mark.parametrize("garble", GARBLED.values(), ids=GARBLED)
+def test_a_damaged_cell_that_is_remembered_is_given_and_can_be_replaced(
+    engine: RocksEngine, garble: Callable[[bytes], bytes]
+) -> None:
+    engine.apply(change(1, key, value(1, b"text")) for key in (b"a", b"b"))
+    engine._data[b"\x00\x01b"] = garble(encode_cell(Key(b"b"), value(1, b"text")))
+    assert engine.get(Slot(1), Key(b"b")) == value(1, b"text")
+    assert not engine.inspect(Slot(1)).right, "it is still for the scrub to find"
+
+    engine.apply([change(1, b"b", value(2, b"new"))])
+    engine.verify()
+    assert engine.inspect(Slot(1)) == Inspection(2, [], True)
+    assert engine.totals() == recount(everything(engine))
 
 
 @pytest.mark.parametrize("garble", GARBLED.values(), ids=GARBLED)

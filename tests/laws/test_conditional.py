@@ -48,8 +48,8 @@ def no(promised: Ballot, accepted: Ballot = NONE) -> Reply:
 
 
 def proposed(sends: Sequence[Send]) -> Record:
-    assert {(send.node, send.op.verb) for send in sends} == {(node, ACCEPT) for node in OWNERS}
-    return decode_record(sends[0].op.record)
+    assert {(node, op.verb) for node, op in sends} == {(node, ACCEPT) for node in OWNERS}
+    return decode_record(sends[0][1].record)
 
 
 def refused_after_one_took_it(change: Conditional) -> Sequence[Send]:
@@ -63,7 +63,7 @@ def refused_after_one_took_it(change: Conditional) -> Sequence[Send]:
 
 def test_change_is_prepared_decided_on_what_a_majority_holds_and_accepted() -> None:
     change = conditional(replaces(b"old", b"new"))
-    assert change.begin() == [Send(node, Op(PREPARE, KEY, ballot(0))) for node in OWNERS]
+    assert change.begin() == [(node, Op(PREPARE, KEY, ballot(0))) for node in OWNERS]
     assert change.deliver(B, 1, grant(change, OLD, FOUND)) == NOTHING
     record = proposed(change.deliver(A, 1, grant(change)))
     assert record == Record(Version(ballot(0)), b"new", before=(Version(OLD),))
@@ -116,7 +116,7 @@ def test_open_change_that_finds_itself_is_finished_and_not_decided_anew() -> Non
     change.begin()
     change.deliver(A, 1, grant(change, OLD, FOUND))
     first = proposed(change.deliver(B, 1, grant(change, OLD, FOUND)))
-    assert {send.op.verb for send in refused_after_one_took_it(change)} == {PREPARE}
+    assert {op.verb for _, op in refused_after_one_took_it(change)} == {PREPARE}
     change.deliver(C, 3, grant(change, OLD, FOUND))
     assert proposed(change.deliver(A, 3, grant(change, ballot(0), first))) == first
     for node in (A, B):
@@ -261,7 +261,7 @@ def test_prepare_refused_by_who_has_finished_pauses_from_the_second_time_on() ->
         change.deliver(A, round_, no(finished, finished))
         change.deliver(B, round_, no(finished, finished))
         assert change.paused is paused
-    assert change.resume()[0].op.ballot > ballot(12)
+    assert change.resume()[0][1].ballot > ballot(12)
 
 
 def test_prepare_refused_by_who_has_not_finished_gives_way_to_him_at_once() -> None:
@@ -270,7 +270,7 @@ def test_prepare_refused_by_who_has_not_finished_gives_way_to_him_at_once() -> N
     change.deliver(A, 1, no(ballot(11), ballot(10)))
     assert change.deliver(B, 1, no(ballot(11), ballot(10))) == NOTHING
     assert change.paused
-    assert change.resume()[0].op.ballot > ballot(11)
+    assert change.resume()[0][1].ballot > ballot(11)
 
 
 def test_deadline_of_a_change_that_was_not_proposed_leaves_no_doubt() -> None:

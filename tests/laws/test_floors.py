@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from twisted_kv.floors import buried, over, stored, tombstone
 from twisted_kv.names import Key
@@ -173,7 +174,7 @@ class Lavish:
     def promise(self, number: int) -> None:
         self.promised = max(self.promised, ballot(number))
         for key, cell in self.cells.items():
-            self.cells[key] = cell._replace(promised=max(cell.promised, self.promised))
+            self.cells[key] = replace(cell, promised=max(cell.promised, self.promised))
 
     def bury(self, number: int) -> None:
         at = ballot(number)

@@ -26,7 +26,7 @@ from twisted_kv.conversation import NOTHING, Conversation, Outcome, Send
 from twisted_kv.errors import DeadlinePassed, Unreached
 from twisted_kv.names import Key, NodeId
 from twisted_kv.proposing import Proposer
-from twisted_kv.quorum import Electorate, Group, Level, blocking, met, required
+from twisted_kv.quorum import Electorate, Group, Level, Voters, blocking, met, required
 from twisted_kv.reading import Read
 from twisted_kv.register import ACCEPT, BLANK, FETCH, PREPARE, READ, Cell, Op, Reply, decide
 from twisted_kv.simulation.linearizability import Event, Fate, Kind, violation
@@ -155,11 +155,11 @@ def write_of(value: bytes | None = b"v", level: Level = Level.STRONG, owners: Se
 
 
 def accepts(ballot: Ballot, record: bytes, owners: Sequence[NodeId] = (A, B, C)) -> list[Send]:
-    return [Send(node, Op(ACCEPT, KEY, ballot, record)) for node in owners]
+    return [(node, Op(ACCEPT, KEY, ballot, record)) for node in owners]
 
 
 def prepares(ballot: Ballot, owners: Sequence[NodeId] = (A, B, C)) -> list[Send]:
-    return [Send(node, Op(PREPARE, KEY, ballot)) for node in owners]
+    return [(node, Op(PREPARE, KEY, ballot)) for node in owners]
 
 
 def put_record(ballot: Ballot, value: bytes | None = b"v") -> bytes:
@@ -256,7 +256,7 @@ def test_refusal_of_a_question_that_may_have_come_twice_leaves_the_put_open() ->
     write.begin()
     write.deliver(A, 1, no(NEW), True)
     sends = write.deliver(B, 1, no(NEW))
-    assert {send.op.verb for send in sends} == {PREPARE}
+    assert {op.verb for _, op in sends} == {PREPARE}
 
 
 def test_put_is_certainly_not_applied_when_two_of_three_were_never_reached() -> None:
@@ -371,7 +371,7 @@ def holds(ballot: Ballot, record: bytes = b"") -> Reply:
 
 def test_read_asks_a_bare_majority_and_one_of_them_for_the_record() -> None:
     read = read_of()
-    assert read.begin() == [Send(A, TAKE), Send(B, LOOK)]
+    assert read.begin() == [(A, TAKE), (B, LOOK)]
     assert read.deliver(B, 1, holds(OLD)) == NOTHING
     assert read.deliver(A, 1, holds(OLD, OTHERS)) == NOTHING
     assert read.outcome == Outcome(OTHERS, 2)
@@ -399,7 +399,7 @@ def test_read_fetches_a_newer_record_and_asks_the_spared_owner_beside() -> None:
     read = read_of()
     read.begin()
     read.deliver(A, 1, holds(OLD, OTHERS))
-    assert read.deliver(B, 1, holds(NEW)) == [Send(B, TAKE), Send(C, TAKE)]
+    assert read.deliver(B, 1, holds(NEW)) == [(B, TAKE), (C, TAKE)]
     read.deliver(C, 1, holds(NEW, NEWER))
     assert read.outcome == Outcome(NEWER, 3)
 
@@ -434,7 +434,7 @@ def test_write_back_that_promises_forbid_becomes_a_proposal_under_a_new_ballot()
 def test_nudge_asks_the_spared_owner_once() -> None:
     read = read_of()
     read.begin()
-    assert read.nudge() == [Send(C, TAKE)]
+    assert read.nudge() == [(C, TAKE)]
     assert not read.nudge()
 
 
@@ -447,7 +447,7 @@ def test_nudge_tells_a_write_nothing() -> None:
 def test_read_asks_the_spared_owner_in_place_of_a_silent_one() -> None:
     read = read_of()
     read.begin()
-    assert read.fail(A, 1, "gone", arrived=False) == [Send(C, TAKE)]
+    assert read.fail(A, 1, "gone", arrived=False) == [(C, TAKE)]
     read.deliver(B, 1, holds(OLD))
     read.deliver(C, 1, holds(OLD, OTHERS))
     assert read.outcome == Outcome(OTHERS, 2)
@@ -464,7 +464,7 @@ def test_read_without_a_majority_fails() -> None:
 
 def test_read_at_level_all_asks_everybody() -> None:
     read = read_of(Level.ALL)
-    assert read.begin() == [Send(A, TAKE), Send(B, LOOK), Send(C, LOOK)]
+    assert read.begin() == [(A, TAKE), (B, LOOK), (C, LOOK)]
     read.deliver(A, 1, holds(OLD, OTHERS))
     read.deliver(B, 1, holds(OLD))
     assert read.outcome is None
@@ -524,7 +524,7 @@ def test_read_restarted_in_another_epoch_forgets_what_it_was_shown() -> None:
     read = read_of()
     read.begin()
     read.deliver(A, 1, holds(OLD, OTHERS))
-    assert read.restart(Electorate((B, C, A))) == [Send(B, TAKE), Send(C, LOOK)]
+    assert read.restart(Electorate((B, C, A))) == [(B, TAKE), (C, LOOK)]
     assert read.deliver(B, 1, holds(OLD)) == NOTHING
     read.deliver(C, 2, holds(NEW))
     assert read.outcome is None
@@ -1313,20 +1313,19 @@ class ReadByVersion(Read):
     __slots__ = ("records",)
 
     def begin(self) -> Sequence[Send]:
-        self.records: dict[NodeId, bytes] = {}
+        self.records: dict[Voters, bytes] = {}
         nodes = [node for node, _ in super().begin()]
-        self._fetching = set(nodes)
-        return [Send(node, Op(FETCH, self.key)) for node in nodes]
+        self._fetching = self.electorate.voters(nodes)
+        return [(node, Op(FETCH, self.key)) for node in nodes]
 
-    def _taken(self, node: NodeId, reply: Reply) -> Sequence[Send]:
+    def _taken(self, bit: Voters, reply: Reply) -> Sequence[Send]:
         if self.phase == READ:
-            self.records[node] = reply.record
-            alike = [node for node, record in self.records.items() if record[2:18] == reply.record[2:18]]
-            electorate = self.electorate
-            if met(self._required, electorate.voters(self.records)) and met(self.quorum, electorate.voters(alike)):
+            self.records[bit] = reply.record
+            alike = sum(voter for voter, record in self.records.items() if record[2:18] == reply.record[2:18])
+            if met(self._required, sum(self.records)) and met(self.quorum, alike):
                 self.outcome = Outcome(reply.record, len(self.records))
                 return NOTHING
-        return super()._taken(node, reply)
+        return super()._taken(bit, reply)
 
 
 def read_by_version(patch: pytest.MonkeyPatch) -> None:
@@ -1337,8 +1336,8 @@ def read_by_version(patch: pytest.MonkeyPatch) -> None:
 def answer_before_write_back(patch: pytest.MonkeyPatch) -> None:
     """A read answers the newest record that it saw and writes it back to nobody."""
 
-    def wrong(self: Read, holders: Sequence[NodeId]) -> Sequence[Send]:
-        self.outcome = Outcome(self._had, len(holders))
+    def wrong(self: Read, holders: Voters) -> Sequence[Send]:
+        self.outcome = Outcome(self._had, holders.bit_count())
         return NOTHING
 
     patch.setattr(Read, "_write_back", wrong)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, ensureDeferred, fail
 from twisted.python.failure import Failure
 
@@ -133,7 +134,7 @@ class Nodes:
 
     def promise(self, node: str, key: bytes, ms: int) -> None:
         """Let a node have promised a ballot, and hold what it held."""
-        cell = self.cell(node, key)._replace(promised=ballot_at(ms))
+        cell = replace(self.cell(node, key), promised=ballot_at(ms))
         self.engines[node].apply([Change(slot_of(key), Key(key), cell)])
 
     def cell(self, node: str, key: bytes) -> Cell:

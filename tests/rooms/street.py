@@ -5,12 +5,15 @@ from __future__ import annotations
 from random import Random
 from typing import Any, NamedTuple
 
+import pytest
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from tests.strict_clock import StrictClock
 from twisted_kv.coordinator import Coordinator
+from twisted_kv.deadlines import BUCKETS_PER_S
 from twisted_kv.errors import (
     PeerSilent,
     PeerUnreachable,
@@ -32,6 +35,11 @@ from twisted_kv.wire import CLOSED_EPOCH, FORMAT, OLD_EPOCH, BatchReply, batch_d
 K = Key(b"k")
 HOP_S = 0.001
 ANSWERS, SILENT, REFUSED, OUTDATED = "answers", "silent", "refused", "outdated"
+
+
+def on_time(at_s: Any) -> Any:
+    """Give what equals a time, and times up to as much later as deadlines may be told."""
+    return pytest.approx(at_s, abs=1.001 / BUCKETS_PER_S)
 
 
 class Asked(NamedTuple):
@@ -81,7 +89,7 @@ class Street:
             return NOTED
         cell = self.cells.get((node, op.key), BLANK)
         if self.rival and op.verb >= PREPARE:
-            cell = cell._replace(promised=Ballot((int.from_bytes(op.ballot, "big") + 1).to_bytes(16, "big")))
+            cell = replace(cell, promised=Ballot((int.from_bytes(op.ballot, "big") + 1).to_bytes(16, "big")))
         reply, self.cells[node, op.key] = decide(cell, op)
         return reply
 
@@ -107,7 +115,7 @@ class Scene:
 
     def __init__(self, seed: int = 1, **limits: float) -> None:
         self.clock = StrictClock()
-        self.limits = Limits(**({"batches_in_flight_max": 2} | limits))  # type: ignore[arg-type]
+        self.limits = Limits(**({"synced_batches_in_flight_max": 2} | limits))  # type: ignore[arg-type]
         self.street = Street(self.clock)
         self.metrics = ProxyMetrics()
         self.complaints: list[str] = []

@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from tests.rooms.street import HOP_S, OUTDATED, REFUSED, SILENT, K, Scene
+from tests.rooms.street import HOP_S, OUTDATED, REFUSED, SILENT, K, Scene, on_time
 from twisted_kv.coordinator import READS_OF_A_TURN
 from twisted_kv.errors import (
     ChangeUnderWay,
@@ -72,7 +72,7 @@ def test_a_deadline_that_passes_names_the_silent_nodes(scene_of: Callable[..., S
     assert (write.at_s, read.at_s, scene.coordinator.under_way) == (None, None, 2)
     scene.run(0.02)
     for outcome in (write, read):
-        assert outcome.at_s == pytest.approx(5.0)
+        assert outcome.at_s == on_time(5.0)
         assert isinstance(outcome.error, DeadlinePassed)
         assert dict(outcome.error.replicas) == dict.fromkeys(silent, "no answer before the deadline")
         assert (outcome.error.required, outcome.error.acks) == (2, 1)
@@ -86,7 +86,7 @@ def test_silence_is_found_out_before_the_deadline(scene: Scene) -> None:
     scene.street.manner = dict.fromkeys(scene.owners[1:], SILENT)
     write = scene.put()
     scene.run(10)
-    assert write.at_s == pytest.approx(scene.limits.batch_timeout_s)
+    assert write.at_s == on_time(scene.limits.batch_timeout_s)
     assert dict(write.error.replicas) == dict.fromkeys(scene.owners[1:], "no answer")
 
 
@@ -235,7 +235,7 @@ def test_a_slow_read_asks_the_owner_it_had_spared(scene: Scene) -> None:
     scene.run(0.002)
     (asked,) = scene.street.take()
     assert (asked.node, asked.op.verb) == (spared, FETCH)
-    assert asked.at_s == pytest.approx(scene.limits.slow_read_s)
+    assert asked.at_s == on_time(scene.limits.slow_read_s)
     scene.run(5)
     assert read.value == b"v"
 
@@ -275,9 +275,9 @@ def test_a_read_asks_another_owner_after_the_time_in_which_nearly_all_answers_co
     began, read = scene.clock.seconds(), scene.get()
     scene.run(1)
     assert read.value == b"v"
-    assert read.at_s == pytest.approx(began + usual_s * SLACK + usual_s)
+    assert read.at_s == on_time(began + usual_s * SLACK + usual_s)
     assert hedged(scene) == 1
-    assert [asked.at_s for asked in scene.street.take()] == pytest.approx([began, began, began + usual_s * SLACK])
+    assert [asked.at_s for asked in scene.street.take()] == on_time([began, began, began + usual_s * SLACK])
 
 
 def test_no_read_asks_twice_sooner_than_hedge_s_min(scene: Scene) -> None:
@@ -285,7 +285,7 @@ def test_no_read_asks_twice_sooner_than_hedge_s_min(scene: Scene) -> None:
     late(scene, 3.0)
     began, read = scene.clock.seconds(), scene.get()
     scene.run(1)
-    assert read.at_s == pytest.approx(began + scene.limits.hedge_s_min + 0.0001)
+    assert read.at_s == on_time(began + scene.limits.hedge_s_min + 0.0001)
 
 
 def test_hedges_stop_when_none_is_left_until_reads_have_earned_more(scene: Scene) -> None:
@@ -328,7 +328,7 @@ def test_a_slow_owner_is_asked_last_and_reads_are_as_fast_as_the_others(scene: S
     for _ in range(3 * READS_OF_A_TURN):
         began, read = scene.clock.seconds(), scene.get()
         scene.run(0.02)
-        assert read.at_s == pytest.approx(began + 0.002)
+        assert read.at_s == on_time(began + 0.002)
     assert scene.owners == scene.coordinator.order(K, "write").nodes, "the owners of a write keep their order"
     scene.street.hop_s[slow] = 0.002
     scene.run(scene.limits.pace_s_max)
@@ -343,9 +343,9 @@ def test_a_level_one_read_goes_on_sooner_where_the_owner_used_to_be_fast(scene: 
     began, read = scene.clock.seconds(), scene.get(level=Level.ONE)
     scene.run(3)
     assert [(asked.node, asked.at_s) for asked in scene.street.take()] == [
-        (first, pytest.approx(began)),
-        (second, pytest.approx(began + 0.04 * SLACK)),
-        (third, pytest.approx(began + 0.08 * SLACK)),
+        (first, on_time(began)),
+        (second, on_time(began + 0.04 * SLACK)),
+        (third, on_time(began + 0.08 * SLACK)),
     ]
     assert read.value == b"v"
 
@@ -411,7 +411,7 @@ def test_an_operation_that_waited_in_vain_says_that_data_is_moving_and_changed_n
     outcomes = [scene.put(), scene.get(), scene.get(level=Level.ONE)]
     scene.run(5.1)
     for outcome in outcomes:
-        assert outcome.at_s == pytest.approx(5.0)
+        assert outcome.at_s == on_time(5.0)
         assert isinstance(outcome.error, ChangeUnderWay)
     assert scene.counted("write", "change-under-way") == scene.counted("read", "change-under-way") == 1
     scene.adopt(3)
@@ -528,7 +528,7 @@ def test_a_contended_write_rests_for_a_seeded_while_and_then_goes_on(scene_of: C
     scene.run(2e-6)
     asked = scene.street.take()
     assert len(asked) == 3
-    assert asked[0].at_s == pytest.approx(paused_s + pause_s)
+    assert asked[0].at_s == on_time(paused_s + pause_s)
     scene.run(1)
     assert scene.street.holders(b"mine") == {"a", "b", "c"}
 
@@ -538,7 +538,7 @@ def test_a_contest_that_does_not_end_ends_at_the_deadline_with_ever_longer_pause
     write = scene.put(b"mine")
     scene.run(6)
     assert isinstance(write.error, DeadlinePassed)
-    assert write.at_s == pytest.approx(5.0)
+    assert write.at_s == on_time(5.0)
     attempts = [asked.at_s for asked in scene.street.take() if asked.node == "a"]
     assert 8 < len(attempts) < 60
 
@@ -589,11 +589,11 @@ def test_a_level_one_read_waits_no_longer_than_chain_step_s_for_each_silent_owne
     step_s = scene.limits.chain_step_s
     assert [(asked.node, asked.at_s) for asked in scene.street.take()] == [
         (first, 0.0),
-        (second, pytest.approx(step_s)),
-        (third, pytest.approx(2 * step_s)),
+        (second, on_time(step_s)),
+        (third, on_time(2 * step_s)),
     ]
     assert read.value == b"v"
-    assert read.at_s == pytest.approx(2 * step_s + HOP_S)
+    assert read.at_s == on_time(2 * step_s + HOP_S)
 
 
 def test_a_level_one_read_that_one_owner_called_absent_is_absent_whoever_fails(scene: Scene) -> None:
@@ -619,7 +619,7 @@ def test_late_answers_disturb_no_finished_operation(scene: Scene) -> None:
     scene.street.hop_s = slow
     write = scene.put(b"v", level=Level.ONE)
     scene.run(1)
-    assert write.at_s == pytest.approx(HOP_S)
+    assert write.at_s == on_time(HOP_S)
     read = scene.get(level=Level.ONE)
     scene.run(5)
     assert (write.result.acks, read.value) == (1, b"v")

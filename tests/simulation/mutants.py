@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 
@@ -91,11 +92,11 @@ def same_writer_again(patch: Patch) -> None:
 def repair_under_a_new_ballot(patch: Patch) -> None:
     """(P9) A read writes back what it found under a ballot of its own, without asking for promises."""
 
-    def wrong(self: Read, holders: Sequence[NodeId]) -> Sequence[Send]:
+    def wrong(self: Read, holders: Voters) -> Sequence[Send]:
         self.proposed = self._had
         self.needed = self._required
-        ballot = self.clock.tick()
-        return self._ask(ACCEPT, Op(ACCEPT, self.key, ballot, self._had))
+        self.ballot = self.clock.tick()
+        return self._ask(ACCEPT, Op(ACCEPT, self.key, self.ballot, self._had))
 
     patch.setattr(Read, "_write_back", wrong)
 
@@ -166,7 +167,7 @@ def promise_forgotten_on_restart(patch: Patch) -> None:
     def wrong(self: Disk, random: object, power: bool) -> Disk:
         disk = after_crash(self, random, power)  # type: ignore[arg-type]
         for place, cell in disk._cells.items():
-            disk._cells[place] = cell._replace(promised=cell.accepted)
+            disk._cells[place] = replace(cell, promised=cell.accepted)
         return disk
 
     patch.setattr(Disk, "after_crash", wrong)
@@ -198,11 +199,11 @@ def silence_counts(patch: Patch) -> None:
     """(P2) A hint counts as an acknowledgement: who is silent gets one, and counts as having taken a write."""
     silent = Proposer._silent
 
-    def wrong(self: Proposer, node: NodeId, arrived: bool) -> Sequence[Send]:
+    def wrong(self: Proposer, bit: Voters, arrived: bool) -> Sequence[Send]:
         if self.phase != ACCEPT:
-            return silent(self, node, arrived)
-        self.confirmed |= self.electorate.bits[node]
-        return self._taken(node, Reply(True, self.ballot, self.ballot))
+            return silent(self, bit, arrived)
+        self.confirmed |= bit
+        return self._taken(bit, Reply(True, self.ballot, self.ballot))
 
     patch.setattr(Proposer, "_silent", wrong)
 
@@ -262,7 +263,7 @@ def checksums_are_not_compared(patch: Patch) -> None:
     def spoiled(disk: Disk, key: Key, cell: Cell | None) -> Cell | None:
         if cell is None or key not in disk.bad or not is_value(cell.record):
             return cell
-        return cell._replace(record=cell.record[:-1] + bytes([cell.record[-1] ^ 1]))
+        return replace(cell, record=cell.record[:-1] + bytes([cell.record[-1] ^ 1]))
 
     def get(self: Disk, slot: Slot, key: Key) -> Cell | None:
         return spoiled(self, key, MemoryEngine.get(self, slot, key))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, ensureDeferred
 
 from twisted_kv.limits import Limits
@@ -83,14 +84,14 @@ def test_promise_below_what_was_accepted_is_found(scene: Scene) -> None:
     engine = scene.cluster.nodes[1].engine
     cell = engine._cells[slot_of(K), K]
     assert record_version(cell.record) == cell.accepted
-    engine._cells[slot_of(K), K] = cell._replace(promised=NONE)
+    engine._cells[slot_of(K), K] = replace(cell, promised=NONE)
     assert scene.check() == "acceptor"
 
 
 def test_record_that_grows_without_bound_is_found(scene: Scene) -> None:
     engine = scene.cluster.nodes[1].engine
     cell = engine._cells[slot_of(K), K]
-    engine._cells[slot_of(K), K] = cell._replace(record=cell.record + bytes(1_000))
+    engine._cells[slot_of(K), K] = replace(cell, record=cell.record + bytes(1_000))
     assert scene.check() == "limits"
 
 
@@ -107,7 +108,7 @@ def test_books_of_a_proxy_that_do_not_add_up_are_found(scene: Scene) -> None:
 
 def test_lane_that_outgrew_its_limit_is_found(scene: Scene) -> None:
     queue = next(iter(scene.proxy.rooms.queues.by_node.values()))
-    queue._writes._under_way = [0.0] * (Limits().batches_in_flight_max + 1)
+    queue._writes._under_way = [0.0] * (Limits().synced_batches_in_flight_max + 1)
     assert scene.check() == "limits"
 
 

@@ -389,10 +389,10 @@ def test_kvcluster_hands_its_options_to_its_daemons(folder: Path) -> None:
 # How what they count is put together.
 
 
-def rendered(**puts: float) -> bytes:
+def rendered(**puts: int) -> bytes:
     metrics = ProxyMetrics()
     for outcome, count in puts.items():
-        metrics.operations.labels("put", "strong", outcome).inc(count)
+        metrics.operations.counts["put", "strong", outcome] += count
     metrics.batch_ops.labels('n-"1"\n', "a\\b").observe(3)
     return metrics.render()
 

@@ -15,26 +15,35 @@ import httptools
 from ..errors import HeadTooLarge, MalformedRequest
 
 END = b"\r\n\r\n"
+NEWLINE = END[-1]
+
+REMEMBERED_MAX = 1024
+REMEMBERED_BYTES_MAX = 1024
+"""Together a few megabytes for each port."""
 
 _method = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 _host = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*)(?::[0-9]{0,5})?").fullmatch
 _KNOWN = (b"GET", b"PUT", b"POST", b"DELETE", b"HEAD")
+_KEPT = [b"keep-alive"]
+_MORE = (b"expect", b"upgrade", b"transfer-encoding", b"content-length")
+_length = re.compile(rb"[Cc]ontent-[Ll]ength: ?([0-9]{1,15})\r\n").match
 _spells = {b"HTTP/1.1": True, b"HTTP/1.0": False}
 
 
-class Head:
-    """One request's first line and fields, as they were sent; names of fields in lower case.
+class Fields:
+    """One request's fields, as they were sent; their names in lower case.
 
-    ``length`` is what Content-Length says, 0 where it is not there. ``modern`` says that it is HTTP/1.1, ``chunked``
-    that the body's length is not known beforehand.
+    ``length`` is what Content-Length says, 0 where it is not there; ``chunked`` says that the body's length is not
+    known beforehand; ``plain`` that nothing is among them about the body or the connection but that this may be kept.
     """
 
-    __slots__ = ("chunked", "fields", "length", "method", "modern", "target")
+    __slots__ = ("chunked", "fields", "length", "plain")
 
     def __init__(self) -> None:
         self.fields: dict[bytes, list[bytes]] = {}
         self.length = 0
         self.chunked = False
+        self.plain = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """llhttp has found a field."""
@@ -51,6 +60,12 @@ class Head:
 
     def getRawHeaders(self, name: bytes) -> list[bytes] | None:
         return self.fields.get(name)
+
+
+class Head(Fields):
+    """A request's first line, and its fields. ``modern`` says that it is HTTP/1.1."""
+
+    __slots__ = ("method", "modern", "target")
 
 
 def read_head(data: bytes, fields_max: int) -> Head:
@@ -96,12 +111,53 @@ def _judge(head: Head, fields_max: int) -> None:
     lengths = fields.get(b"content-length")
     if lengths is not None:
         head.length = int(lengths[0])
+    connection = fields.get(b"connection", _KEPT)
+    head.plain = [value.lower() for value in connection] == _KEPT and not any(name in fields for name in _MORE)
     if sum(map(len, fields.values())) > fields_max:
         raise HeadTooLarge(f"the request has more than {fields_max} fields", "send fewer")
 
 
 def _malformed(why: str) -> MalformedRequest:
     return MalformedRequest(f"this is no HTTP request that can be read in one way only: {why}", "see RFC 9112")
+
+
+class Remembered:
+    """Fields that were read before: a client sends the same with one request after the other, but for a body's length.
+
+    What is remembered is bounded, in number and in size: when there is no more room all of it is forgotten, and those
+    who are here are soon remembered again.
+    """
+
+    __slots__ = ("_fields_max", "_known")
+
+    def __init__(self, fields_max: int) -> None:
+        self._fields_max = fields_max - 1  # one is the length; who has no length and one too few is for others to judge
+        self._known: dict[bytes, Fields] = {}
+
+    def read(self, block: bytes) -> tuple[Fields, int] | None:
+        """Read what follows the first line of an HTTP/1.1 request, up to and with the empty line.
+
+        Gives the fields, which nobody may change, and the body's length; None if they are not plain. Errors as in
+        ``read_head``.
+        """
+        length = 0
+        at = block.find(b"ontent-Length:") - 1
+        if at < 0:
+            at = block.find(b"ontent-length:") - 1
+        if at == 0 or (at > 0 and block[at - 1] == NEWLINE):
+            said = _length(block, at)
+            if said is not None:
+                length = int(said[1])
+                block = block[:at] + block[said.end() :]
+        fields = self._known.get(block)
+        if fields is None:
+            fields = read_head(b"GET / HTTP/1.1\r\n" + block, self._fields_max)
+            if len(block) <= REMEMBERED_BYTES_MAX:
+                if len(self._known) >= REMEMBERED_MAX:
+                    self._known.clear()
+                self._known[block] = fields
+        # A length that is among them still is another one, or the same one again, or oddly said: not plain.
+        return (fields, length) if fields.plain else None
 
 
 def entries_of(values: Iterable[bytes]) -> list[bytes]:

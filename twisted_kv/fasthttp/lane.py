@@ -21,17 +21,17 @@ from zope.interface import implementer
 
 from ..errors import BadInput, KvError, Overloaded, RequestTooSlow
 from ..limits import Limits
-from .heads import END, Head, read_head
+from .heads import END, Fields, Head, Remembered, read_head
 from .intake import Intake
 from .outlet import Outlet
 from .overdue import Overdue
 from .request import LaneRequest, Stamp
 
-_data_call = re.compile(rb"[A-Z]+ (?:/PUT|/GET|/node/v1/batch|/v1/kv/[^ ?\r\n]*)(?:\?[^ \r\n]*)? HTTP/1\.1\r\n").match
+_data_call = re.compile(
+    rb"([A-Z]+) (/PUT|/GET|/node/v1/batch|/v1/kv/[!-\"$->@-~]*)(?:\?([!-\"$-~]*))? HTTP/1\.1\r\n"
+).match
+"""The first line of what is for the lane. What should have been percent-encoded (RFC 3986, appendix A) is not."""
 _link_call = re.compile(rb"GET /node/v1/link HTTP/1\.1\r\n").match
-
-_UNUSUAL = (b"expect", b"upgrade", b"transfer-encoding")
-_KEEPS = [b"keep-alive"]
 
 
 class Guest(Protocol):
@@ -58,6 +58,7 @@ class Door(Protocol):
     limits: Limits
     bytes_max: int
     intake: Intake
+    remembered: Remembered
     stamp: Stamp
     overdue: Overdue
 
@@ -81,7 +82,10 @@ class Lane(Connection):
         """How much of it holds no end of a head."""
         self._may_be_ours = False
         """Whether its first line was looked at, and is one for the lane."""
-        self._head: Head | None = None
+        self._call: tuple[bytes, bytes, bytes] = (b"", b"", b"")
+        """Method, path and query of what is being read."""
+        self._fields: Fields | None = None
+        """Its fields, where its head was read."""
         self._parts: list[bytes] = []
         self._lacking = 0
         self._taken = 0
@@ -118,7 +122,7 @@ class Lane(Connection):
             self._guest.dataReceived(data)
         elif self._closed_s is not None:
             pass
-        elif self._head is not None:
+        elif self._fields is not None:
             self._fill(data)
             self._advance()
         else:
@@ -136,7 +140,7 @@ class Lane(Connection):
             return
         self._advancing = True
         try:
-            while self._buffer and self._request is None and self._head is None and self._stalled_s is None:
+            while self._buffer and self._request is None and self._fields is None and self._stalled_s is None:
                 if not self._begin(self._buffer):
                     break
         finally:
@@ -151,14 +155,14 @@ class Lane(Connection):
                 self._hand_over(self._door.web_guest())
             return False
         self._searched, self._may_be_ours = 0, False
-        head = self._plain_head(data, end)
-        if head is None:
+        after = end + len(END)
+        fields = self._read_head(data, after)
+        if fields is None:
             self._hand_over(self._guest_for(data, end))
             return False
-        self._head = head
-        self._lacking = head.length
+        self._fields = fields
         self._buffer = b""
-        self._fill(data[end + len(END) :])
+        self._fill(data[after:])
         return self._guest is None
 
     def _is_worth_waiting_for(self, data: bytes) -> bool:
@@ -168,22 +172,27 @@ class Lane(Connection):
             return self._may_be_ours
         return True
 
-    def _plain_head(self, data: bytes, end: int) -> Head | None:
-        """Read a head, if it is one for the lane."""
-        limits = self._door.limits
-        if end + len(END) > limits.head_bytes_max or not _data_call(data):
+    def _read_head(self, data: bytes, after: int) -> Fields | None:
+        """Read a head, if it is one for the lane; what it says of its body is lacking then.
+
+        :param after: where it ends.
+        """
+        door = self._door
+        call = _data_call(data)
+        if call is None or after > door.limits.head_bytes_max:
             return None
         try:
-            head = read_head(data[: end + len(END)], limits.head_fields_max)
+            found = door.remembered.read(data[call.end() : after])
         except BadInput:
             return None
-        fields = head.fields
-        if head.length > self._door.bytes_max or any(name in fields for name in _UNUSUAL):
+        if found is None:
             return None
-        connection = fields.get(b"connection")
-        if connection is not None and [value.lower() for value in connection] != _KEEPS:
+        fields, self._lacking = found
+        if self._lacking > door.bytes_max:
             return None
-        return head
+        method, path, query = call.groups(b"")
+        self._call = method, path, query
+        return fields
 
     def _guest_for(self, data: bytes, end: int) -> Guest:
         """Find out who takes the connection over: twisted.web, unless it asks for the link and may have it."""
@@ -200,26 +209,29 @@ class Lane(Connection):
 
     def _fill(self, data: bytes) -> None:
         """Take a part of a body, and answer when it is whole."""
-        lacking = self._lacking
-        if len(data) > lacking:
+        lacking, door = self._lacking, self._door
+        size = len(data)
+        if size > lacking:
             self._buffer = data[lacking:]
             data = data[:lacking]
+            size = lacking
         try:
-            self._door.intake.take(len(data))
+            door.intake.take(size)
         except Overloaded as error:
             self._refuse(error)
             return
-        self._taken += len(data)
-        self._parts.append(data)
-        self._lacking = lacking - len(data)
+        self._taken += size
+        self._lacking = lacking - size
         if self._lacking:
+            self._parts.append(data)
             return
-        assert self._head is not None
-        body = b"".join(self._parts) if len(self._parts) > 1 else data
-        self._request = LaneRequest(self, self._door.stamp, self._head, body)
-        self._head = None
-        self._parts = []
-        self._door.render(self._request)
+        if self._parts:
+            data = b"".join((*self._parts, data))
+            self._parts = []
+        fields, self._fields = self._fields, None
+        assert fields is not None
+        self._request = LaneRequest(self, door.stamp, *self._call, fields, data)
+        door.render(self._request)
 
     def answered(self, data: bytes) -> None:
         """Send an answer, and go on to the next request."""
@@ -228,8 +240,10 @@ class Lane(Connection):
         self._written = len(data)
         self._outlet.write(data)
         self._since_s = self._door.clock.seconds()
-        self._release()
-        self._advance()
+        if self._held:
+            self._release()
+        if self._buffer:
+            self._advance()
 
     def _give_back(self) -> None:
         self._door.intake.give_back(self._taken)
@@ -287,7 +301,7 @@ class Lane(Connection):
                 self.transport.abortConnection()
         elif self._request is not None:
             pass  # an operation has a deadline of its own
-        elif self._head is not None:
+        elif self._fields is not None:
             if now_s - self._since_s > limits.body_s(self._taken):
                 self._refuse(RequestTooSlow("the body did not come in time", "send it faster, or less of it"))
         elif self._buffer:
@@ -298,7 +312,7 @@ class Lane(Connection):
 
     def _refuse(self, error: KvError) -> None:
         self._buffer = b""
-        self._head = None
+        self._fields = None
         self._parts = []
         self._give_back()
         guest = self._door.web_guest()

@@ -14,7 +14,7 @@ from twisted.internet.tcp import Connection
 class Outlet:
     """Writes to one transport. What does not leave at once is the transport's, which then sends all that follows.
 
-    Only TCP's own transports can send at once (``twisted.internet.tcp.Connection.writeSomeData``). With others
+    Only with TCP's own transports (``twisted.internet.tcp.Connection``) is the socket theirs alone. With others
     everything goes the usual way: what stands for a transport and passes on what it does not know, as TLS does, would
     send in the clear.
     """
@@ -28,16 +28,17 @@ class Outlet:
     def write(self, data: bytes) -> None:
         """Write, as ``ITransport.write`` does."""
         if self._send_now is not None:
-            sent = self._send_now(data)
+            try:
+                sent = self._send_now(data)
+            except OSError:
+                sent = 0  # there is no room, or the connection is lost: the transport finds out in its own way
             if sent == len(data):
                 return
             self._send_now = None
-            if isinstance(sent, int):
-                data = data[sent:]
-            # Otherwise the connection is lost, which the transport finds out in its own way.
+            data = data[sent:]
         self._transport.write(data)
 
     def drained(self) -> None:
         """Hear that the transport has nothing left to send."""
         transport = self._transport
-        self._send_now = transport.writeSomeData if isinstance(transport, Connection) and not transport.TLS else None
+        self._send_now = transport.getHandle().send if isinstance(transport, Connection) and not transport.TLS else None

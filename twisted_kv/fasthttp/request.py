@@ -12,7 +12,7 @@ from twisted.web.http import NO_BODY_CODES, RESPONSES, datetimeToString, parse_q
 from twisted.web.http_headers import Headers
 from twisted.web.server import version
 
-from .heads import Head
+from .heads import Fields
 
 
 class Answered(Protocol):
@@ -55,19 +55,22 @@ def _canonical(name: bytes) -> bytes:
 class LaneRequest:
     """One request and its answer, which leaves in one piece. See ``twisted.web.iweb.IRequest``.
 
-    ``channel`` is None once the client has gone: then nothing is to be written any more.
+    ``channel`` is None once the client has gone: then nothing is to be written any more. Its body's length is not among
+    ``requestHeaders``.
     """
 
     __slots__ = ("_answer", "_body", "_stamp", "args", "channel", "code", "content", "method", "path", "requestHeaders")
 
-    def __init__(self, channel: Answered, stamp: Stamp, head: Head, body: bytes) -> None:
+    def __init__(
+        self, channel: Answered, stamp: Stamp, method: bytes, path: bytes, query: bytes, fields: Fields, body: bytes
+    ) -> None:
         self.channel: Answered | None = channel
         self._stamp = stamp
-        self.method = head.method
-        self.path, _, query = head.target.partition(b"?")
+        self.method = method
+        self.path = path
         self.args: dict[bytes, list[bytes]] = parse_qs(query, True) if query else {}
         self.content = BytesIO(body)
-        self.requestHeaders = head
+        self.requestHeaders = fields
         self.code = 200
         self._answer: dict[bytes, bytes] = {}
         self._body = b""
@@ -85,13 +88,13 @@ class LaneRequest:
         self.code = code
 
     def setHeader(self, name: bytes, value: bytes) -> None:
-        if b"\n" in value or b"\r" in value:
-            value = b" ".join(value.splitlines())
-        self._answer[_canonical(name)] = value
+        self.setRawHeaders(name, (value,))
 
     def setRawHeaders(self, name: bytes, values: Sequence[bytes]) -> None:
         [value] = values
-        self.setHeader(name, value)
+        if b"\n" in value or b"\r" in value:
+            value = b" ".join(value.splitlines())
+        self._answer[_canonical(name)] = value
 
     def write(self, data: bytes) -> None:
         self._body += data
@@ -100,15 +103,10 @@ class LaneRequest:
         """Send the answer."""
         assert self.channel is not None, "whoever answers looks whether there is anybody"
         code, fields = self.code, self._answer
-        parts = [_first_line(code), self._stamp.text()]
+        bodiless = code in NO_BODY_CODES
+        assert bodiless or b"Content-Length" in fields, "an answer without a length could not be told from a cut one"
+        head = _first_line(code) + self._stamp.text()
         for name, value in fields.items():
-            parts += (name, b": ", value, b"\r\n")
-        if code in NO_BODY_CODES:
-            parts.append(b"\r\n")
-        else:
-            assert b"Content-Length" in fields, "an answer without a length could not be told from a cut one"
-            parts.append(b"\r\n")
-            if self.method != b"HEAD":
-                parts.append(self._body)
+            head += b"%b: %b\r\n" % (name, value)
         channel, self.channel = self.channel, None
-        channel.answered(b"".join(parts))
+        channel.answered(head + b"\r\n" if bodiless or self.method == b"HEAD" else head + b"\r\n" + self._body)

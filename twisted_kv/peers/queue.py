@@ -1,7 +1,7 @@
 """Coalescing: what gathers for a node in one turn of the reactor leaves as one batch.
 
 No timer and no added wait: an idle proxy sends at once, a busy one sends big batches, because the next batch grows
-while ``batches_in_flight_max`` are under way. Reads have a lane of their own, so that they never wait for a sync.
+while as many are under way as may be. Reads have a lane of their own, so that they never wait for a sync.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from math import inf
-from typing import NamedTuple
+from typing import TypeAlias
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -44,12 +44,9 @@ from .peer import Answer, Asker, Transport
 MSGPACK = "application/msgpack"
 
 
-class Question(NamedTuple):
-    """One operation on its way, and who waits for the answer."""
-
-    asker: Asker
-    round: int
-    op: Op
+Question: TypeAlias = tuple[Asker, int, Op]
+"""One operation on its way: who waits for the answer, in which round of his, and what is asked. It is a plain tuple, as
+there are three for each write."""
 
 
 class Lane:
@@ -64,12 +61,15 @@ class Lane:
         "_since_s",
         "_under_way",
         "_waiting",
+        "in_flight_max",
         "name",
         "pace",
     )
 
-    def __init__(self, queue: PeerQueue, name: str, metrics: ProxyMetrics) -> None:
+    def __init__(self, queue: PeerQueue, name: str, in_flight_max: int, metrics: ProxyMetrics) -> None:
         self._queue = queue
+        self.in_flight_max = in_flight_max
+        """Batches that may be under way."""
         self.name = name
         self._waiting: deque[Question] = deque()
         self._bytes = 0
@@ -83,14 +83,14 @@ class Lane:
 
     def put(self, question: Question) -> bool:
         """Take a question, unless the queue is full."""
-        limits = self._queue.limits
-        if len(self._waiting) >= limits.queue_ops_max or self._bytes > limits.queue_bytes_max:
-            return False
-        if not self._waiting:
+        limits, waiting = self._queue.limits, self._waiting
+        if not waiting:
             self._since_s = self._queue.clock.seconds()
-        self._waiting.append(question)
-        self._bytes += len(question.op.record)
-        if not self._flush_due and len(self._under_way) < limits.batches_in_flight_max:
+        elif len(waiting) >= limits.queue_ops_max or self._bytes > limits.queue_bytes_max:
+            return False
+        waiting.append(question)
+        self._bytes += len(question[2].record)
+        if not self._flush_due and len(self._under_way) < self.in_flight_max:
             self._flush_due = True
             late_s = LATE_S if self._queue.buggify("queue: a batch leaves late") else 0
             self._queue.clock.callLater(late_s, self._flush)
@@ -111,7 +111,7 @@ class Lane:
 
     def _flush(self) -> None:
         self._flush_due = False
-        while self._waiting and len(self._under_way) < self._queue.limits.batches_in_flight_max:
+        while self._waiting and len(self._under_way) < self.in_flight_max:
             self._send(self._gather())
 
     def _gather(self) -> list[Question]:
@@ -124,7 +124,7 @@ class Lane:
             return questions
         questions, size = [], 0
         while waiting and len(questions) < ops_max:
-            record_bytes = len(waiting[0].op.record)
+            record_bytes = len(waiting[0][2].record)
             if questions and size + record_bytes > limits.batch_bytes_max:
                 break
             size += record_bytes
@@ -138,7 +138,7 @@ class Lane:
         self._since_s = sent
         self._under_way.append(since)
         header = self._queue.header
-        body = encode(Batch(header, [question.op for question in questions]))
+        body = encode(Batch(header, [op for _, _, op in questions]))
         self._queue.post("batch", body).addBoth(self._returned, questions, header, sent, since).addErrback(self._bug)
 
     def _returned(
@@ -188,14 +188,18 @@ class PeerQueue:
         self._on_outdated = on_outdated
         self._changed = changed
         self._metrics = metrics
+        self._reads = Lane(self, "read", limits.batches_in_flight_max, metrics)
+        self._writes = Lane(self, "write", limits.batches_in_flight_max, metrics)
         self.adopt(seat, view)
-        self._reads = Lane(self, "read", metrics)
-        self._writes = Lane(self, "write", metrics)
 
     def adopt(self, seat: Seat, view: View) -> None:
         """Speak in another epoch from now on."""
         self.url = seat.url
-        timeout_ms = int(self.limits.batch_timeout_s * 1000)
+        limits = self.limits
+        self._writes.in_flight_max = (
+            limits.batches_in_flight_max if seat.forgetful else limits.synced_batches_in_flight_max
+        )
+        timeout_ms = int(limits.batch_timeout_s * 1000)
         self.header = Header(FORMAT, view.cluster_id, seat.id, seat.incarnation, view.epoch, view.open, timeout_ms)
 
     def clear(self) -> None:
@@ -211,10 +215,9 @@ class PeerQueue:
         One that is on trial is asked, too: reads ask it last, writes do not wait for it, and a majority may need it.
         """
         suspicion = self.suspicion
-        avoided = suspicion.avoided and not suspicion.on_trial
-        if avoided or self.buggify("queue: a node is avoided for nothing"):
+        if suspicion.silent or self.buggify("queue: a node is avoided for nothing"):
             error = f"avoided since it failed: {suspicion.last_error}"
-        elif (self._writes if op.verb >= PREPARE else self._reads).put(Question(asker, round_, op)):
+        elif (self._writes if op.verb >= PREPARE else self._reads).put((asker, round_, op)):
             return
         else:
             error = "too much waits for this node already"
@@ -257,8 +260,7 @@ class PeerQueue:
             answered = list(zip(questions, reply.replies, strict=True))
             if self.buggify("queue: answers in another order"):
                 answered.reverse()
-            for question, answer in answered:
-                asker, round_, op = question
+            for (asker, round_, op), answer in answered:
                 if not answer.abstains:
                     asker.answered(node, round_, answer, resent)
                 elif answer.abstains != AGAIN.abstains:
@@ -270,13 +272,13 @@ class PeerQueue:
 
     def _refused(self, reply: BatchReply, questions: list[Question], resent: bool) -> None:
         if reply.refusal in (OLD_EPOCH, CLOSED_EPOCH):
-            for question in questions:
-                question.asker.outdated(self.node, question.round)
+            for asker, round_, _ in questions:
+                asker.outdated(self.node, round_)
         else:
             # Whoever asked tells a full disk from other reasons by the name.
             error = f"{DISK_FULL}: {reply.detail}" if reply.refusal == DISK_FULL else reply.detail
-            for question in questions:
-                question.asker.unanswered(self.node, question.round, error, resent)
+            for asker, round_, _ in questions:
+                asker.unanswered(self.node, round_, error, resent)
         if reply.refusal in (OLD_EPOCH, CLOSED_EPOCH, OTHER_INCARNATION, OTHER_CLUSTER):
             self._on_outdated(self.node, reply)
 
@@ -315,8 +317,8 @@ class PeerQueue:
 
     def _fail(self, questions: list[Question], error: str, arrived: bool) -> None:
         self.refuse(error)
-        for question in questions:
-            question.asker.unanswered(self.node, question.round, error, arrived)
+        for asker, round_, _ in questions:
+            asker.unanswered(self.node, round_, error, arrived)
 
 
 class Queues:

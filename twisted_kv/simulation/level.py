@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from klein import Klein
-
 from ..fasthttp.heads import Head
 from ..fasthttp.intake import Intake
 from ..fasthttp.lane import Guest
@@ -24,7 +22,7 @@ from ..quorum import Level
 from ..replica import Replica
 from ..rooms import Rooms
 from ..web.node import Batches
-from ..web.site import KvSite
+from ..web.site import App, KvSite
 from .network import Line, Network
 from .tcp import Stack, Tcp
 from .world import Host
@@ -91,6 +89,6 @@ class Wire:
     def open_proxy(self, host: Host, rooms: Rooms) -> None:
         self._listen(host, rooms.app(self._limits, Level.STRONG), self._limits.body_bytes_max, lambda *_: None)
 
-    def _listen(self, host: Host, app: Klein, bytes_max: int, link: Callable[[Head, Intake], Guest | None]) -> None:
+    def _listen(self, host: Host, app: App, bytes_max: int, link: Callable[[Head, Intake], Guest | None]) -> None:
         lane = self._random.random() < LANED
         self.tcp.listen(host, PORT, KvSite(Stack(self.tcp, host), app, self._limits, bytes_max, lane, link))

@@ -26,6 +26,7 @@ TIGHT: dict[str, Any] = {
     "batch_timeout_s": 0.05,
     "reply_bytes_max": 1,
     "batches_in_flight_max": 1,
+    "synced_batches_in_flight_max": 3,
     "queue_ops_max": 1,
     "slow_read_s": 0.0005,
     "chain_step_s": 0.005,

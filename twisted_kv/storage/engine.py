@@ -30,6 +30,10 @@ class Change(NamedTuple):
     cell: Cell | None
 
 
+Placed: TypeAlias = tuple[Slot, Key, Cell | None]
+"""A ``Change``, or as much as that: one is made for each write."""
+
+
 class Totals(NamedTuple):
     """What an engine holds.
 
@@ -141,7 +145,7 @@ class Engine(Protocol):
         :raises Damaged: if part of the range cannot be read at all.
         """
 
-    def apply(self, changes: Iterable[Change]) -> None:
+    def apply(self, changes: Iterable[Placed]) -> None:
         """Put every cell of a batch in its place, or remove it, all or none of them.
 
         Totals, both indexes, digests and graves are kept in step. If one place occurs twice, the later change wins. The
@@ -188,7 +192,7 @@ class Engine(Protocol):
     def floors(self, first: Slot, last: Slot) -> dict[Slot, Floor]:
         """Give the floors of those slots from ``first`` to ``last`` (both included) that have one."""
 
-    def set_floors(self, floors: Mapping[Slot, Floor], changes: Iterable[Change] = ()) -> None:
+    def set_floors(self, floors: Mapping[Slot, Floor], changes: Iterable[Placed] = ()) -> None:
         """Set the floors of slots and apply a batch of changes, all of it or nothing. ``NO_FLOOR`` takes a floor away.
 
         An engine does not compare floors: one may go down. Errors as in ``apply``.

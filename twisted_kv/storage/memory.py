@@ -12,7 +12,19 @@ from twisted_kv.digest import moved, term
 from twisted_kv.names import Key, Slot
 from twisted_kv.register import BLANK, NO_FLOOR, Cell, Floor
 from twisted_kv.ring import SLOTS
-from twisted_kv.storage.engine import Change, Due, Inspection, Listed, Place, Stock, Totals, take_stock, value_expiry
+from twisted_kv.storage.engine import (
+    Change,
+    Due,
+    Inspection,
+    Listed,
+    Place,
+    Placed,
+    Stock,
+    Totals,
+    indexed_alike,
+    take_stock,
+    value_expiry,
+)
 from twisted_kv.versions import NONE, is_value
 
 
@@ -71,11 +83,11 @@ class MemoryEngine:
             page.append(Change(slot, key, cell))
         return page
 
-    def apply(self, changes: Iterable[Change]) -> None:
+    def apply(self, changes: Iterable[Placed]) -> None:
         """See ``Engine``."""
         self._put(changes)
 
-    def _put(self, changes: Iterable[Change]) -> None:
+    def _put(self, changes: Iterable[Placed]) -> None:
         """Do what ``apply`` does. Disks that log their steps override that one."""
         batch = {(slot, key): cell for slot, key, cell in changes}
         fresh = []
@@ -98,21 +110,29 @@ class MemoryEngine:
         """Bring all that is counted, and the expiry index, up to one change; None stands for no cell."""
         slot, key = place
         was, now = old or BLANK, new or BLANK
-        cells = (new is not None) - (old is not None)
-        values = is_value(now.record) - is_value(was.record)
-        self._bytes += len(now.record) - len(was.record) + len(key) * cells
-        self._keys += values
-        if cells != values:
-            self._graves[slot] += cells - values
+        self._bytes += len(now.record) - len(was.record)
+        if old is None or new is None or not indexed_alike(was.record, now.record):
+            self._index(place, was.record, now.record, (new is not None) - (old is not None))
         if now.promised > self.highest:
             self.highest = now.promised
         if now.accepted > self.highest:
             self.highest = now.accepted
         if now.accepted != was.accepted:
             self._digests[slot] = moved(self._digests[slot], term(key, was.accepted), term(key, now.accepted))
-        if expires_ms := value_expiry(was.record):
+
+    def _index(self, place: Place, was: bytes, now: bytes, cells: int) -> None:
+        """Bring counts and the expiry index up to another kind of record, or another expiry.
+
+        :param cells: by how many there are more of them.
+        """
+        slot, key = place
+        values = is_value(now) - is_value(was)
+        self._bytes += len(key) * cells
+        self._keys += values
+        self._graves[slot] += cells - values
+        if expires_ms := value_expiry(was):
             self._due.remove(Due(expires_ms, key))
-        if expires_ms := value_expiry(now.record):
+        if expires_ms := value_expiry(now):
             self._due.add(Due(expires_ms, key))
 
     def replace_damaged(self, slot: Slot, key: Key, cell: Cell | None) -> None:
@@ -161,7 +181,7 @@ class MemoryEngine:
         """See ``Engine``."""
         return {slot: floor for slot, floor in self._floors.items() if first <= slot <= last}
 
-    def set_floors(self, floors: Mapping[Slot, Floor], changes: Iterable[Change] = ()) -> None:
+    def set_floors(self, floors: Mapping[Slot, Floor], changes: Iterable[Placed] = ()) -> None:
         """See ``Engine``."""
         self._put(changes)
         for slot, floor in floors.items():

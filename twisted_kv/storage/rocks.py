@@ -27,11 +27,13 @@ from twisted_kv.storage.engine import (
     Inspection,
     Listed,
     Place,
+    Placed,
     Totals,
     indexed_alike,
     take_stock,
 )
 from twisted_kv.storage.indexes import NOT_LISTED, Indexes, indexed, lists_value
+from twisted_kv.storage.recent import UNKNOWN, Recent
 from twisted_kv.storage.rows import (
     END,
     FLOOR,
@@ -50,9 +52,6 @@ from twisted_kv.storage.rows import (
 )
 from twisted_kv.storage.tuning import family_options, folder_options
 from twisted_kv.versions import NONE, Ballot, is_value
-
-SEEN_MAX = 8192
-"""Cells remembered between their reading and their change; one batch holds fewer."""
 
 
 class RocksEngine:
@@ -80,7 +79,7 @@ class RocksEngine:
         self._write_options = WriteOptions()
         # A stalled write would hold the interpreter's lock for as long as it is stalled.
         self._write_options.no_slowdown = True
-        self._seen: dict[bytes, Cell | None] = {}
+        self._recent = Recent()
         self._short = False
         try:
             self._load()
@@ -139,18 +138,15 @@ class RocksEngine:
 
     def get(self, slot: Slot, key: Key) -> Cell | None:
         """See ``Engine``."""
-        place = SLOT.pack(slot) + key
-        seen = self._seen
-        if place in seen:
-            return seen[place]
+        cell = self._recent.get(key)
+        if cell is not UNKNOWN:
+            return cell
         try:
-            data = self._data.get(place)
+            data = self._data.get(SLOT.pack(slot) + key)
         except Exception as error:
             raise unreadable(error) from None
         cell = decode_cell(key, data) if data is not None else None
-        if len(seen) >= SEEN_MAX:
-            seen.clear()
-        seen[place] = cell
+        self._recent.put(key, cell)
         return cell
 
     def scan(
@@ -174,11 +170,11 @@ class RocksEngine:
             page.append(Change(slot, key, cell))
         return page
 
-    def apply(self, changes: Iterable[Change]) -> None:
+    def apply(self, changes: Iterable[Placed]) -> None:
         """See ``Engine``."""
         self.set_floors({}, changes)
 
-    def set_floors(self, floors: Mapping[Slot, Floor], changes: Iterable[Change] = ()) -> None:
+    def set_floors(self, floors: Mapping[Slot, Floor], changes: Iterable[Placed] = ()) -> None:
         """See ``Engine``."""
         last = {(slot, key): cell for slot, key, cell in changes}
         if not last and not floors:
@@ -188,8 +184,11 @@ class RocksEngine:
         keys, bytes_ = self._totals
         highest = self.highest
         put, to_data = batch.put, self._to_data
+        remembered, remember = self._recent.get, self._recent.put
         for (slot, key), cell in last.items():
-            old = self.get(slot, key)
+            old = remembered(key)
+            if old is UNKNOWN:
+                old = self.get(slot, key)
             dug = 0
             if cell is None:
                 if old is None:
@@ -204,7 +203,7 @@ class RocksEngine:
                     bytes_ += len(key)
                     dug = 1
                     old = BLANK
-            promised, accepted, now = cell
+            promised, accepted, now = cell.promised, cell.accepted, cell.record
             was = old.record
             if promised > highest:
                 highest = promised
@@ -219,12 +218,15 @@ class RocksEngine:
                     self._indexes.move(batch, key, indexed(was), indexed(now))
             if dug or accepted != old.accepted:
                 digest, graves = sums.get(slot) or (self._digests[slot], self._graves[slot])
-                # A folder of an older version may count fewer graves than there are.
-                graves = max(0, graves + dug)
+                if dug:
+                    # A folder of an older version may count fewer graves than there are.
+                    graves = max(0, graves + dug)
                 sums[slot] = moved(digest, term(key, old.accepted), term(key, accepted)), graves
         for floor in floors.values():
             highest = max(highest, *floor)
         self._write(batch, sums, Totals(keys, bytes_), highest, floors)
+        for (_, key), cell in last.items():
+            remember(key, cell)
 
     def _write(
         self,
@@ -245,7 +247,6 @@ class RocksEngine:
                 put(b"f" + SLOT.pack(slot), FLOOR.pack(*floor), to_meta)
         put(TOTALS_KEY, TOTALS.pack(*totals, highest), to_meta)
         self._commit(batch)
-        self._seen.clear()
         self._totals = totals
         self.highest = highest
         for slot, (digest, graves) in sums.items():
@@ -293,6 +294,7 @@ class RocksEngine:
         keys += lists_value(now) - lists_value(was)
         stock = take_stock(rest)
         self._write(batch, {slot: (stock.digest, stock.graves)}, Totals(keys, bytes_), highest, {})
+        self._recent.put(key, cell)
 
     def _was_listed(self, key: Key, cell: Cell) -> bytes:
         """Say what both indexes hold for a cell: told by itself, or if it cannot be read by the key index."""
@@ -343,6 +345,7 @@ class RocksEngine:
             floors = dict.fromkeys(self.floors(first, last), NO_FLOOR)
         if rows or sums or floors:
             self._write(batch, sums, Totals(keys, bytes_), self.highest, floors)
+            self._recent.clear()
         return rows
 
     def floor(self, slot: Slot) -> Floor:

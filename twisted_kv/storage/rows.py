@@ -48,7 +48,7 @@ Sums: TypeAlias = tuple[int, int]
 
 def encode_cell(key: Key, cell: Cell) -> bytes:
     """Give a cell's bytes on the disk; the checksum covers the key too, so that no cell passes for another's."""
-    promised, accepted, record = cell
+    promised, accepted, record = cell.promised, cell.accepted, cell.record
     return CELL.pack(_FORMAT, crc32(record, crc32(promised + accepted + key)), promised, accepted) + record
 
 

@@ -73,14 +73,15 @@ class Batches:
 
     def by_link(self, body: bytes) -> Deferred[tuple[int, bytes]]:
         """Answer as the route does, without the head. See ``fasthttp.linked.Serve``."""
-        return maybeDeferred(self.serve, body).addCallbacks(
-            lambda reply: (self.status(reply), encode(reply)), self._problem
-        )
+        return maybeDeferred(self.serve, body).addCallbacks(self._encoded, self._problem)
 
     def link(self, limits: Limits) -> Callable[[Head, Intake], Linked | None]:
         """Give what takes over the connections of proxies that ask for the link (see ``web.site``)."""
         # Here a node's token will be asked for, before anything is switched.
         return lambda head, intake: Linked(self.by_link, limits, intake) if asks_for_link(head) else None
+
+    def _encoded(self, reply: BatchReply) -> tuple[int, bytes]:
+        return self.status(reply), encode(reply)
 
     def _problem(self, failure: Failure) -> tuple[int, bytes]:
         failure.trap(KvError)

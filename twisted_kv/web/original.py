@@ -19,7 +19,7 @@ from ..names import Key
 from ..quorum import Level
 from ..replica import Replica
 from ..roster import Roster
-from ..versions import decode_record
+from ..versions import record_value
 from ..wire import UNDECODED, checked_key, checked_value, parse_json
 from .answers import JSON, answer, answer_empty
 from .parameters import level_of
@@ -90,7 +90,7 @@ def answer_value(request: Any, record: bytes, key: Key) -> bytes:
     :raises KeyAbsent: if there is none.
     :raises NotText: if it is no text.
     """
-    value = decode_record(record).value if record else None
+    value = record_value(record) if record else None
     if value is None:
         raise KeyAbsent(f"there is no key {key.decode('utf-8', 'backslashreplace')[:200]!r}")
     try:

@@ -32,6 +32,8 @@ def one_of(request: Any, name: bytes) -> str | None:
 
 
 def level_of(request: Any, default: Level) -> Level:
+    if not request.args:
+        return default
     given = one_of(request, b"consistency")
     return parse_level(given) if given is not None else default
 

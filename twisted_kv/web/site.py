@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from io import BytesIO
-from typing import Any
+from typing import Any, TypeAlias
 
 from klein import Klein
 from klein.resource import KleinResource
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from ..errors import BodyTooLarge, ForeignOrigin, KvError, NoSuchRoute, Overloaded, WrongMethod
-from ..fasthttp.heads import Head
+from ..fasthttp.heads import Head, Remembered
 from ..fasthttp.intake import Intake
 from ..fasthttp.lane import Guest, Lane
 from ..fasthttp.overdue import Overdue
@@ -93,6 +93,10 @@ class BoundedRequest(Request):
         self.channel.refuse(error)
 
 
+View: TypeAlias = Callable[[Any], "bytes | Deferred[bytes] | Coroutine[Any, Any, bytes]"]
+"""A route's function: given the request, it gives the answer's body, now or later."""
+
+
 class KvSite(Site):
     """One port's connections: bodies are bounded, and the slow are cut off.
 
@@ -106,7 +110,7 @@ class KvSite(Site):
     def __init__(
         self,
         reactor: IReactorTime,
-        app: Klein,
+        app: App,
         limits: Limits,
         bytes_max: int,
         lane: bool = True,
@@ -117,8 +121,11 @@ class KvSite(Site):
         self.limits = limits
         self.bytes_max = bytes_max
         self.intake = Intake(limits.intake_bytes_max)
+        self.remembered = Remembered(limits.head_fields_max)
         self.stamp = Stamp(reactor)
         self.overdue = Overdue(reactor)
+        self.render = self.resource.render
+        """See ``lane.Door``."""
         self._link = link
         self._lane = lane
 
@@ -136,10 +143,6 @@ class KvSite(Site):
     def _channel(self, watched: bool) -> StrictChannel:
         return StrictChannel(self, self.clock, self.limits, watched)
 
-    def render(self, request: Any) -> object:
-        """Answer a request that came by the lane."""
-        return self.resource.render(request)
-
     def hang_up(self) -> None:
         """Close the connections that are open still: whoever keeps one would go on speaking to what is behind here."""
         self.overdue.hang_up()
@@ -155,36 +158,37 @@ class Door(KleinResource):
     merged: two keys would become one. Of a key it is shown nothing.
     """
 
-    def __init__(self, app: Klein) -> None:
+    def __init__(self, app: App) -> None:
         super().__init__(app)
-        self._endpoints: dict[tuple[bytes, bytes], str] = {}
+        self._views: dict[tuple[bytes, bytes], View] = {}
         self._methods: dict[bytes, set[str]] = {}
         for rule in app.url_map.iter_rules():
             assert not rule.arguments, "the look-up knows no variables"
             path, methods = rule.rule.encode(), rule.methods or set()
-            self._endpoints |= {(method.encode(), path): rule.endpoint for method in methods}
+            self._views |= {(method.encode(), path): app.views[rule.endpoint] for method in methods}
             self._methods.setdefault(path, set()).update(methods)
 
     def render(self, request: Any) -> Any:
         path = KV_ROUTE if request.path.startswith(KV_PREFIX) else request.path
-        endpoint = self._endpoints.get((request.method, path))
-        if endpoint is None and path not in self._methods:
+        view = self._views.get((request.method, path))
+        if view is None and path not in self._methods:
             # A route whose path ends with a slash stands for what follows it, too: its function looks at that itself.
             folder = path[: path.rfind(b"/") + 1]
             path = folder if folder in self._methods else path
-            endpoint = self._endpoints.get((request.method, path))
+            view = self._views.get((request.method, path))
         try:
-            if endpoint is None:
+            if view is None:
                 raise self._unroutable(request, path)
             if request.method not in SAFE_METHODS:
                 refuse_foreign_origin(request)
-            result = self._app.execute_endpoint(endpoint, request)
+            result = view(request)
         except Exception:
             result = answer_failure(request, Failure())
-        if isinstance(result, Deferred):
-            result.addCallbacks(write, write_failure, callbackArgs=(request,), errbackArgs=(request,))
-        else:
+        if isinstance(result, bytes):
             write(result, request)
+        else:
+            done = result if isinstance(result, Deferred) else ensureDeferred(result)
+            done.addCallbacks(write, write_failure, callbackArgs=(request,), errbackArgs=(request,))
         return NOT_DONE_YET
 
     def _unroutable(self, request: Any, path: bytes) -> KvError:
@@ -234,13 +238,21 @@ def answer_failure(request: Any, failure: Failure) -> bytes:
 
 
 class App(Klein):
-    """Klein tells its routes apart by their functions' names, and lets a later one silently replace an earlier one."""
+    """Klein tells its routes apart by their functions' names, and lets a later one silently replace an earlier one.
+
+    ``views`` are the functions themselves, by those names.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.views: dict[str, View] = {}
 
     def route(self, url: str, *args: Any, **kw: Any) -> Any:
         add = super().route(url, *args, **kw)
 
         def checked(function: Any) -> Any:
             assert function.__name__ not in self.endpoints, f"two routes are called {function.__name__}"
+            self.views[function.__name__] = function
             return add(function)
 
         return checked
