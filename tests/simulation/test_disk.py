@@ -131,3 +131,14 @@ def test_what_is_refused_is_no_step() -> None:
             mend(disk)
 
     assert (disk.written, disk.bad) == (before, {K})
+
+
+@pytest.mark.parametrize("mend", MENDS.values(), ids=MENDS)
+def test_a_bad_tombstone_that_a_scrub_has_not_counted_may_go_like_any_other(mend: Callable[[Disk], object]) -> None:
+    """Seeds 30279, 30314 and 30843."""
+    disk = spoiled()
+    disk.mend_digest(Slot(1))
+    assert graves(disk) == {}
+    mend(disk)
+    assert graves(disk) == {}
+    assert disk.inspect(Slot(1)).right

@@ -129,7 +129,8 @@ class MemoryEngine:
         values = is_value(now) - is_value(was)
         self._bytes += len(key) * cells
         self._keys += values
-        self._graves[slot] += cells - values
+        # A cell that could not be read was no grave when the slot was counted anew, and may have been one.
+        self._graves[slot] = max(0, self._graves[slot] + cells - values)
         if expires_ms := value_expiry(was):
             self._due.remove(Due(expires_ms, key))
         if expires_ms := value_expiry(now):
@@ -169,6 +170,9 @@ class MemoryEngine:
             self._slots.remove((place[1], place[0]))
         del self._places[low:gone]
         if gone - low < limit:
+            # Nothing is left here. What is still counted is the part of cells that could not be read.
+            for kept in (self._digests, self._graves):
+                kept[first : last + 1] = array("Q", bytes(8 * max(0, last + 1 - first)))
             for slot in self.floors(first, last):
                 del self._floors[slot]
         return gone - low
