@@ -370,8 +370,7 @@ def check_op(op: Op, limits: Limits) -> None:
     if op.verb == ACCEPT:
         check_accept(op.key, op.ballot, op.record, limits)
         return
-    if not 0 < len(op.key) <= limits.key_bytes_max:
-        raise MalformedBody(f"the batch holds a key of {len(op.key)} bytes")
+    _check_key(op.key, limits)
     if op.verb in (READ, FETCH):
         return
     if op.verb not in (PREPARE, HINT) or not drawn_by_a_clock(op.ballot):
@@ -382,12 +381,16 @@ def check_op(op: Op, limits: Limits) -> None:
 
 def check_accept(key: bytes, ballot: bytes, record: bytes, limits: Limits) -> None:
     """Refuse what nobody of ours sends to be accepted. Errors as in ``check_op``."""
-    if not 0 < len(key) <= limits.key_bytes_max:
-        raise MalformedBody(f"the batch holds a key of {len(key)} bytes")
+    _check_key(key, limits)
     if not drawn_by_a_clock(ballot):
         raise MalformedBody(UNUSABLE)
     if not is_whole(record):
         raise MalformedBody("the batch holds a record that is cut or of an unknown format")
+
+
+def _check_key(key: bytes, limits: Limits) -> None:
+    if not 0 < len(key) <= limits.key_bytes_max:
+        raise MalformedBody(f"the batch holds a key of {len(key)} bytes")
 
 
 def _pieces(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:

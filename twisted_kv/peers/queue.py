@@ -66,9 +66,9 @@ class Lane:
         "pace",
     )
 
-    def __init__(self, queue: PeerQueue, name: str, in_flight_max: int, metrics: ProxyMetrics) -> None:
+    def __init__(self, queue: PeerQueue, name: str, metrics: ProxyMetrics) -> None:
         self._queue = queue
-        self.in_flight_max = in_flight_max
+        self.in_flight_max = queue.limits.batches_in_flight_max
         """Batches that may be under way."""
         self.name = name
         self._waiting: deque[Question] = deque()
@@ -188,8 +188,8 @@ class PeerQueue:
         self._on_outdated = on_outdated
         self._changed = changed
         self._metrics = metrics
-        self._reads = Lane(self, "read", limits.batches_in_flight_max, metrics)
-        self._writes = Lane(self, "write", limits.batches_in_flight_max, metrics)
+        self._reads = Lane(self, "read", metrics)
+        self._writes = Lane(self, "write", metrics)
         self.adopt(seat, view)
 
     def adopt(self, seat: Seat, view: View) -> None:

@@ -184,11 +184,8 @@ class RocksEngine:
         keys, bytes_ = self._totals
         highest = self.highest
         put, to_data = batch.put, self._to_data
-        remembered, remember = self._recent.get, self._recent.put
         for (slot, key), cell in last.items():
-            old = remembered(key)
-            if old is UNKNOWN:
-                old = self.get(slot, key)
+            old = self.get(slot, key)
             dug = 0
             if cell is None:
                 if old is None:
@@ -218,15 +215,14 @@ class RocksEngine:
                     self._indexes.move(batch, key, indexed(was), indexed(now))
             if dug or accepted != old.accepted:
                 digest, graves = sums.get(slot) or (self._digests[slot], self._graves[slot])
-                if dug:
-                    # A folder of an older version may count fewer graves than there are.
-                    graves = max(0, graves + dug)
+                # A folder of an older version may count fewer graves than there are.
+                graves = max(0, graves + dug)
                 sums[slot] = moved(digest, term(key, old.accepted), term(key, accepted)), graves
         for floor in floors.values():
             highest = max(highest, *floor)
         self._write(batch, sums, Totals(keys, bytes_), highest, floors)
         for (_, key), cell in last.items():
-            remember(key, cell)
+            self._recent.put(key, cell)
 
     def _write(
         self,
