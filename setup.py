@@ -30,6 +30,7 @@ setup(
         "msgspec>=0.20.0",
         "sortedcontainers>=2.4.0",
         "fnv-hash-fast>=2.0.0",
+        "xxhash>=3.6.0",
         "rocksdict>=0.3.29",
         "prometheus-client>=0.23.0",
         "click>=8.2",

@@ -20,6 +20,10 @@ def kv_put(key: bytes, body: bytes, *fields: bytes, length: bytes | None = None)
     return get(b"/v1/kv/" + key, b"Content-Length: " + said, *fields, method=b"PUT") + body
 
 
+def node_call(name: bytes, body: bytes) -> bytes:
+    return get(b"/node/v1/" + name, b"Content-Length: %d" % len(body), method=b"POST") + body
+
+
 def chunked(target: bytes, *chunks: bytes, method: bytes = b"PUT", fields: tuple[bytes, ...] = ()) -> bytes:
     return get(target, b"Transfer-Encoding: chunked", *fields, method=method) + b"".join(chunks)
 
@@ -57,6 +61,8 @@ FINE: dict[str, bytes] = {
     "http/1.0 without a host": b"GET /GET?Key=a HTTP/1.0\r\n\r\n",
     "http/1.0, keep-alive": get(b"/GET?Key=a", b"Connection: keep-alive", version=b"HTTP/1.0"),
     "an empty line before": b"\r\n" + put("a", "1") + b"\r\n" + get(b"/GET?Key=a"),
+    "a node's calls": get(b"/node/v1/info") + node_call(b"echo", b"12") + get(b"/node/v1/echo", method=b"PUT"),
+    "the link, not asked for": get(b"/node/v1/link") + node_call(b"link", b"12") + get(b"/GET?Key=a"),
     "chunks": chunked(b"/v1/kv/a", b"3\r\nabc\r\n", b"2;x=y\r\nde\r\n", b"0\r\n\r\n") + get(b"/v1/kv/a"),
     "chunks with a trailer": chunked(b"/v1/kv/a", b"3\r\nabc\r\n0\r\nX: y\r\n\r\n") + get(b"/v1/kv/a"),
     "expect": kv_put(b"a", b"v", b"Expect: 100-continue") + get(b"/v1/kv/a"),

@@ -37,12 +37,10 @@ class Limits:
     node_body_bytes_max: int = 72 * MIB
     """The largest body that a node reads: a batch with one value of the largest configurable size (64 MiB)."""
 
-    batches_in_flight_max: int = 2
-    """For each node and lane. While they are under way the next batch grows: that is what makes batches big."""
-
-    synced_batches_in_flight_max: int = 1
-    """The same for writes to a node with a disk: what a second batch brings would wait for the next sync in any case,
-    and one batch later, with more in it, needs fewer of them."""
+    batches_in_flight_max: int = 1
+    """For each node and lane. While they are under way the next batch grows: that is what makes batches big. To a node
+    with a disk what a second one brings would wait for the next sync in any case. Where nodes are milliseconds away two
+    or three spare a newcomer part of the way that an earlier batch has still to go."""
 
     queue_ops_max: int = 20_000
     """Operations waiting for one node and lane. Beyond it that replica counts as unreachable for the newcomer."""

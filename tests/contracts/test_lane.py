@@ -19,13 +19,14 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.web import http, server
 
-from tests.streams import FINE, chunked, get, kv_put, put, spoilt
+from tests.streams import FINE, chunked, get, kv_put, node_call, put, spoilt
 from twisted_kv.coordinator import Coordinator
 from twisted_kv.fasthttp import request as lane_request
 from twisted_kv.limits import Limits
 from twisted_kv.operation import Done
 from twisted_kv.quorum import Level
 from twisted_kv.versions import HybridClock, Record, Version
+from twisted_kv.web.answers import answer
 from twisted_kv.web.original import add_original_proxy
 from twisted_kv.web.site import App, KvSite
 from twisted_kv.web.v1 import add_v1
@@ -135,6 +136,10 @@ class Port:
             request.setHeader(b"Content-Length", b"4")
             return b"slow"
 
+        @app.route("/node/v1/echo", methods=["POST"])
+        def echo(request: Any) -> bytes:
+            return answer(request, request.content.read(), b"application/msgpack")
+
         @app.route("/bug", methods=["GET"])
         def bug(request: Any) -> bytes:
             raise RuntimeError("a bug")
@@ -167,6 +172,19 @@ def still_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 REFUSED: dict[str, bytes] = {
+    **{
+        f"{what} in a trailer": chunked(b"/v1/kv/a", b"3\r\nabc\r\n0\r\n" + trailer + b"\r\n\r\n") + get(b"/v1/kv/a")
+        for what, trailer in {
+            "half an end": b"X: a\rb",
+            "the other half": b"X: a\nb",
+            "an end for some": b"X: a\n\nGET /v1/kv/b HTTP/1.1\r\nHost: a",
+            "no name": b": a",
+            "no field": b"abc",
+            "a folded line": b"X: a\r\n b",
+            "a length": b"Content-Length: 3",
+            "an encoding": b"Transfer-Encoding: chunked",
+        }.items()
+    },
     "two lengths": get(b"/PUT", b"Content-Length: 2", b"Content-Length: 2", method=b"PUT") + b"{}",
     "two unlike lengths": get(b"/PUT", b"Content-Length: 2", b"Content-Length: 3", method=b"PUT") + b"{}",
     "a list of lengths": get(b"/PUT", b"Content-Length: 2, 2", method=b"PUT") + b"{}",
@@ -520,6 +538,15 @@ def test_who_is_hung_up_on_reads_what_was_answered_and_hears_nothing_more(lane: 
 def test_ten_thousand_pipelined_requests_that_are_answered_at_once_do_not_nest() -> None:
     port = Port(lane=True)
     assert port.send(get(b"/GET") * 10_000).count(b"HTTP/1.1 400 Bad Request\r\nServer") == 10_000
+
+
+def test_a_connection_stays_in_the_lane_whatever_a_proxy_asks_a_node_on_it() -> None:
+    port = Port(lane=True)
+    for data in (get(b"/node/v1/info"), node_call(b"echo", b"12"), node_call(b"nothing", b"34")):
+        port.send(data)
+        assert port.wire.producer is port.protocol, "who takes a connection over is its producer from then on"
+    port.send(get(b"/slow"))
+    assert port.wire.producer is not port.protocol
 
 
 # Memory.

@@ -115,7 +115,7 @@ class Scene:
 
     def __init__(self, seed: int = 1, **limits: float) -> None:
         self.clock = StrictClock()
-        self.limits = Limits(**({"synced_batches_in_flight_max": 2} | limits))  # type: ignore[arg-type]
+        self.limits = Limits(**({"batches_in_flight_max": 2} | limits))  # type: ignore[arg-type]
         self.street = Street(self.clock)
         self.metrics = ProxyMetrics()
         self.complaints: list[str] = []

@@ -155,7 +155,7 @@ def scene_of() -> Iterator[Callable[..., Scene]]:
     scenes: list[Scene] = []
 
     def make(**limits: int) -> Scene:
-        scenes.append(Scene(Limits(**({"synced_batches_in_flight_max": 2} | limits))))  # type: ignore[arg-type]
+        scenes.append(Scene(Limits(**({"batches_in_flight_max": 2} | limits))))  # type: ignore[arg-type]
         return scenes[-1]
 
     yield make
@@ -254,7 +254,7 @@ def test_a_batch_holds_no_more_than_batch_ops_max_operations(scene_of: Callable[
 def test_a_batch_holds_no_more_than_batch_bytes_max_but_a_larger_operation_goes_alone(
     scene_of: Callable[..., Scene],
 ) -> None:
-    scene = scene_of(batch_bytes_max=100, synced_batches_in_flight_max=9)
+    scene = scene_of(batch_bytes_max=100, batches_in_flight_max=9)
     sizes = {b"a": 60, b"b": 40, b"c": 1, b"huge": 1000, b"d": 50, b"e": 51}
     scene.ask(*(write(key, size) for key, size in sizes.items()))
     assert [sent.keys for sent in scene.turn()] == [[b"a", b"b"], [b"c"], [b"huge"], [b"d"], [b"e"]]
@@ -283,7 +283,7 @@ def test_a_queue_that_is_full_of_bytes_refuses_newcomers_of_that_lane(scene_of: 
 
 
 def test_what_left_in_an_earlier_batch_takes_no_room_any_more(scene_of: Callable[..., Scene]) -> None:
-    scene = scene_of(queue_bytes_max=100, batch_bytes_max=60, synced_batches_in_flight_max=1)
+    scene = scene_of(queue_bytes_max=100, batch_bytes_max=60, batches_in_flight_max=1)
     scene.ask(write(b"1", 60), write(b"2", 41))
     (first,) = scene.turn()
     (ear,) = scene.ask(write(b"3", 1))

@@ -108,7 +108,7 @@ def test_books_of_a_proxy_that_do_not_add_up_are_found(scene: Scene) -> None:
 
 def test_lane_that_outgrew_its_limit_is_found(scene: Scene) -> None:
     queue = next(iter(scene.proxy.rooms.queues.by_node.values()))
-    queue._writes._under_way = [0.0] * (Limits().synced_batches_in_flight_max + 1)
+    queue._writes._under_way = [0.0] * (Limits().batches_in_flight_max + 1)
     assert scene.check() == "limits"
 
 

@@ -94,6 +94,20 @@ def read_head(data: bytes, fields_max: int) -> Head:
     return head
 
 
+def judge_trailers(lines: Iterable[bytes], fields_max: int) -> None:
+    """Judge the lines between the last chunk of a body and its end (RFC 9112, section 7.1.2), as those of a head are.
+
+    Nobody reads them; but where one holds half of a line's end, others may see the end of the body in it. Errors as in
+    ``read_head``.
+    """
+    lines = list(lines)
+    if not lines:
+        return
+    fields = read_head(b"\r\n".join((b"GET / HTTP/1.1", b"Host: a", *lines, b"\r\n")), fields_max)
+    if fields.chunked or b"content-length" in fields.fields:
+        raise _malformed("what follows its body speaks of the body's length")
+
+
 def _judge(head: Head, fields_max: int) -> None:
     """Refuse what llhttp lets pass. It has seen to lengths: one at most, of digits, and never beside an encoding."""
     fields = head.fields

@@ -28,9 +28,11 @@ from .overdue import Overdue
 from .request import LaneRequest, Stamp
 
 _data_call = re.compile(
-    rb"([A-Z]+) (/PUT|/GET|/node/v1/batch|/v1/kv/[!-\"$->@-~]*)(?:\?([!-\"$-~]*))? HTTP/1\.1\r\n"
+    rb"([A-Z]+) (/PUT|/GET|/node/v1/[a-z]+|/v1/kv/[!-\"$->@-~]*)(?:\?([!-\"$-~]*))? HTTP/1\.1\r\n"
 ).match
-"""The first line of what is for the lane. What should have been percent-encoded (RFC 3986, appendix A) is not."""
+"""The first line of what is for the lane. What should have been percent-encoded (RFC 3986, appendix A) is not.
+
+A node's own interface is, all of it: proxies send batches and other calls over the same connections."""
 _link_call = re.compile(rb"GET /node/v1/link HTTP/1\.1\r\n").match
 
 

@@ -52,6 +52,15 @@ def _canonical(name: bytes) -> bytes:
     return spelt
 
 
+@lru_cache(maxsize=4096)
+def _field(name: bytes, value: bytes) -> tuple[bytes, bytes]:
+    """Give a field's name as it is spelt, and its line. Most answers' fields were in another one just before."""
+    if b"\n" in value or b"\r" in value:
+        value = b" ".join(value.splitlines())
+    spelt = _canonical(name)
+    return spelt, b"%b: %b\r\n" % (spelt, value)
+
+
 class LaneRequest:
     """One request and its answer, which leaves in one piece. See ``twisted.web.iweb.IRequest``.
 
@@ -92,9 +101,8 @@ class LaneRequest:
 
     def setRawHeaders(self, name: bytes, values: Sequence[bytes]) -> None:
         [value] = values
-        if b"\n" in value or b"\r" in value:
-            value = b" ".join(value.splitlines())
-        self._answer[_canonical(name)] = value
+        spelt, line = _field(name, value)
+        self._answer[spelt] = line
 
     def write(self, data: bytes) -> None:
         self._body += data
@@ -102,11 +110,9 @@ class LaneRequest:
     def finish(self) -> None:
         """Send the answer."""
         assert self.channel is not None, "whoever answers looks whether there is anybody"
-        code, fields = self.code, self._answer
+        code, lines = self.code, self._answer
         bodiless = code in NO_BODY_CODES
-        assert bodiless or b"Content-Length" in fields, "an answer without a length could not be told from a cut one"
-        head = _first_line(code) + self._stamp.text()
-        for name, value in fields.items():
-            head += b"%b: %b\r\n" % (name, value)
+        assert bodiless or b"Content-Length" in lines, "an answer without a length could not be told from a cut one"
+        body = b"" if bodiless or self.method == b"HEAD" else self._body
         channel, self.channel = self.channel, None
-        channel.answered(head + b"\r\n" if bodiless or self.method == b"HEAD" else head + b"\r\n" + self._body)
+        channel.answered(b"".join((_first_line(code), self._stamp.text(), *lines.values(), b"\r\n", body)))

@@ -55,21 +55,20 @@ class Lane:
     __slots__ = (
         "_bytes",
         "_flush_due",
+        "_in_flight_max",
         "_metrics_ops",
         "_metrics_s",
         "_queue",
         "_since_s",
         "_under_way",
         "_waiting",
-        "in_flight_max",
         "name",
         "pace",
     )
 
     def __init__(self, queue: PeerQueue, name: str, metrics: ProxyMetrics) -> None:
         self._queue = queue
-        self.in_flight_max = queue.limits.batches_in_flight_max
-        """Batches that may be under way."""
+        self._in_flight_max = queue.limits.batches_in_flight_max
         self.name = name
         self._waiting: deque[Question] = deque()
         self._bytes = 0
@@ -90,7 +89,7 @@ class Lane:
             return False
         waiting.append(question)
         self._bytes += len(question[2].record)
-        if not self._flush_due and len(self._under_way) < self.in_flight_max:
+        if not self._flush_due and len(self._under_way) < self._in_flight_max:
             self._flush_due = True
             late_s = LATE_S if self._queue.buggify("queue: a batch leaves late") else 0
             self._queue.clock.callLater(late_s, self._flush)
@@ -111,7 +110,7 @@ class Lane:
 
     def _flush(self) -> None:
         self._flush_due = False
-        while self._waiting and len(self._under_way) < self.in_flight_max:
+        while self._waiting and len(self._under_way) < self._in_flight_max:
             self._send(self._gather())
 
     def _gather(self) -> list[Question]:
@@ -195,11 +194,7 @@ class PeerQueue:
     def adopt(self, seat: Seat, view: View) -> None:
         """Speak in another epoch from now on."""
         self.url = seat.url
-        limits = self.limits
-        self._writes.in_flight_max = (
-            limits.batches_in_flight_max if seat.forgetful else limits.synced_batches_in_flight_max
-        )
-        timeout_ms = int(limits.batch_timeout_s * 1000)
+        timeout_ms = int(self.limits.batch_timeout_s * 1000)
         self.header = Header(FORMAT, view.cluster_id, seat.id, seat.incarnation, view.epoch, view.open, timeout_ms)
 
     def clear(self) -> None:

@@ -148,7 +148,7 @@ def check_proxy(proxy: Proxy) -> None:
     for node, queue in rooms.queues.by_node.items():
         for lane in (queue._reads, queue._writes):
             under_way = len(lane._under_way)
-            if len(lane) > limits.queue_ops_max or under_way > lane.in_flight_max:
+            if len(lane) > limits.queue_ops_max or under_way > limits.batches_in_flight_max:
                 raise Broken("limits", f"{len(lane)} wait and {under_way} are under way from {name} to {node}")
             if lane._bytes != sum(len(op.record) for _, _, op in lane._waiting):
                 raise Broken("limits", f"the lane from {name} to {node} counts {lane._bytes} bytes")

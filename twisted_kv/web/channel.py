@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 
 from ..errors import BadInput, HeadTooLarge, KvError, MalformedRequest, RequestTooSlow
-from ..fasthttp.heads import entries_of, read_head
+from ..fasthttp.heads import entries_of, judge_trailers, read_head
 from ..limits import Limits
 from .answers import PROBLEM, RETRY_AFTER_S, STATUS, problem_body
 
@@ -115,6 +115,11 @@ class StrictChannel(HTTPChannel):
             super().rawDataReceived(data)
 
     def allContentReceived(self) -> None:
+        try:
+            judge_trailers(getattr(self._transferDecoder, "_trailerHeaders", ()), self._limits.head_fields_max)
+        except BadInput as error:
+            self.refuse(error)
+            return
         self._enter(Phase.BUSY)
         super().allContentReceived()
 
