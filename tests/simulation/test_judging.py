@@ -92,6 +92,28 @@ def test_tombstone_that_nobody_can_have_made_is_a_violation(history: History) ->
     assert verdict(history) == "zones"
 
 
+def test_tombstone_in_the_place_of_what_nobody_could_read_leaves_an_absent_key_absent(history: History) -> None:
+    history._cluster.spoiled[K] = 2.0
+    history.events += [
+        event(Kind.READ, None, 0, 1),
+        event(Kind.PUT, b"a", 1, None, Fate.UNKNOWN),
+        event(Kind.READ, GONE + b"1", 3, 4),
+    ]
+    assert verdict(history) == ""
+
+
+def test_tombstone_in_the_place_of_what_was_acknowledged_is_a_violation(history: History) -> None:
+    history._cluster.spoiled[K] = 2.0
+    history.events += [event(Kind.PUT, b"a", 0, 1), event(Kind.READ, GONE + b"1", 3, 4)]
+    assert verdict(history) == "linearizability"
+
+
+def test_tombstone_seen_before_anything_went_bad_is_a_violation(history: History) -> None:
+    history._cluster.spoiled[K] = 2.0
+    history.events.append(event(Kind.READ, GONE + b"1", 0, 1))
+    assert verdict(history) == "linearizability"
+
+
 def test_tombstone_seen_before_anybody_deleted_is_a_violation(history: History) -> None:
     history.events += [
         event(Kind.READ, GONE + b"77", 0, 1),

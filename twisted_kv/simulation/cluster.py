@@ -265,6 +265,8 @@ class Cluster:
         """What happens to it as soon as a write was acknowledged."""
         self.dropped: list[Dropped] = []
         """What nodes were made to forget and nobody has looked at yet."""
+        self.spoiled: dict[bytes, float] = {}
+        """Keys of which an owner could not read a record, and since when first."""
 
     def bug(self, failure: Failure) -> None:
         """Take note of what is no expected trouble."""

@@ -297,6 +297,8 @@ class Swarm:
         held = Counter((place, cell.accepted) for cells in others for place, cell in cells.items())
         missed = [place for place, cell in disk._cells.items() if held[place, cell.accepted] < self._cluster.replicas]
         disk.spoil(self._random, missed)
+        for key in disk.bad:
+            self._cluster.spoiled.setdefault(key, self._cluster.world.now_s)
         return True
 
     # The ring, and the store of its state.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from twisted.python.failure import Failure
@@ -136,6 +136,11 @@ class History:
     @property
     def now_s(self) -> float:
         return self._cluster.world.now_s
+
+    @property
+    def spoiled(self) -> Mapping[bytes, float]:
+        """Keys of which an owner could not read a record, and since when first."""
+        return self._cluster.spoiled
 
     @property
     def operations(self) -> int:

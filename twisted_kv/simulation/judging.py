@@ -61,7 +61,8 @@ def tombstones_of_unknown_origin(history: History) -> list[Event]:
     """Give a delete for each tombstone that was seen and that no successful delete has made.
 
     It is one of those of unknown outcome, each of which may have been tried under several versions; or it was put by
-    a conditional change that found nothing and left nothing. Where there was neither, nobody can have made it.
+    a conditional change that found nothing and left nothing. Where there was neither it can only have been put in the
+    place of what an owner could not read and nobody else held, which leaves the key as absent as it was.
     """
     made = {(event.key, event.value) for event in history.events if event.kind is not Kind.READ}
     seen: dict[tuple[bytes, bytes | None], None] = {}
@@ -75,10 +76,13 @@ def tombstones_of_unknown_origin(history: History) -> list[Event]:
             makers[event.key] = min(event.called, makers.get(event.key, event.called))
     for attempt in history.attempts:
         makers[attempt.key] = min(attempt.called, makers.get(attempt.key, attempt.called))
+    unknown = [(key, value) for key, value in seen if (key, value) not in made]
     return [
         Event(SOMEBODY, Kind.DELETE, key, value, makers[key], None, Fate.UNKNOWN)
-        for key, value in seen
-        if (key, value) not in made and key in makers
+        if key in makers
+        else Event(SOMEBODY, Kind.SWAP, key, value, history.spoiled[key], None, Fate.UNKNOWN, None)
+        for key, value in unknown
+        if key in makers or key in history.spoiled
     ]
 
 
@@ -101,7 +105,8 @@ def judge_once(history: History) -> None:
             raise Broken("once", f"{value!r} of {key!r} was seen, and its client was told of another form", key)
     effects: dict[tuple[str, bytes], bytes | None] = {}
     for event in history.events:
-        if event.kind is Kind.SWAP and event.client != EXPIRY_CLIENT and (event.key, event.value) in seen:
+        by_itself = event.client not in (EXPIRY_CLIENT, SOMEBODY)
+        if event.kind is Kind.SWAP and by_itself and (event.key, event.value) in seen:
             first = effects.setdefault((event.client, event.key), event.value)
             if first != event.value:
                 raise Broken("once", f"it took effect as {first!r} and again: {event}", event.key)
