@@ -45,10 +45,11 @@ It may be asked more than once, with what was found then; the last answer counts
 
 
 class Decided(NamedTuple):
-    """What became of one change: the record that it left, and whether that is its own."""
+    """What became of one change: the record that it left, whether that is its own, and what it had found."""
 
     record: Record | None
     changed: bool
+    found: Record | None = None
 
 
 def leave(held: Record | None) -> None:
@@ -140,10 +141,11 @@ class Conditional(Proposer):
             held = Record(self._fresh_version(), None, before=before)
         decided = []
         for decide in self.wanted:
+            before_it = held
             draft = decide(held)
             if draft is not None:
                 held = Record(self._fresh_version(), *draft, before=before)
-            decided.append(Decided(held, draft is not None))
+            decided.append(Decided(held, draft is not None, before_it))
         if held is None and self.mine:
             # Nothing is there and nothing comes, but what is open has to be overtaken by something.
             held = Record(self._fresh_version(), None)
@@ -152,7 +154,7 @@ class Conditional(Proposer):
         assert held is not None
         # What is proposed has its proposal's ballot as its version; what it replaced in this round nobody will see.
         last = replace(held, version=Version(self.ballot))
-        return last, [Decided(last, one.changed) if one.record is held else one for one in decided]
+        return last, [one._replace(record=last) if one.record is held else one for one in decided]
 
     def _fresh_version(self) -> Version:
         return Version(self.clock.tick())

@@ -25,12 +25,14 @@ GRACE_S = 0.05
 
 
 class Changed(NamedTuple):
-    """What became of one conditional change: the record that it left, whether that is its own, and who agreed."""
+    """What became of one conditional change: the record that it left, whether that is its own, who agreed, and what it had
+    found."""
 
     record: Record | None
     changed: bool
     acks: int
     owners: int
+    found: Record | None = None
 
 
 class _Client:
@@ -119,7 +121,8 @@ class Sharing:
             if isinstance(result, Failure):
                 client.end(result)
             else:
-                client.end(Changed(*conversation.decided[number], result.acks, result.owners))
+                record, changed, found = conversation.decided[number]
+                client.end(Changed(record, changed, result.acks, result.owners, found))
 
     def _passed(self, key: Key, client: _Client) -> None:
         """Tell a client that its time is up, and take its change out of what has not begun."""

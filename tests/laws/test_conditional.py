@@ -61,6 +61,10 @@ def refused_after_one_took_it(change: Conditional) -> Sequence[Send]:
     return change.resume()
 
 
+def told(change: Conditional) -> list[tuple[Record | None, bool]]:
+    return [(one.record, one.changed) for one in change.decided]
+
+
 def test_change_is_prepared_decided_on_what_a_majority_holds_and_accepted() -> None:
     change = conditional(replaces(b"old", b"new"))
     assert change.begin() == [(node, Op(PREPARE, KEY, ballot(0))) for node in OWNERS]
@@ -70,7 +74,7 @@ def test_change_is_prepared_decided_on_what_a_majority_holds_and_accepted() -> N
     change.deliver(A, 2, yes(change))
     assert change.outcome is None
     change.deliver(C, 2, yes(change))
-    assert change.decided == [(record, True)]
+    assert told(change) == [(record, True)]
     assert change.outcome is not None
     assert change.outcome.error is None
 
@@ -81,7 +85,7 @@ def test_change_whose_condition_fails_ends_at_once_where_a_majority_holds_what_i
     change.deliver(A, 1, grant(change, OLD, FOUND))
     assert change.deliver(B, 1, grant(change, OLD, FOUND)) == NOTHING
     assert change.outcome is not None
-    assert change.decided == [(FOUND, False)]
+    assert told(change) == [(FOUND, False)]
 
 
 def test_change_whose_condition_fails_makes_certain_of_what_only_one_owner_held() -> None:
@@ -92,7 +96,7 @@ def test_change_whose_condition_fails_makes_certain_of_what_only_one_owner_held(
     assert change.outcome is None
     change.deliver(B, 2, yes(change))
     change.deliver(C, 2, yes(change))
-    assert change.decided == [(FOUND, False)]
+    assert told(change) == [(FOUND, False)]
 
 
 def test_changes_that_share_a_round_see_one_another_and_only_the_last_state_is_proposed() -> None:
@@ -103,8 +107,9 @@ def test_changes_that_share_a_round_see_one_another_and_only_the_last_state_is_p
     assert (last.version, last.value, last.before) == (ballot(0), b"2", ())
     for node in (A, B):
         change.deliver(node, 2, yes(change))
-    values = [(record and record.value, changed) for record, changed in change.decided]
+    values = [(record and record.value, changed) for record, changed, _ in change.decided]
     assert values == [(b"1", True), (b"1", False), (b"2", True), (b"2", False)]
+    assert [one.found and one.found.value for one in change.decided] == [None, b"1", b"1", b"2"]
     first, second = change.decided[0].record, change.decided[2].record
     assert first is not None
     assert second == last
@@ -121,7 +126,7 @@ def test_open_change_that_finds_itself_is_finished_and_not_decided_anew() -> Non
     assert proposed(change.deliver(A, 3, grant(change, ballot(0), first))) == first
     for node in (A, B):
         change.deliver(node, 4, yes(change))
-    assert change.decided == [(first, True)]
+    assert change.decided == [(first, True, FOUND)], "what it had found, not what was found last"
 
 
 def test_open_change_that_is_found_in_the_list_of_its_successor_has_happened() -> None:
@@ -136,7 +141,7 @@ def test_open_change_that_is_found_in_the_list_of_its_successor_has_happened() -
     assert proposed(change.deliver(B, 3, grant(change, ballot(39), later))) == later
     for node in (A, B):
         change.deliver(node, 4, yes(change))
-    assert change.decided == [(first, True)]
+    assert told(change) == [(first, True)]
 
 
 def test_open_change_that_is_nowhere_to_be_found_is_decided_anew() -> None:
@@ -199,7 +204,7 @@ def test_what_is_open_is_overtaken_before_anybody_is_told_that_nothing_changed()
     assert change.outcome is None
     for node in (B, C):
         change.deliver(node, 4, yes(change))
-    assert change.decided[1] == (FOUND, False)
+    assert told(change)[1] == (FOUND, False)
 
 
 def test_what_is_open_on_a_key_that_is_absent_is_overtaken_by_a_tombstone() -> None:
@@ -219,7 +224,7 @@ def test_change_withdrawn_before_it_was_proposed_certainly_has_no_effect() -> No
     assert change.withdraw(0) is True
     change.deliver(A, 1, grant(change, OLD, FOUND))
     change.deliver(B, 1, grant(change, OLD, FOUND))
-    assert change.decided == [(FOUND, False), (FOUND, False)]
+    assert told(change) == [(FOUND, False), (FOUND, False)]
 
 
 def test_expired_record_is_found_as_the_tombstone_that_replaces_it() -> None:
@@ -231,7 +236,7 @@ def test_expired_record_is_found_as_the_tombstone_that_replaces_it() -> None:
     assert (record.value, record.before) == (None, (Version(OLD),))
     change.deliver(A, 2, yes(change))
     change.deliver(B, 2, yes(change))
-    assert change.decided == [(record, False), (record, False)]
+    assert told(change) == [(record, False), (record, False)]
 
 
 def test_record_that_expires_a_moment_later_is_left_alone() -> None:
@@ -240,7 +245,7 @@ def test_record_that_expires_a_moment_later_is_left_alone() -> None:
     change.begin()
     change.deliver(A, 1, grant(change, OLD, alive))
     change.deliver(B, 1, grant(change, OLD, alive))
-    assert change.decided == [(alive, False)]
+    assert told(change) == [(alive, False)]
 
 
 def test_record_remembers_no_more_than_so_many_versions() -> None:

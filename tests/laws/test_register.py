@@ -938,7 +938,7 @@ class Simulation:
             if part.withdrawn:
                 continue
             if error is None:
-                record, changed = conversation.decided[number]
+                record, changed, _ = conversation.decided[number]
                 value = record and name_of(record)
                 kind, base = (Kind.SWAP, part.tried.pop(value)) if changed and value else (Kind.READ, None)
                 self.history.append(Event(part.client, kind, KEY, value, operation.called, self.now, base=base))
