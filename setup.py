@@ -35,6 +35,7 @@ setup(
         "prometheus-client>=0.23.0",
         "click>=8.2",
         "rich>=14",
+        "hiredis>=3.2",
     ],
     entry_points={"console_scripts": ["kvctl = twisted_kv.ctl.main:main"]},
     extras_require={

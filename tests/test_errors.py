@@ -10,6 +10,7 @@ import pytest
 from twisted_kv import errors
 from twisted_kv.errors import KvError, Unreached
 from twisted_kv.names import NodeId
+from twisted_kv.resp.refusals import CODES
 from twisted_kv.web.answers import STATUS, problem_body, status_of
 
 
@@ -24,6 +25,11 @@ NAMED = sorted({kind for kind in family(KvError) if kind.slug}, key=lambda kind:
 
 def test_every_error_with_a_slug_is_mapped_to_http_and_nothing_else_is() -> None:
     assert set(STATUS) == set(NAMED)
+
+
+def test_every_error_with_a_slug_has_a_code_for_redis_clients_and_nothing_else_has() -> None:
+    assert set(CODES) == set(NAMED)
+    assert [code for code in CODES.values() if not code.isupper()] == []
 
 
 def test_slugs_are_unique_and_every_leaf_has_one() -> None:

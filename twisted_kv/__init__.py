@@ -20,12 +20,12 @@ floor 2, one replica, and the way to the others
     ``together``
 floor 3, conversations, one purpose each
     ``operation`` ``chain`` ``sharing`` ``turns`` ``coordinator``   a client's operation
-    ``listing`` ``sweeper``             pages of keys; what has expired
+    ``listing`` ``explaining`` ``sweeper``   pages of keys; all that is known of one; what has expired
     ``roster`` ``probing``              membership and epochs; who is there
     ``mover`` ``filling`` ``pulling`` ``settling``   carrying a change of the ring out
     ``courier`` ``mender`` ``purging``  replay of hints; repair; tombstones are forgotten
 floor 4, the doors
-    ``web``
+    ``web`` ``resp``                    HTTP; Redis's protocol
 floor 5, assembly
     ``config`` ``options`` ``node`` ``rooms`` ``proxy`` ``workers`` ``children`` ``cluster``
 beside them, over all the rooms

@@ -60,6 +60,7 @@ class Cluster(Service):
         for name, port in zip(self._nodes, config.node_ports, strict=True):
             add(name, "kvnode", *place, str(port), "--engine", config.engine, "--sync", config.sync)
         ways = ("--transport", config.transport, "--workers", str(config.workers))
+        ways += ("--resp-port", str(config.resp_port), "--allow-flush", str(config.allow_flush).lower())
         add("proxy", "kvproxy", *place, str(config.port), *ways, "--nodes", ",".join(self._nodes.values()))
         self._children.startService()
         self._rounds.start()

@@ -19,8 +19,8 @@ from .metrics import NodeMetrics
 from .names import Epoch, Key, Slot
 from .register import ACCEPT, BLANK, FETCH, HINT, PREPARE, READ, Cell, Floor, Op, accepted
 from .ring import SLOTS
-from .storage.engine import UNREADABLE, Change, Due, Engine
-from .versions import NONE, Ballot, drawn_by_a_clock, is_whole
+from .storage.engine import UNREADABLE, Change, Due, Engine, Place, value_expiry
+from .versions import NONE, Ballot, drawn_by_a_clock, is_value, is_whole
 from .wire import (
     DISK_BUSY,
     DISK_FULL,
@@ -39,6 +39,8 @@ from .wire import (
     Page,
     PageRequest,
     Row,
+    SlotKeysPage,
+    SlotKeysRequest,
     rows_digest,
 )
 
@@ -50,6 +52,7 @@ MEMBER_BYTES_MAX = 64
 BLOCK_SLOTS = 256
 """Slots that are looked at together: compared with nothing, or dropped."""
 _BLANK = bytes(8 * BLOCK_SLOTS)
+LAST_SLOT = Slot(SLOTS - 1)
 
 HARDLY_ANY_ROOM = "there is hardly any room left on the node's disk"
 
@@ -303,6 +306,38 @@ class Holding:
 
         return self._when_safe(lambda: self._read_through(listed), lambda page: [row.key for row in page.rows])
 
+    def slot_keys(self, request: SlotKeysRequest) -> Deferred[SlotKeysPage]:
+        """Give the keys of some slots. Errors as in ``page``."""
+
+        def listed() -> SlotKeysPage:
+            self._identity.admit(request.header, copying=False)
+            check_range(request.first, SLOTS - 1)
+            limit = min(request.limit, self._limits.keys_page_max)
+            found = self._slots_from(Slot(request.first), limit)
+            whole = len(found) <= limit
+            if not whole and found[-1].slot != request.first:
+                last = found[-1].slot
+                found = [change for change in found if change.slot != last]
+            elif not whole:
+                found = self._cells(Slot(request.first))
+            following = None if whole else found[-1].slot + 1
+            rows = [_listed(change) for change in found]
+            return SlotKeysPage(FORMAT, self.epoch, rows, following if following != SLOTS else None)
+
+        return self._when_safe(lambda: self._read_through(listed), lambda page: [row.key for row in page.rows])
+
+    def _slots_from(self, first: Slot, limit: int) -> list[Change]:
+        """Give the cells from a slot on: more than ``limit``, if there are so many."""
+        found: list[Change] = []
+        after: Place | None = None
+        while len(found) <= limit:
+            page = self._engine.scan(first, LAST_SLOT, after, limit + 1 - len(found), self._limits.page_bytes_max)
+            if not page:
+                break
+            found += page
+            after = page[-1].slot, page[-1].key
+        return found
+
     def due(self, request: DueRequest) -> Deferred[DuePage]:
         """Give one page of the values that have expired. Errors as in ``page``."""
 
@@ -398,6 +433,14 @@ def _pieces(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     for first, last in ranges:
         for piece in range(first, last + 1, BLOCK_SLOTS):
             yield piece, min(piece + BLOCK_SLOTS - 1, last)
+
+
+def _listed(change: Change) -> KeyRow:
+    assert change.cell is not None, "what is scanned is there"
+    if change.cell is UNREADABLE:
+        return KeyRow(change.key, True, 0)
+    record = change.cell.record
+    return KeyRow(change.key, is_value(record), value_expiry(record))
 
 
 def _not_zero(numbers: array[int], first: int) -> dict[int, int]:

@@ -48,6 +48,21 @@ class Limits:
     queue_bytes_max: int = 64 * MIB
     """Bytes waiting for one node and lane, for the same reason."""
 
+    resp_clients_max: int = 10_000
+    """Connections of Redis clients to one proxy: as many as Redis allows."""
+
+    resp_pipeline_max: int = 1_000
+    """Commands of one Redis client that are under way. What it has sent beyond that waits, and then in its socket."""
+
+    resp_keys_max: int = 100_000
+    """Keys in one reply to KEYS: a second's work, and ten megabytes."""
+
+    resp_command_bytes_max: int = 64 * MIB
+    """All words of one command together: MSET takes many values."""
+
+    resp_output_bytes_max: int = 64 * MIB
+    """Replies that a Redis client does not read, before it is cut off; or one reply that is larger."""
+
     operations_max: int = 10_000
     """Client operations under way in one proxy. Beyond it a client is told 429 at once instead of waiting in vain."""
 

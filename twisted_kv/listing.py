@@ -7,8 +7,8 @@ but a key that is present throughout is listed once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -16,6 +16,7 @@ from twisted.internet.task import deferLater
 
 from .errors import ChangeUnderWay, KvError, OtherEpoch, Unreached
 from .limits import Limits
+from .membership import Seat
 from .names import Key, NodeId
 from .peers.control import Control
 from .quorum import Electorate, Group, majority
@@ -23,11 +24,13 @@ from .ring import slot_of
 from .together import every, tried
 from .versions import has_expired
 from .views import View
-from .wire import KeyRow, KeysPage
+from .wire import KeyRow, KeysPage, SlotKeysPage
 
 SPARE_ROWS = 1.25
 """How many rows more than its fair share a node is asked for: shares of a page differ."""
 RETRY_S = 0.05
+
+P = TypeVar("P", KeysPage, SlotKeysPage)
 
 
 class KeyPage(NamedTuple):
@@ -89,42 +92,82 @@ class Listing:
                 return KeyPage(keys, horizon)
             after = horizon
 
+    async def slots(self, first: int, limit: int) -> tuple[list[Key], int | None]:
+        """Give the keys of some slots from ``first`` on, about ``limit``, and the slot to go on at, None at the end.
+
+        So a listing needs no more memory of where it was than a number. Errors as in ``page``.
+        """
+        until_s = self._clock.seconds() + self._limits.operation_timeout_s
+        while True:
+            try:
+                return await self._slots(first, limit)
+            except ChangeUnderWay:
+                if self._clock.seconds() >= until_s:
+                    raise
+                await deferLater(self._clock, RETRY_S)
+
+    async def _slots(self, first: int, limit: int) -> tuple[list[Key], int | None]:
+        view, now_ms = self._open_view(), self._now_ms()
+        rows = self._rows(view, limit)
+        pages = await self._ask(view, lambda seat: self._control.slot_keys(seat, view.state, first, rows))
+        following = min((page.next for page in pages.values() if page.next is not None), default=None)
+
+        def known(row: KeyRow) -> bool:
+            return following is None or slot_of(row.key) < following
+
+        said = {node: [row for row in page.rows if known(row)] for node, page in pages.items()}
+        return await self._there(view, said, now_ms), following
+
     async def _stretch(self, prefix: bytes, after: bytes, limit: int) -> tuple[list[Key], bytes | None]:
         """List up to ``limit`` keys; give with them up to where all is known, None if to the end."""
+        # Before they are asked: what expires while their pages are under way may have been renewed since.
+        view, now_ms = self._open_view(), self._now_ms()
+        rows = self._rows(view, limit)
+        pages = await self._ask(view, lambda seat: self._control.keys(seat, view.state, prefix, after, rows))
+        horizon = min((page.rows[-1].key for page in pages.values() if page.more), default=None)
+
+        def known(row: KeyRow) -> bool:
+            return horizon is None or row.key <= horizon
+
+        said = {node: [row for row in page.rows if known(row)] for node, page in pages.items()}
+        keys = await self._there(view, said, now_ms)
+        return (keys[:limit], keys[limit - 1]) if len(keys) >= limit else (keys, horizon)
+
+    def _open_view(self) -> View:
         view = self._view()
         if view is None or not view.open:
             raise ChangeUnderWay("the cluster is moving data, and clients wait until it has moved", "try again")
+        return view
+
+    def _rows(self, view: View, limit: int) -> int:
+        """Say for how many rows each node is asked, so that together they have about ``limit`` keys."""
         # With as many nodes as replicas each holds every key; with more, each holds its share of them.
         share = min(1.0, view.state.replicas / max(1, len(view.seats)) * SPARE_ROWS)
-        rows = min(self._limits.keys_page_max, max(16, round(limit * share)))
-        # Before they are asked: what expires while their pages are under way may have been renewed since.
-        now_ms = self._now_ms()
-        pages = await self._ask(view, prefix, after, rows)
-        cut = [page.rows[-1].key for page in pages.values() if page.more]
-        horizon = min(cut, default=None)
-        said: dict[bytes, dict[NodeId, KeyRow]] = {}
-        for node, page in pages.items():
-            for row in page.rows:
-                if horizon is None or row.key <= horizon:
-                    said.setdefault(row.key, {})[node] = row
+        return min(self._limits.keys_page_max, max(16, round(limit * share)))
+
+    async def _there(self, view: View, said: Mapping[NodeId, Sequence[KeyRow]], now_ms: int) -> list[Key]:
+        """Give the keys that hold a value, in the order of their bytes, by what those nodes said that answered."""
+        by_key: dict[bytes, dict[NodeId, KeyRow]] = {}
+        for node, rows in said.items():
+            for row in rows:
+                by_key.setdefault(row.key, {})[node] = row
         there: dict[Key, bool] = {}
         disputed: list[Key] = []
-        for key in map(Key, sorted(said)):
-            owners = [node for node in _holders(view.electorates[slot_of(key)]).voters if node in pages]
-            votes = {_vote(said[key].get(node), now_ms) for node in owners}
+        for key in map(Key, sorted(by_key)):
+            owners = [node for node in _holders(view.electorates[slot_of(key)]).voters if node in said]
+            votes = {_vote(by_key[key].get(node), now_ms) for node in owners}
             there[key] = votes == {True}
             if len(votes) > 1:
                 disputed.append(key)
         there.update(zip(disputed, await every(map(self._holds_value, disputed)), strict=True))
-        keys = [key for key, holds in there.items() if holds]
-        return (keys[:limit], keys[limit - 1]) if len(keys) >= limit else (keys, horizon)
+        return [key for key, holds in there.items() if holds]
 
-    async def _ask(self, view: View, prefix: bytes, after: bytes, rows: int) -> Mapping[NodeId, KeysPage]:
+    async def _ask(self, view: View, page_of: Callable[[Seat], Coroutine[Any, Any, P]]) -> Mapping[NodeId, P]:
         """Ask every member that is not avoided for a page, and see that all slots have a majority that answers."""
         avoided = self._avoided()
         asked = [node for node in view.seats if node not in avoided]
-        said = await tried(self._control.keys(view.seats[node], view.state, prefix, after, rows) for node in asked)
-        pages: dict[NodeId, KeysPage] = {}
+        said = await tried(page_of(view.seats[node]) for node in asked)
+        pages: dict[NodeId, P] = {}
         moved = False
         errors = dict.fromkeys(avoided.intersection(view.seats), "avoided since it failed")
         for node, result in zip(asked, said, strict=True):

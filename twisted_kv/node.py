@@ -11,6 +11,7 @@ from twisted.application.service import IService, Service
 from twisted.application.strports import service as listening_service
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, inlineCallbacks
 from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.task import deferLater
 from twisted.internet.tcp import makeBinding
 from twisted.internet.threads import deferToThreadPool
@@ -225,7 +226,7 @@ def url_of(interface: str, port: int) -> str:
     return f"http://[{interface}]:{port}" if ":" in interface else f"http://{interface}:{port}"
 
 
-def listening(reactor: Any, interface: str, port: int, site: KvSite, shared: bool = False) -> IService:
+def listening(reactor: Any, interface: str, port: int, site: IProtocolFactory, shared: bool = False) -> IService:
     """Listen, or end the process with a plain sentence.
 
     :param shared: whether other processes listen on the port, too; the kernel gives each of them its share of clients.

@@ -129,6 +129,8 @@ class RoleOptions(usage.Options):
             parent["logfile"] = str(folder / "twistd.log")
 
 
+RESP_PORT = ["resp-port", None, None, "Port of the Redis door, usually 6380; 0 leaves it closed (0)."]
+ALLOW_FLUSH = ["allow-flush", None, None, "Whether FLUSHALL may delete every key: true or false (false)."]
 LANE = ["lane", None, None, "Whether the fast lane answers common calls in front of klein: true or false (true)."]
 TRANSPORT = ["transport", None, None, "How the proxy speaks to nodes: http, or link, its own kept connections (http)."]
 WORKERS = ["workers", "w", None, "Processes that share the proxy's port, for machines with several cores (1)."]
@@ -164,6 +166,8 @@ class ProxyOptions(RoleOptions):
         ["replicas", "r", None, "Copies of each key; fixed when the cluster is founded (3)."],
         ["vnodes", None, None, "Ring tokens of a node of weight 1; fixed when the cluster is founded (256)."],
         ["consistency", None, None, "Level of calls that name none: one, strong (also called quorum) or all (strong)."],
+        RESP_PORT,
+        ALLOW_FLUSH,
         LANE,
         TRANSPORT,
         WORKERS,
@@ -178,8 +182,14 @@ class ProxyOptions(RoleOptions):
         self.worker = int(number)
 
     def checked(self, config: ProxyConfig) -> None:
-        if self.worker == FIRST:  # the others share the port that this one holds
+        if config.resp_port == config.port:
+            raise BadConfig(
+                f"--resp-port {config.resp_port} is the proxy's own port", "choose another one, or 0 for none"
+            )
+        if self.worker == FIRST:  # the others share the ports that this one holds
             super().checked(config)
+            if config.resp_port:
+                check_port(config.interface, config.resp_port)
             check_sockets(config.folder, config.workers)
 
 
@@ -190,6 +200,8 @@ class ClusterOptions(RoleOptions):
         ["nodes", "n", None, "How many storage nodes (3)."],
         ["base-port", "b", None, "Port of the first node; the others follow it (8081)."],
         ["port", "p", None, "Port of the proxy (8080)."],
+        RESP_PORT,
+        ALLOW_FLUSH,
         ["interface", "i", None, "Address to listen on (127.0.0.1)."],
         ["engine", "e", None, "Where data is kept: rocksdb, or memory, which is empty after every start (rocksdb)."],
         ["sync", None, None, "When rocksdb syncs: always, before each answer; interval, every second; never (always)."],
@@ -201,6 +213,11 @@ class ClusterOptions(RoleOptions):
     ]
 
     def checked(self, config: ClusterConfig) -> None:
+        if config.resp_port in (config.port, *config.node_ports):
+            raise BadConfig(
+                f"--resp-port {config.resp_port} is another one of the cluster's ports",
+                "choose another one, or 0 for none",
+            )
         if config.port in config.node_ports:
             raise BadConfig(f"--port {config.port} is one of the nodes' ports", "move one with --port or --base-port")
         if config.node_ports.stop > 65_536:
@@ -210,7 +227,7 @@ class ClusterOptions(RoleOptions):
                 "--transport link needs the nodes' fast lane, which --lane false takes away",
                 "leave out --lane false, or --transport link",
             )
-        for port in (config.port, *config.node_ports):
+        for port in filter(None, (config.port, config.resp_port, *config.node_ports)):
             check_port(config.interface, port)
         check_sockets(config.folder / "proxy", config.workers)
 

@@ -81,6 +81,7 @@ class Proxy(Service):
         self._config = config
         self._worker = worker
         self._door: IService | None = None
+        self._redis: IService | None = None
         self._first_nodes: list[Deferred[None]] = []
 
     def startService(self) -> None:
@@ -114,6 +115,10 @@ class Proxy(Service):
         app = self._rooms.app(config.limits, parse_level(config.consistency), part.app(metrics), part.troubles)
         site = KvSite(self._reactor, app, config.limits, config.limits.body_bytes_max, config.lane)
         self._door = listening(self._reactor, config.interface, config.port, site, part.shares_port)
+        if config.resp_port:
+            redis = self._rooms.redis(config.limits, parse_level(config.consistency), config.allow_flush)
+            metrics.watch("kv_redis_clients", "Connections of Redis clients", lambda: len(redis.sessions()))
+            self._redis = listening(self._reactor, config.interface, config.resp_port, redis, part.shares_port)
         part.open(app, metrics)
         self.log.info(
             "{name} on {url}, cluster {cluster} at epoch {epoch} with {count} members",
@@ -167,6 +172,8 @@ class Proxy(Service):
         parting = ensureDeferred(self._part.stop())
         if self._door is not None:
             yield self._door.stopService()
+        if self._redis is not None:
+            yield self._redis.stopService()
         until = self._reactor.seconds() + STOP_PATIENCE_S
         while self._rooms.coordinator.under_way and self._reactor.seconds() < until:
             yield deferLater(self._reactor, 0.02)

@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IReactorTime
 from .buggify import Buggify, inert
 from .coordinator import Coordinator
 from .courier import Courier
+from .explaining import explain
 from .leading import Lead
 from .limits import Limits
 from .listing import Listing
@@ -23,6 +24,8 @@ from .peers.control import Control
 from .peers.peer import Transport
 from .peers.queue import Queues
 from .quorum import Level
+from .resp.door import RedisDoor
+from .resp.whole import Whole
 from .roster import Roster
 from .state.store import StateStore
 from .sweeper import Sweeper
@@ -50,6 +53,7 @@ class Rooms:
         transport: Transport,
         buggify: Buggify = inert,
     ) -> None:
+        self._clock = clock
         self._now_ms = now_ms
         self.metrics = ProxyMetrics()
         hybrid = HybridClock(now_ms, random.getrandbits(64))
@@ -124,6 +128,15 @@ class Rooms:
             self.queues.avoided,
             self._holds_value,
         )
+        self.whole = Whole(
+            random,
+            limits,
+            self.listing,
+            self.coordinator,
+            control,
+            lambda: self.roster.view,
+            lambda key: explain(clock, self.queues, self.roster.view, key, limits.operation_timeout_s),
+        )
         self.roster = Roster(
             clock,
             random,
@@ -173,6 +186,10 @@ class Rooms:
     def _holds_value(self, key: Key) -> Deferred[bool]:
         found = self.coordinator.get(key, Level.STRONG)
         return found.addCallback(lambda done: is_value(done.record))
+
+    def redis(self, limits: Limits, default: Level, allow_flush: bool) -> RedisDoor:
+        """The proxy's Redis door."""
+        return RedisDoor(self._clock, self._now_ms, limits, self.coordinator, self.whole, default, allow_flush)
 
     def app(self, limits: Limits, default: Level, app: App | None = None, elsewhere: Elsewhere = nowhere) -> App:
         """The proxy's whole door.

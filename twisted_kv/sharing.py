@@ -25,8 +25,8 @@ GRACE_S = 0.05
 
 
 class Changed(NamedTuple):
-    """What became of one conditional change: the record that it left, whether that is its own, who agreed, and what it had
-    found."""
+    """What became of one conditional change: the record that it left, whether that is its own, and who agreed; and the
+    record that it had found."""
 
     record: Record | None
     changed: bool

@@ -298,6 +298,26 @@ class KeysPage(msgspec.Struct, array_like=True):
     more: bool
 
 
+class SlotKeysRequest(msgspec.Struct, array_like=True):
+    """Asks for the keys of slots from ``first`` on: of whole slots, and of one at the least."""
+
+    header: Header
+    first: int
+    limit: int
+
+
+class SlotKeysPage(msgspec.Struct, array_like=True):
+    """Keys in order of slot and key, and the slot at which to go on, None at the end.
+
+    A key that cannot be read is said to hold a value: who compares what owners say has to look then.
+    """
+
+    format: int
+    epoch: int
+    rows: list[KeyRow]
+    next: int | None = None
+
+
 class DueRequest(msgspec.Struct, array_like=True):
     """Asks for values that expire by ``until_ms``, the earliest first, strictly after ``after``."""
 
@@ -364,6 +384,8 @@ page_request_decoder = msgspec.msgpack.Decoder(PageRequest)
 page_decoder = msgspec.msgpack.Decoder(Page)
 keys_request_decoder = msgspec.msgpack.Decoder(KeysRequest)
 keys_page_decoder = msgspec.msgpack.Decoder(KeysPage)
+slot_keys_request_decoder = msgspec.msgpack.Decoder(SlotKeysRequest)
+slot_keys_page_decoder = msgspec.msgpack.Decoder(SlotKeysPage)
 due_request_decoder = msgspec.msgpack.Decoder(DueRequest)
 due_page_decoder = msgspec.msgpack.Decoder(DuePage)
 digests_request_decoder = msgspec.msgpack.Decoder(DigestsRequest)

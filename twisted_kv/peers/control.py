@@ -41,6 +41,8 @@ from ..wire import (
     PurgeReply,
     PurgeRequest,
     Row,
+    SlotKeysPage,
+    SlotKeysRequest,
     Source,
     VerifyRequest,
     batch_reply_decoder,
@@ -53,6 +55,7 @@ from ..wire import (
     page_decoder,
     pull_reply_decoder,
     purge_reply_decoder,
+    slot_keys_page_decoder,
     verify_reply_decoder,
 )
 from .peer import Answer, Transport
@@ -60,7 +63,7 @@ from .queue import MSGPACK
 
 JSON = "application/json"
 
-P = TypeVar("P", Page, KeysPage, DuePage, Digests, PullReply, PurgeReply, HintsPage, Marks)
+P = TypeVar("P", Page, KeysPage, SlotKeysPage, DuePage, Digests, PullReply, PurgeReply, HintsPage, Marks)
 
 _PAGE_ERRORS: dict[str, type[KvError]] = {kind.slug: kind for kind in (Damaged, OtherEpoch)}
 
@@ -226,6 +229,11 @@ class Control:
         """
         request = KeysRequest(self.header(seat, state), prefix, after, limit)
         return await self._page(seat.url, "keys", request, keys_page_decoder)
+
+    async def slot_keys(self, seat: Seat, state: State, first: int, limit: int) -> SlotKeysPage:
+        """Read the keys of some of a node's slots. Errors as in ``keys``."""
+        request = SlotKeysRequest(self.header(seat, state), first, limit)
+        return await self._page(seat.url, "slotkeys", request, slot_keys_page_decoder)
 
     async def due(
         self, seat: Seat, state: State, until_ms: int, after: tuple[int, bytes] | None, limit: int

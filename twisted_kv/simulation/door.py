@@ -27,6 +27,7 @@ from ..wire import (
     page_request_decoder,
     pull_request_decoder,
     purge_request_decoder,
+    slot_keys_request_decoder,
     verify_request_decoder,
 )
 
@@ -58,6 +59,7 @@ def answered(
         "marks": lambda: replica.marks(marks_request_decoder.decode(body)),
         "renew": lambda: replica.renew(marks_request_decoder.decode(body)),
         "keys": lambda: replica.keys(keys_request_decoder.decode(body)),
+        "slotkeys": lambda: replica.slot_keys(slot_keys_request_decoder.decode(body)),
         "due": lambda: replica.due(due_request_decoder.decode(body)),
         "batch": lambda: replica.serve(batch_decoder.decode(body)),
         "epoch": lambda: replica.announce(announcement_decoder.decode(body)),

@@ -37,6 +37,7 @@ from ..wire import (
     parse_json,
     pull_request_decoder,
     purge_request_decoder,
+    slot_keys_request_decoder,
     verify_request_decoder,
 )
 from .answers import MSGPACK, answer, answer_json, problem_body, status_of
@@ -154,6 +155,10 @@ def add_node(app: Klein, replica: Replica, puller: Puller, metrics: NodeMetrics)
     @app.route("/node/v1/keys", methods=["POST"])
     def keys(request: Any) -> Deferred[bytes]:
         return asked(request, keys_request_decoder, replica.keys, answer_page)
+
+    @app.route("/node/v1/slotkeys", methods=["POST"])
+    def slot_keys(request: Any) -> Deferred[bytes]:
+        return asked(request, slot_keys_request_decoder, replica.slot_keys, answer_page)
 
     @app.route("/node/v1/due", methods=["POST"])
     def due(request: Any) -> Deferred[bytes]:

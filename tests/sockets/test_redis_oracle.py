@@ -1,0 +1,127 @@
+"""Redis's own answers: the same commands to a real Redis and to a real cluster, and each reply has to be the same."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hiredis
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.redis_commands import COMMANDS, Words
+from tests.sockets.daemons import PATIENCE_S, farming, free_port, wait_until
+
+pytestmark = pytest.mark.system
+
+EXAMPLES = int(os.environ.get("KV_ORACLE_EXAMPLES", "150"))
+SEVERAL_S = 2
+"""By how much expiries may differ: the two hear of a command one after the other."""
+
+
+class Error(str):
+    """An error's text."""
+
+
+class Speaker:
+    """One connection."""
+
+    def __init__(self, port: int) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
+        self._reader = hiredis.Reader(replyError=Error)
+
+    def ask(self, commands: list[Words]) -> list[Any]:
+        """Send commands in one piece, and give their replies."""
+        self._socket.sendall(b"".join(map(spelt, commands)))
+        replies: list[Any] = []
+        while len(replies) < len(commands):
+            reply = self._reader.gets()
+            if reply is False:
+                data = self._socket.recv(65_536)
+                assert data, "the connection was closed"
+                self._reader.feed(data)
+            else:
+                replies.append(reply)
+        return replies
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def spelt(words: Words) -> bytes:
+    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+
+
+def accepts(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    port = free_port()
+    command = ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no"]
+    with open(tmp_path_factory.mktemp("redis") / "out", "wb") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        wait_until(lambda: accepts(port), "Redis to accept connections")
+        yield port
+    finally:
+        process.terminate()
+        process.wait(PATIENCE_S)
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    port = free_port()
+    folder: Path = tmp_path_factory.mktemp("cluster")
+    with farming(folder) as farm:
+        proxy = farm.proxy("--resp-port", str(port), "--allow-flush", "true", "--transport", "link")
+        for _ in range(3):
+            farm.add(farm.node("--engine", "memory"))
+        wait_until(lambda: accepts(port), "the Redis door to be open")
+        assert proxy.ended() is None
+        yield port
+
+
+def alike(command: Words, one: Any, other: Any) -> bool:
+    """Whether two replies say the same, as far as a cluster and one process can."""
+    name = command[0].upper()
+    if name == b"KEYS" and isinstance(one, list) and isinstance(other, list):
+        return sorted(one) == sorted(other)
+    if name in (b"TTL", b"EXPIRETIME", b"PTTL", b"PEXPIRETIME") and isinstance(one, int) and isinstance(other, int):
+        unit = 1000 if name.startswith(b"P") else 1
+        return one == other if min(one, other) < 0 else abs(one - other) <= SEVERAL_S * unit
+    return bool(one == other) and isinstance(one, Error) == isinstance(other, Error)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("protocol", [b"2", b"3"])
+def test_the_same_commands_get_the_same_replies_as_from_redis(redis: int, ours: int, protocol: bytes) -> None:
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        database=None,
+        derandomize="KV_ORACLE_EXAMPLES" not in os.environ,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.lists(st.lists(COMMANDS, min_size=1, max_size=20), min_size=1, max_size=10))
+    def same(batches: list[list[Words]]) -> None:
+        speakers = Speaker(ours), Speaker(redis)
+        try:
+            for speaker in speakers:
+                speaker.ask([[b"HELLO", protocol], [b"FLUSHALL"]])
+            for batch in batches:
+                mine, theirs = (speaker.ask(batch) for speaker in speakers)
+                for command, one, other in zip(batch, mine, theirs, strict=True):
+                    assert alike(command, one, other), f"{command}: {one!r}, and from Redis {other!r}"
+        finally:
+            for speaker in speakers:
+                speaker.close()
+
+    same()

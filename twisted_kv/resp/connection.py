@@ -1,0 +1,325 @@
+"""One client of the Redis door: its commands in, their replies out, in the same order."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.interfaces import IPushProducer, IReactorTime
+from twisted.internet.protocol import Protocol as Connection
+from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from ..errors import KvError, Overloaded
+from ..fasthttp.intake import Intake
+from ..fasthttp.outlet import Outlet
+from ..fasthttp.overdue import Overdue
+from .order import Order, Store
+from .plans import Errand, Plan, Refused
+from .refusals import BUG, reply_to
+from .replies import error
+from .requests import Cutter, Requests, Unreadable
+from .session import Server, Session
+from .table import Table
+
+
+class Door(Server, Protocol):
+    """The port that a client is connected to."""
+
+    clock: IReactorTime
+    store: Store
+    table: Table
+    cutter: Cutter
+    intake: Intake
+    overdue: Overdue
+
+    def welcome(self, client: Client) -> Session | None:
+        """Take in a client, unless there are too many."""
+
+    def farewell(self, client: Client) -> None:
+        """Hear that a client has gone."""
+
+
+class Slot:
+    """The place of one command's reply, until that is there."""
+
+    __slots__ = ("reply",)
+
+    def __init__(self) -> None:
+        self.reply: bytes | None = None
+
+
+class _Run:
+    """A plan of several questions: their answers, and how many are still to come."""
+
+    __slots__ = ("answers", "left", "plan", "slot")
+
+    def __init__(self, slot: Slot, plan: Plan) -> None:
+        self.slot = slot
+        self.plan = plan
+        self.left = len(plan.asks)
+        self.answers: list[Any] = [None] * self.left
+
+
+@implementer(IPushProducer)
+class Client(Connection):
+    """One connection. Commands are begun as they come, up to a bound; those of several keys are under way together."""
+
+    log = Logger()
+    session: Session
+    transport: Any
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._todo: deque[list[bytes]] = deque()
+        """Commands that have come and were not begun."""
+        self._slots: deque[Slot] = deque()
+        """Commands that were begun and not replied to, in their order."""
+        self._under_way = 0
+        """How many of them wait for the store."""
+        self._alone = False
+        """Whether an errand runs, or waits until it may: the commands behind it wait, too."""
+        self._taken = 0
+        """What the intake counts of this connection."""
+        self._since_s = 0.0
+        """When the command began to come that is not whole."""
+        self._stalled_s: float | None = None
+        """Since when the client does not read."""
+        self._unread = 0
+        """What was written since then."""
+        self._held = False
+        """Whether nothing is read from the client for now."""
+        self._beginning = False
+        self._flushing = False
+        self._last: bytes | None = None
+        """What is said when all was replied to, before the connection ends; None while it goes on."""
+        self._gone = False
+
+    def connectionMade(self) -> None:
+        if hasattr(self.transport, "setTcpNoDelay"):
+            self.transport.setTcpNoDelay(True)
+        session = self._door.welcome(self)
+        if session is None:
+            self._gone = True
+            self.transport.write(error("ERR max number of clients reached"))
+            self.transport.loseConnection()
+            return
+        self.session = session
+        limits = self._door.limits
+        self._requests = Requests(self._door.cutter, limits.value_bytes_max, limits.resp_command_bytes_max)
+        self._order = Order(self._door.store)
+        self._outlet = Outlet(self.transport)
+        self.transport.registerProducer(self, True)
+        self._door.overdue.watch(self)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """What is under way goes on: a write must not stop half-way because its client has gone."""
+        self._gone = True
+        self._todo.clear()
+        self._slots.clear()
+        self._count(0)
+        self._door.overdue.forget(self)
+        self._door.farewell(self)
+
+    # Commands.
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._gone or self._last is not None:
+            return
+        requests = self._requests
+        if not requests.held:
+            self._since_s = self._door.clock.seconds()
+        fault: Unreadable | None = None
+        commands: list[list[bytes]] = []
+        try:
+            requests.feed(data, commands)
+        except Unreadable as found:
+            fault = found
+        self._todo += commands
+        if fault is not None:
+            self._last = error(b"ERR Protocol error: %b" % fault.text)
+        elif requests.held or self._taken:
+            try:
+                self._count(requests.held)
+            except Overloaded as trouble:
+                self._last = reply_to(trouble)
+        self._begin()
+
+    def _count(self, held: int) -> None:
+        """Tell the intake how much is here of a command that is not whole.
+
+        :raises Overloaded: if all connections together hold too much.
+        """
+        intake = self._door.intake
+        intake.give_back(self._taken)
+        self._taken = 0
+        intake.take(held)
+        self._taken = held
+
+    def _begin(self) -> None:
+        """Begin commands, as many as may be under way, and send what was replied to at once."""
+        if self._beginning:
+            return
+        self._beginning = True
+        todo, most = self._todo, self._door.limits.resp_pipeline_max
+        while todo and self._under_way < most and not self._alone and self._stalled_s is None:
+            self._run(todo.popleft())
+        self._beginning = False
+        if not self._flushing:
+            self._flush()
+        self._read_on()
+
+    def _read_on(self) -> None:
+        """Read from the client only while all that came from it was begun."""
+        holds = bool(self._todo) or self._stalled_s is not None
+        if holds != self._held and not self._gone:
+            self._held = holds
+            if holds:
+                self.transport.pauseProducing()
+            else:
+                self.transport.resumeProducing()
+
+    def _run(self, words: list[bytes]) -> None:
+        door, session, slot = self._door, self.session, Slot()
+        try:
+            outcome = door.table.find(words).plan(session, words)
+        except Refused as refusal:
+            outcome = error(refusal.text)
+        except Exception:
+            self.log.failure("a command could not be planned")
+            outcome = BUG
+        if type(outcome) is Errand and self._under_way:
+            # It is to see what was done before it.
+            self._todo.appendleft(words)
+            self._alone = True
+            return
+        door.processed += 1
+        self._slots.append(slot)
+        if type(outcome) is bytes:
+            slot.reply = outcome
+            if session.closing:
+                self._todo.clear()
+                self._last = b""
+        elif type(outcome) is Plan:
+            self._under_way += 1
+            self._ask(slot, outcome)
+        else:
+            assert type(outcome) is Errand
+            self._under_way += 1
+            self._alone = True
+            running: Deferred[Any] = ensureDeferred(outcome.run())
+            running.addBoth(self._returned, slot)
+
+    def _ask(self, slot: Slot, plan: Plan) -> None:
+        run, level, order = _Run(slot, plan), self.session.level, self._order
+        for number, ask in enumerate(plan.asks):
+            order.ask(ask, level, lambda answer, number=number: self._answered(run, number, answer))
+
+    def _answered(self, run: _Run, number: int, answer: Any) -> None:
+        run.answers[number] = answer
+        run.left -= 1
+        if run.left:
+            return
+        failure = next((one for one in run.answers if isinstance(one, Failure)), None)
+        if failure is not None:
+            reply = self._failed(failure)
+        else:
+            try:
+                reply = run.plan.reply(run.answers)
+            except Refused as refusal:
+                reply = error(refusal.text)
+            except Exception:
+                self.log.failure("a reply could not be made")
+                reply = BUG
+        self._reply(run.slot, reply)
+
+    def _returned(self, result: Any, slot: Slot) -> None:
+        self._reply(slot, self._failed(result) if isinstance(result, Failure) else result)
+
+    def _failed(self, failure: Failure) -> bytes:
+        if isinstance(failure.value, KvError):
+            return reply_to(failure.value)
+        if isinstance(failure.value, Refused):
+            return error(failure.value.text)
+        self.log.failure("a command failed", failure)
+        return BUG
+
+    # Replies.
+
+    def _reply(self, slot: Slot, reply: bytes) -> None:
+        """Take a reply. Those that come in one turn of the reactor leave together."""
+        if self._gone:
+            return
+        slot.reply = reply
+        self._under_way -= 1
+        if not self._under_way:
+            self._alone = False
+            self._begin()
+        elif not self._flushing:
+            self._flushing = True
+            self._door.clock.callLater(0, self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._flushing = False
+        if not self._gone:
+            self._begin()
+
+    def _flush(self) -> None:
+        """Send what can be sent in order, and hang up where all was said."""
+        slots = self._slots
+        if slots and slots[0].reply is not None:
+            replies: list[bytes] = []
+            while slots and (reply := slots[0].reply) is not None:
+                replies.append(reply)
+                slots.popleft()
+            self._write(replies[0] if len(replies) == 1 else b"".join(replies))
+        if self._last is not None and not slots and not self._todo:
+            last, self._last = self._last, b""
+            if last:
+                self._write(last)
+            self.hang_up()
+
+    def _write(self, data: bytes) -> None:
+        self._outlet.write(data)
+        if self._stalled_s is not None:
+            self._unread += len(data)
+            if self._unread > self._door.limits.resp_output_bytes_max:
+                self.transport.abortConnection()
+
+    # What the transport says about its client: it reads replies no longer; it reads on.
+
+    def pauseProducing(self) -> None:
+        if self._stalled_s is None:
+            self._stalled_s = self._door.clock.seconds()
+            self._unread = 0
+        self._read_on()
+
+    def resumeProducing(self) -> None:
+        self._stalled_s = None
+        self._outlet.drained()
+        if not self._gone:
+            self._begin()
+
+    def stopProducing(self) -> None:
+        pass
+
+    # What becomes of those who take their time.
+
+    def look(self, now_s: float) -> None:
+        """See ``overdue``. Who asks nothing may stay: clients keep their connections for hours."""
+        limits = self._door.limits
+        if self._stalled_s is not None:
+            if now_s - self._stalled_s > limits.unread_s(self._unread):
+                self.transport.abortConnection()
+        elif self._requests.held and not self._todo and now_s - self._since_s > limits.body_s(self._requests.held):
+            self.transport.abortConnection()
+
+    def hang_up(self) -> None:
+        """See ``overdue``: nothing more is answered."""
+        if not self._gone:
+            self._gone = True
+            self.transport.unregisterProducer()
+            self.transport.loseConnection()
