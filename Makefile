@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-TOOLS := wrk strace curl etcd
+TOOLS := wrk strace curl etcd redis-server
 PACKAGES := wrk strace curl etcd-server
 BENCH_TOOLS := wrk redis-server redis-benchmark nutcracker etcd
 BENCH_PACKAGES := wrk redis-server redis-tools nutcracker etcd-server
@@ -40,7 +40,7 @@ test-doors: $(VENV)/installed-test
 		$(BIN)/pytest -n auto --dist loadfile -m "not system" tests/sockets
 	KVPROXY_OPTIONS="--transport link" $(BIN)/pytest -n auto --dist loadfile -m "not system" tests/sockets
 	KV_STREAMS=10000 KV_IDLE=8000 $(BIN)/pytest -s --timeout 900 \
-		tests/sockets/test_spoilt_requests.py tests/sockets/test_many_clients.py
+		tests/sockets/test_spoilt_requests.py tests/sockets/test_spoilt_commands.py tests/sockets/test_many_clients.py
 
 # The release campaign: ten thousand clusters, two million operations and more. Its last lines go into docs/.
 simulate: $(VENV)/installed

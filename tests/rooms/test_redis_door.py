@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from twisted_kv.conditional import Decide
-from twisted_kv.errors import KvError, NoNodes, Unreached
+from twisted_kv.errors import KvError, NoNodes, Overloaded, Unreached
 from twisted_kv.limits import Limits
 from twisted_kv.listing import KeyPage
 from twisted_kv.names import Key
@@ -268,6 +268,24 @@ def test_other_trouble_is_an_error_under_a_code_that_clients_know(scene: Scene) 
     assert scene.said() == b"-CLUSTERDOWN there is no node (add one)\r\n-NOREPLICAS too few\r\n"
 
 
+def test_a_thousand_commands_that_are_refused_at_once_do_not_nest(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.send("GET a")
+    [first] = scene.store.take()
+
+    def refuse(*_: object) -> Deferred[Any]:
+        return fail(Overloaded("too much is under way"))
+
+    monkeypatch.setattr(scene.store, "get", refuse)
+    monkeypatch.setattr(scene.store, "change", refuse)
+    scene.send(*["INCR a", "GET a"] * 400)
+    first.answer()
+    assert scene.said() == b"$-1\r\n" + b"-TRYAGAIN too much is under way\r\n" * 800
+    scene.send("GET b")
+    assert scene.said() == b"-TRYAGAIN too much is under way\r\n"
+
+
 def test_a_bug_is_told_as_one_and_logged(scene: Scene, no_logged_failure: list[dict[str, Any]]) -> None:
     scene.send("GET a", "PING")
     scene.store.take()[0].done.errback(Failure(ZeroDivisionError()))
@@ -335,6 +353,15 @@ def test_a_command_that_does_not_come_to_its_end_is_cut_off_and_an_idle_client_i
     scene.clock.pump([0.5] * int(scene.door.limits.body_s(20) * 2 + 4))
     assert scene.wire.aborted
     assert not idle.aborted
+
+
+def test_who_goes_on_sending_is_not_cut_off_where_each_piece_ends_within_a_command(scene: Scene) -> None:
+    piece = b"*1\r\n$4\r\nPING\r\n"
+    scene.clients[0].dataReceived(piece[:7])
+    for _ in range(int(scene.door.limits.body_s(20)) * 2):
+        scene.clock.advance(1)
+        scene.clients[0].dataReceived(piece[7:] + piece[:7])
+    assert not scene.wire.aborted
 
 
 @limits(resp_clients_max=1)

@@ -3,63 +3,24 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import hiredis
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.redis_commands import COMMANDS, Words
 from tests.sockets.daemons import PATIENCE_S, farming, free_port, wait_until
+from tests.sockets.speaker import Error, Speaker, accepts
 
 pytestmark = pytest.mark.system
 
 EXAMPLES = int(os.environ.get("KV_ORACLE_EXAMPLES", "150"))
 SEVERAL_S = 2
 """By how much expiries may differ: the two hear of a command one after the other."""
-
-
-class Error(str):
-    """An error's text."""
-
-
-class Speaker:
-    """One connection."""
-
-    def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
-        self._reader = hiredis.Reader(replyError=Error)
-
-    def ask(self, commands: list[Words]) -> list[Any]:
-        """Send commands in one piece, and give their replies."""
-        self._socket.sendall(b"".join(map(spelt, commands)))
-        replies: list[Any] = []
-        while len(replies) < len(commands):
-            reply = self._reader.gets()
-            if reply is False:
-                data = self._socket.recv(65_536)
-                assert data, "the connection was closed"
-                self._reader.feed(data)
-            else:
-                replies.append(reply)
-        return replies
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-def spelt(words: Words) -> bytes:
-    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
-
-
-def accepts(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture(scope="module")

@@ -130,8 +130,7 @@ class Client(Connection):
         if self._gone or self._last is not None:
             return
         requests = self._requests
-        if not requests.held:
-            self._since_s = self._door.clock.seconds()
+        was_whole = not requests.held
         fault: Unreadable | None = None
         commands: list[list[bytes]] = []
         try:
@@ -139,6 +138,8 @@ class Client(Connection):
         except Unreadable as found:
             fault = found
         self._todo += commands
+        if commands or was_whole:
+            self._since_s = self._door.clock.seconds()
         if fault is not None:
             self._last = error(b"ERR Protocol error: %b" % fault.text)
         elif requests.held or self._taken:

@@ -37,11 +37,12 @@ Told = Callable[[Any], None]
 class _Line:
     """What one key's operations wait for."""
 
-    __slots__ = ("kind", "under_way", "waiting")
+    __slots__ = ("beginning", "kind", "under_way", "waiting")
 
     def __init__(self, kind: type[Ask]) -> None:
         self.kind = kind
         self.under_way = 0
+        self.beginning = False
         self.waiting: deque[tuple[Ask, Level, Told]] = deque()
 
 
@@ -55,7 +56,7 @@ class Order:
         self._lines: dict[Key, _Line] = {}
 
     def ask(self, ask: Ask, level: Level, told: Told) -> None:
-        """Put a question when it is its turn; it is never answered from inside this call."""
+        """Put a question when it is its turn. It may be answered from inside this call, where the store refuses it."""
         key = ask.key
         line = self._lines.get(key)
         if line is None:
@@ -81,19 +82,25 @@ class Order:
 
     def _ended(self, result: Any, line: _Line, ask: Ask, told: list[Told]) -> None:
         line.under_way -= 1
-        if not line.under_way:
-            self._next(line, ask.key)
+        if not line.under_way and not line.beginning:
+            self._go_on(line, ask.key)
         if type(result) is Done:
             result = result.record
         for one in told:
             one(result)
 
-    def _next(self, line: _Line, key: Key) -> None:
-        """Let those begin who have waited, as many as may go together."""
-        waiting = line.waiting
-        if not waiting:
+    def _go_on(self, line: _Line, key: Key) -> None:
+        """Let those begin who have waited. Where the store refuses them at once, they do not nest."""
+        line.beginning = True
+        while line.waiting and not line.under_way:
+            self._begin(line)
+        line.beginning = False
+        if not line.under_way:
             del self._lines[key]
-            return
+
+    def _begin(self, line: _Line) -> None:
+        """Begin with the first who waits, and as many behind it as may go with it."""
+        waiting = line.waiting
         ask, level, told = waiting.popleft()
         line.kind = type(ask)
         if line.kind is Get:
