@@ -1,12 +1,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-TOOLS := wrk strace curl etcd redis-server
+TOOLS := wrk strace curl etcd redis-server redis-cli redis-benchmark node npm
 PACKAGES := wrk strace curl etcd-server
 BENCH_TOOLS := wrk redis-server redis-benchmark nutcracker etcd
 BENCH_PACKAGES := wrk redis-server redis-tools nutcracker etcd-server
 
-.PHONY: run test test-system test-damage test-growth test-doors simulate mutants bench bench-long bench-tools clean
+.PHONY: run test test-system test-damage test-growth test-doors test-redis simulate mutants bench bench-long bench-tools clean
 
 run: $(VENV)/installed
 	$(BIN)/twistd -n kvcluster
@@ -40,7 +40,12 @@ test-doors: $(VENV)/installed-test
 		$(BIN)/pytest -n auto --dist loadfile -m "not system" tests/sockets
 	KVPROXY_OPTIONS="--transport link" $(BIN)/pytest -n auto --dist loadfile -m "not system" tests/sockets
 	KV_STREAMS=10000 KV_IDLE=8000 $(BIN)/pytest -s --timeout 900 \
-		tests/sockets/test_spoilt_requests.py tests/sockets/test_spoilt_commands.py tests/sockets/test_many_clients.py
+		tests/sockets/test_spoilt_requests.py tests/sockets/test_many_clients.py
+
+# A hundred thousand random commands beside a real Redis, ten thousand spoilt streams of them.
+test-redis: $(VENV)/installed-test
+	KV_ORACLE_EXAMPLES=1500 $(BIN)/pytest -s --timeout 1800 tests/sockets/test_redis_oracle.py
+	KV_STREAMS=10000 $(BIN)/pytest -s --timeout 900 tests/sockets/test_spoilt_commands.py
 
 # The release campaign: ten thousand clusters, two million operations and more. Its last lines go into docs/.
 simulate: $(VENV)/installed

@@ -46,6 +46,7 @@ setup(
             "pytest-xdist>=3.8",
             "h11>=0.16",
             "hypothesis>=6.140",
+            "redis>=7",
             "ruff>=0.14",
             "mypy>=1.18",
             "build>=1.3",

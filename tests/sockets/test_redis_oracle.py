@@ -64,6 +64,8 @@ def alike(command: Words, one: Any, other: Any) -> bool:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("protocol", [b"2", b"3"])
 def test_the_same_commands_get_the_same_replies_as_from_redis(redis: int, ours: int, protocol: bytes) -> None:
+    asked = 0
+
     @settings(
         max_examples=EXAMPLES,
         deadline=None,
@@ -73,12 +75,14 @@ def test_the_same_commands_get_the_same_replies_as_from_redis(redis: int, ours: 
     )
     @given(st.lists(st.lists(COMMANDS, min_size=1, max_size=20), min_size=1, max_size=10))
     def same(batches: list[list[Words]]) -> None:
+        nonlocal asked
         speakers = Speaker(ours), Speaker(redis)
         try:
             for speaker in speakers:
                 speaker.ask([[b"HELLO", protocol], [b"FLUSHALL"]])
             for batch in batches:
                 mine, theirs = (speaker.ask(batch) for speaker in speakers)
+                asked += len(batch)
                 for command, one, other in zip(batch, mine, theirs, strict=True):
                     assert alike(command, one, other), f"{command}: {one!r}, and from Redis {other!r}"
         finally:
@@ -86,3 +90,4 @@ def test_the_same_commands_get_the_same_replies_as_from_redis(redis: int, ours: 
                 speaker.close()
 
     same()
+    print(f"{asked:,} commands got the same replies in RESP{protocol.decode()}")  # noqa: T201
