@@ -11,11 +11,11 @@ import time
 from types import ModuleType
 from typing import Any
 
-from . import compare, flat, growth, grpc_call, overload, workers
+from . import compare, flat, growth, grpc_call, overload, redis_door, workers
 from .parts import shared_options, stop_in_order
 from .peers import PACKAGES, need
 
-PARTS: tuple[ModuleType, ...] = (compare, grpc_call, workers, overload, growth)
+PARTS: tuple[ModuleType, ...] = (compare, redis_door, grpc_call, workers, overload, growth)
 LONG = (flat,)
 LONG_KEYS = [1_000, 100_000, 5_000_000]
 

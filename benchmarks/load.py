@@ -80,9 +80,11 @@ class RedisBenchmark:
     port: int
     door: str = "RESP, redis-benchmark"
     passes: int = 12
+    pipeline: int = 1
+    """Commands that a client sends before it waits for their replies."""
 
     def run(self, method: str, clients: int, seconds: float, keys: int, value_bytes: int) -> Run:
-        trial, _ = self._run(method, clients, 200 * clients, keys, value_bytes)
+        trial, _ = self._run(method, clients, 200 * clients * self.pipeline, keys, value_bytes)
         requests = max(int(float(trial["rps"]) * seconds), clients)
         saw, generator = self._run(method, clients, requests, keys, value_bytes)
         p50_ms, p99_ms = float(saw["p50_latency_ms"]), float(saw["p99_latency_ms"])
@@ -93,6 +95,7 @@ class RedisBenchmark:
     ) -> tuple[dict[str, str], float]:
         command = ["redis-benchmark", "-h", HOST, "-p", str(self.port), "-c", str(clients), "-n", str(requests)]
         command += ["-d", str(value_bytes), "-r", str(keys), "-t", {"PUT": "set", "GET": "get"}[method], "--csv"]
+        command += ["-P", str(self.pipeline)]
         output, generator = _output(command, 10 * SPARE_S)
         rows = list(csv.DictReader(line for line in output.splitlines() if line.startswith('"')))
         if len(rows) != 1:
