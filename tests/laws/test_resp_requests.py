@@ -6,7 +6,7 @@ import random
 import tracemalloc
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twisted_kv.resp.inline import words
@@ -49,19 +49,26 @@ def cut(data: bytes, rng: random.Random, longest: int) -> list[bytes]:
     return pieces
 
 
-WORD = st.one_of(
-    st.binary(max_size=20), st.text("\r\n*$+-:1a\0", max_size=30).map(str.encode), st.just(b"x" * (LINE_BYTES_MAX + 9))
-)
+class Large(bytes):
+    """A word that comes in several reads; a report need not show all of it."""
+
+    def __repr__(self) -> str:
+        return "LARGE"
+
+
+LARGE = Large(b"x" * (LINE_BYTES_MAX + 9))
+WORD = st.one_of(st.binary(max_size=20), st.text("\r\n*$+-:1a\0", max_size=30).map(str.encode), st.just(LARGE))
 COMMANDS = st.lists(st.lists(WORD, min_size=1, max_size=5), max_size=12)
 
 
+@settings(deadline=None)
 @given(COMMANDS, st.integers(0, 1 << 32), st.sampled_from([1, 3, 40, 5_000, 200_000]))
 def test_commands_come_out_as_they_went_in_wherever_the_stream_was_cut(
     commands: list[list[bytes]], seed: int, longest: int
 ) -> None:
     data = b"".join(spelt(*command) for command in commands)
-    if longest == 1 and len(data) > 5_000:
-        longest = 1_000
+    if len(data) > 5_000:
+        longest = max(longest, 1_000)
     assert read(*cut(data, random.Random(seed), longest)) == commands
     assert read(data) == commands
 
