@@ -14,7 +14,7 @@ from .load import RedisBenchmark, Run, fill
 from .parts import CLIENTS, VALUE_BYTES, interleaved, main, middle, p50_ms, per_s, ratios, rows_of, said, saved, tail
 from .peers import need, redis_replicated, versions
 from .pictures import draw_bars
-from .servers import accepts, cluster, free_ports, processes, wait_until
+from .servers import NODES, accepts, cluster, free_ports, processes, wait_until
 
 NAME = "redis_door"
 KEYS = 10_000
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
     found = versions("redis-server")
     print(said(found))
     with processes() as running:
-        [port] = free_ports(1)
+        *_, port = free_ports(NODES + 2)  # behind those that the cluster takes
         ways = ("--transport", "link", "--resp-port", str(port))
         cluster(running, "redis-door", "--engine", options.engine, proxy_options=ways)
         wait_until(lambda: accepts(port), "the Redis door to be open")
