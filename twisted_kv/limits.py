@@ -61,7 +61,11 @@ class Limits:
     """All words of one command together: MSET takes many values."""
 
     resp_output_bytes_max: int = 64 * MIB
-    """Replies that a Redis client does not read, before it is cut off; or one reply that is larger."""
+    """Replies that are kept for one Redis client, since it does not read or one before them is still to come. Beyond it
+    the client is cut off."""
+
+    resp_outputs_bytes_max: int = 256 * MIB
+    """The same for all Redis clients of a proxy together. Beyond it those that do not read are cut off."""
 
     operations_max: int = 10_000
     """Client operations under way in one proxy. Beyond it a client is told 429 at once instead of waiting in vain."""

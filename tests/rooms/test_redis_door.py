@@ -134,12 +134,14 @@ class Scene:
             Level.STRONG,
         )
         self.clients: list[Client] = []
+        self.wires: list[Wire] = []
         self.wire = self.connect()
 
     def connect(self) -> Wire:
         client, wire = self.door.buildProtocol(None), Wire()
         client.makeConnection(wire)
         self.clients.append(client)
+        self.wires.append(wire)
         return wire
 
     def send(self, *lines: str) -> None:
@@ -321,22 +323,86 @@ def test_a_client_has_so_many_commands_under_way_and_the_rest_waits_in_its_socke
     assert scene.wire.producerState == "producing"
 
 
-@limits(resp_output_bytes_max=5_000)
+@limits(resp_output_bytes_max=8_000, value_bytes_max=2_000)
 def test_a_client_that_does_not_read_is_begun_nothing_more_for_and_cut_off_when_too_much_is_ready(
     scene: Scene,
 ) -> None:
-    scene.send("SET a " + "v" * 3_000)
+    scene.send("SET a " + "v" * 2_000)
     scene.answer()
-    scene.send("GET a", "MGET a a")
+    scene.send("GET b", "MGET a a a a")
     asked = scene.store.take()
     scene.wire.producer.pauseProducing()
-    scene.send("PING")
+    scene.send("GET c")
     for one in asked:
         one.answer()
     scene.clock.advance(0)
-    scene.answer()
-    scene.clock.advance(0)
+    assert scene.store.asked == []
     assert scene.wire.aborted
+
+
+@limits(resp_output_bytes_max=8_000, value_bytes_max=2_000)
+def test_a_client_is_cut_off_when_too_much_waits_behind_one_reply(scene: Scene) -> None:
+    scene.send("SET a " + "v" * 2_000)
+    scene.answer()
+    scene.send("GET b", "MGET a a a a")
+    first, *others = scene.store.take()
+    for one in others:
+        one.answer()
+    assert scene.wire.aborted
+    first.answer()
+
+
+@limits(resp_outputs_bytes_max=5_000)
+def test_clients_that_do_not_read_are_cut_off_when_too_much_is_kept_for_all_and_others_are_not(scene: Scene) -> None:
+    scene.send("SET a " + "v" * 2_000)
+    scene.answer()
+    for _ in range(3):
+        scene.connect()
+    for client, wire in zip(scene.clients[:3], scene.wires, strict=False):
+        client.dataReceived(b"GET a\r\n")
+        wire.producer.pauseProducing()
+    scene.answer()
+    scene.clients[3].dataReceived(b"GET a\r\n" * 3)
+    while scene.store.asked:
+        scene.answer()
+    assert [wire.aborted for wire in scene.wires] == [False, False, True, False]
+    for client in scene.clients[:2]:
+        client.resumeProducing()
+    assert scene.door.output == scene.door.promised == 0
+
+
+@limits(resp_outputs_bytes_max=10_000, value_bytes_max=2_000)
+def test_clients_together_have_no_more_under_way_than_can_be_kept_but_each_has_one(scene: Scene) -> None:
+    for _ in range(9):
+        scene.connect()
+    for client in scene.clients:
+        client.dataReceived(b"GET a\r\nGET b\r\nGET c\r\n")
+    assert len(scene.store.asked) == 3 + 2 + 8
+    assert scene.door.promised == 26_000
+    while scene.store.asked:
+        scene.answer()
+        scene.clock.advance(0)
+    assert [wire.value() for wire in scene.wires] == [b"$-1\r\n" * 3] * 10
+    assert scene.door.promised == 0
+
+
+@limits(resp_output_bytes_max=100_000, value_bytes_max=10_000)
+def test_no_more_commands_are_under_way_than_their_replies_can_be_kept_if_they_are_as_large_as_the_last(
+    scene: Scene,
+) -> None:
+    scene.send("SET a " + "v" * 9_000)
+    scene.answer()
+    scene.send(*(f"GET a{number}" for number in range(100)))
+    under_way = []
+    while scene.store.asked:
+        under_way.append(len(scene.answer()))
+        scene.clock.advance(0)
+    assert under_way[0] == 5, "a value may be as large as it may be"
+    assert max(under_way) > 30, "they were small, as it turned out"
+    scene.send("GET a")
+    scene.answer()
+    scene.send(*(f"GET a{number}" for number in range(100)))
+    assert len(scene.answer()) == 5
 
 
 def test_a_client_that_does_not_read_for_too_long_is_cut_off(scene: Scene) -> None:

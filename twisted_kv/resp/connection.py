@@ -35,6 +35,10 @@ class Door(Server, Protocol):
     cutter: Cutter
     intake: Intake
     overdue: Overdue
+    output: int
+    """Bytes of replies that are there and were not read, of all clients."""
+    promised: int
+    """About how many bytes the replies to all that is under way will have."""
 
     def welcome(self, client: Client) -> Session | None:
         """Take in a client, unless there are too many."""
@@ -43,13 +47,19 @@ class Door(Server, Protocol):
         """Hear that a client has gone."""
 
 
+FADES = 0.9
+"""By how much a large reply counts less with each smaller one behind it."""
+
+
 class Slot:
     """The place of one command's reply, until that is there."""
 
-    __slots__ = ("reply",)
+    __slots__ = ("promised", "reply")
 
     def __init__(self) -> None:
         self.reply: bytes | None = None
+        self.promised = 0
+        """For how many bytes room is held."""
 
 
 class _Run:
@@ -88,8 +98,12 @@ class Client(Connection):
         """When the command began to come that is not whole."""
         self._stalled_s: float | None = None
         """Since when the client does not read."""
+        self._expected: float = door.limits.value_bytes_max
+        """How large the next replies may be, going by the last ones: so many are under way as could be kept."""
+        self._ready = 0
+        """Bytes of replies that are there and were not sent: one before them is still to come."""
         self._unread = 0
-        """What was written since then."""
+        """Bytes that were sent since the client stopped reading."""
         self._held = False
         """Whether nothing is read from the client for now."""
         self._beginning = False
@@ -117,12 +131,18 @@ class Client(Connection):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """What is under way goes on: a write must not stop half-way because its client has gone."""
-        self._gone = True
-        self._todo.clear()
-        self._slots.clear()
+        self._forget()
         self._count(0)
         self._door.overdue.forget(self)
         self._door.farewell(self)
+
+    def _forget(self) -> None:
+        """Have nothing more to do with this client's commands, and keep none of its replies."""
+        self._gone = True
+        self._todo.clear()
+        self._slots.clear()
+        self._door.output -= self._ready + self._unread
+        self._ready = self._unread = 0
 
     # Commands.
 
@@ -165,13 +185,25 @@ class Client(Connection):
         if self._beginning:
             return
         self._beginning = True
-        todo, most = self._todo, self._door.limits.resp_pipeline_max
-        while todo and self._under_way < most and not self._alone and self._stalled_s is None:
+        todo = self._todo
+        while todo and self._has_room() and not self._alone and self._stalled_s is None:
             self._run(todo.popleft())
         self._beginning = False
         if not self._flushing:
             self._flush()
         self._read_on()
+
+    def _has_room(self) -> bool:
+        """Whether one more command may be under way. The first always may, so that everybody gets on."""
+        under_way, door = self._under_way, self._door
+        if not under_way:
+            return True
+        limits, expected = door.limits, self._expected
+        return (
+            under_way < limits.resp_pipeline_max
+            and (under_way + 1) * expected <= limits.resp_output_bytes_max / 2
+            and door.output + door.promised + expected <= limits.resp_outputs_bytes_max
+        )
 
     def _read_on(self) -> None:
         """Read from the client only while all that came from it was begun."""
@@ -200,12 +232,14 @@ class Client(Connection):
         door.processed += 1
         self._slots.append(slot)
         if type(outcome) is bytes:
-            slot.reply = outcome
+            self._keep(slot, outcome)
             if session.closing:
                 self._todo.clear()
                 self._last = b""
         elif type(outcome) is Plan:
             self._under_way += 1
+            slot.promised = int(self._expected)
+            door.promised += slot.promised
             self._ask(slot, outcome)
         else:
             assert type(outcome) is Errand
@@ -252,9 +286,10 @@ class Client(Connection):
 
     def _reply(self, slot: Slot, reply: bytes) -> None:
         """Take a reply. Those that come in one turn of the reactor leave together."""
+        self._door.promised -= slot.promised
         if self._gone:
             return
-        slot.reply = reply
+        self._keep(slot, reply)
         self._under_way -= 1
         if not self._under_way:
             self._alone = False
@@ -262,6 +297,19 @@ class Client(Connection):
         elif not self._flushing:
             self._flushing = True
             self._door.clock.callLater(0, self._flush_now)
+
+    def _keep(self, slot: Slot, reply: bytes) -> None:
+        """Keep a reply until it may leave; cut the client off where too much is kept for it, or for all of them."""
+        slot.reply = reply
+        size, door = len(reply), self._door
+        self._expected = max(size, self._expected * FADES)
+        self._ready += size
+        door.output += size
+        limits = door.limits
+        too_much = door.output > limits.resp_outputs_bytes_max and self._stalled_s is not None
+        if too_much or self._ready + self._unread > limits.resp_output_bytes_max:
+            self._forget()
+            self.transport.abortConnection()
 
     def _flush_now(self) -> None:
         self._flushing = False
@@ -280,26 +328,32 @@ class Client(Connection):
         if self._last is not None and not slots and not self._todo:
             last, self._last = self._last, b""
             if last:
-                self._write(last)
+                self._outlet.write(last)
             self.hang_up()
 
     def _write(self, data: bytes) -> None:
+        """Send replies. Those that a client does not read stay in the transport's memory."""
+        size = len(data)
+        self._ready -= size
+        self._unread += size
         self._outlet.write(data)
-        if self._stalled_s is not None:
-            self._unread += len(data)
-            if self._unread > self._door.limits.resp_output_bytes_max:
-                self.transport.abortConnection()
+        if self._stalled_s is None:
+            self._all_read()
+
+    def _all_read(self) -> None:
+        self._door.output -= self._unread
+        self._unread = 0
 
     # What the transport says about its client: it reads replies no longer; it reads on.
 
     def pauseProducing(self) -> None:
         if self._stalled_s is None:
             self._stalled_s = self._door.clock.seconds()
-            self._unread = 0
         self._read_on()
 
     def resumeProducing(self) -> None:
         self._stalled_s = None
+        self._all_read()
         self._outlet.drained()
         if not self._gone:
             self._begin()

@@ -54,6 +54,8 @@ class RedisDoor(Factory):
         self.intake = Intake(limits.intake_bytes_max)
         self.overdue = Overdue(clock)
         self.since_ms = now_ms()
+        self.output = 0
+        self.promised = 0
         self.received = 0
         self.processed = 0
         self._numbers = count(1)

@@ -195,11 +195,17 @@ def getex(session: Session, words: list[bytes]) -> Outcome:
 def mget(session: Session, words: list[bytes]) -> Outcome:
     """Give the values of several keys, each as it is at some moment meanwhile."""
     protocol = session.protocol
+    keys = [key_of(session, word) for word in words[1:]]
+    unique = list(dict.fromkeys(keys))
 
     def reply(records: list[bytes]) -> bytes:
-        return array([value(protocol, record_value(record) if record else None) for record in records])
+        found = {
+            key: value(protocol, record_value(record) if record else None)
+            for key, record in zip(unique, records, strict=True)
+        }
+        return array([found[key] for key in keys])
 
-    return Plan([Get(key_of(session, word)) for word in words[1:]], reply)
+    return Plan([Get(key) for key in unique], reply)
 
 
 @TABLE.add("mset", -3, "write denyoom", (1, -1, 2))
