@@ -101,6 +101,8 @@ def test_a_worker_comes_to_the_configuration_of_the_first_one(state: str | None,
         nodes=["http://127.0.0.1:1"],
         replicas=2,
         consistency="all",
+        resp_port=6390,
+        allow_flush=True,
         lane=False,
         transport="link",
         workers=3,
@@ -109,7 +111,8 @@ def test_a_worker_comes_to_the_configuration_of_the_first_one(state: str | None,
 
     words = handed_down(config, Path(toml(limits_toml(limits))))
 
-    flags = {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2], strict=True)}
+    names = [word.removeprefix("--").replace("-", "_") for word in words[::2]]
+    flags = dict(zip(names, words[1::2], strict=True))
     handed = configured(ProxyConfig, flags, flags.pop("config"))
     place = config.state_place
     given = handed.state_place

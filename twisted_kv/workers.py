@@ -227,6 +227,8 @@ def handed_down(config: ProxyConfig, limits: Path) -> list[str]:
         "replicas": config.replicas,
         "vnodes": config.vnodes,
         "consistency": config.consistency,
+        "resp-port": config.resp_port,
+        "allow-flush": str(config.allow_flush).lower(),
         "lane": str(config.lane).lower(),
         "transport": config.transport,
         "config": limits,

@@ -35,6 +35,7 @@ from tests.sockets.daemons import (
     put,
     wait_until,
 )
+from tests.sockets.speaker import Speaker
 from twisted_kv.metrics import ProxyMetrics, Workers
 
 MANY = 40
@@ -365,6 +366,20 @@ def test_every_worker_keeps_a_link_to_each_node_where_that_is_asked_for(folder: 
         assert {got.status for got in (put(proxy, "key", "value") for _ in range(MANY))} == {200}
         wait_until(lambda: counted(proxy, "kv_links") == {"1": 1, "2": 1}, "a link of each worker")
         assert {got.json() for got in (get(proxy, "key") for _ in range(MANY))} == {"value"}
+
+
+def test_every_worker_has_the_redis_door(folder: Path) -> None:
+    port = free_port()
+    with two_workers(folder, "--resp-port", str(port)) as farm:
+        speakers = [Speaker(port) for _ in range(MANY)]
+        try:
+            assert [speaker.ask([[b"INCR", b"n"]]) for speaker in speakers] == [[n + 1] for n in range(MANY)]
+            clients = counted(farm.proxies[0], "kv_redis_clients")
+            assert sum(clients.values()) == MANY
+            assert min(clients["1"], clients["2"]) > 0
+        finally:
+            for speaker in speakers:
+                speaker.close()
 
 
 def test_kvcluster_hands_its_options_to_its_daemons(folder: Path) -> None:
