@@ -44,7 +44,7 @@ test-doors: $(VENV)/installed-test
 
 # A hundred thousand random commands beside a real Redis, ten thousand spoilt streams of them.
 test-redis: $(VENV)/installed-test
-	KV_ORACLE_EXAMPLES=1500 $(BIN)/pytest -s --timeout 1800 tests/sockets/test_redis_oracle.py
+	KV_ORACLE_EXAMPLES=1700 $(BIN)/pytest -s --timeout 1800 tests/sockets/test_redis_oracle.py
 	KV_STREAMS=10000 $(BIN)/pytest -s --timeout 900 tests/sockets/test_spoilt_commands.py
 
 # The release campaign: ten thousand clusters, two million operations and more. Its last lines go into docs/.
