@@ -12,8 +12,6 @@ from .replies import NO_BULK, array, bulk, bulks, group, integer, mapping, null,
 from .session import Session
 from .table import TABLE, Command
 
-MICROSECONDS = 1_000_000
-
 
 @TABLE.add("time", 1, "loading stale fast")
 def time(session: Session, words: list[bytes]) -> Outcome:

@@ -11,12 +11,16 @@ from .replies import EMPTY, OK, PONG, bulk, integer, mapping, null, simple, verb
 from .session import Session
 from .table import TABLE
 
+SPOKEN = b"7.0.15"
+"""The version of Redis whose commands and texts are spoken here: clients look at it to know what they may use."""
 NO_PASSWORD = (
     "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration "
     "is correct?"
 )
 WRONG_PASSWORD = "WRONGPASS invalid username-password pair or user is disabled."
 DEFAULT_USER = b"default"
+TOLD_MAX = 128
+"""How much is kept of what a client says of its library."""
 INT_MIN, INT_MAX = -(1 << 31), (1 << 31) - 1
 
 
@@ -70,10 +74,6 @@ def hello(session: Session, words: list[bytes]) -> Outcome:
             (bulk(b"modules"), EMPTY),
         ],
     )
-
-
-SPOKEN = b"7.0.15"
-"""The version of Redis whose commands and texts are spoken here: clients look at it to know what they may use."""
 
 
 @TABLE.add("auth", -2, "noscript loading stale fast no_auth")
@@ -154,11 +154,8 @@ def client_setinfo(session: Session, words: list[bytes]) -> Outcome:
     attribute = what.decode().lower()
     if any(not 0x21 <= byte <= 0x7E for byte in words[3]):
         raise Refused(f"ERR {attribute} cannot contain spaces, newlines or special characters.")
-    session.told[attribute] = words[3][:SHOWN_MAX]
+    session.told[attribute] = words[3][:TOLD_MAX]
     return OK
-
-
-SHOWN_MAX = 128
 
 
 def on_or_off(session: Session, words: list[bytes]) -> Outcome:

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 from .plans import Outcome, Refused
 from .session import Session
 
-Decide: TypeAlias = Callable[[Session, list[bytes]], Outcome]
+MakePlan: TypeAlias = Callable[[Session, list[bytes]], Outcome]
 """Makes a plan of a command, given all its words, its own name the first."""
 
 SHOWN_MAX = 128
@@ -26,7 +26,7 @@ class Command(NamedTuple):
     arity: int
     flags: tuple[str, ...]
     keys: tuple[int, int, int]
-    plan: Decide
+    plan: MakePlan
     summary: str
 
     def takes(self, words: int) -> bool:
@@ -43,13 +43,13 @@ class Table:
 
     def add(
         self, name: str, arity: int, flags: str = "", keys: tuple[int, int, int] = (0, 0, 0)
-    ) -> Callable[[Decide], Decide]:
+    ) -> Callable[[MakePlan], MakePlan]:
         """Take in a function that makes plans of a command; the first line of its docstring tells what that does.
 
         :param name: with a bar before a subcommand: ``client|id``. Who has such has no function of its own.
         """
 
-        def added(plan: Decide) -> Decide:
+        def added(plan: MakePlan) -> MakePlan:
             summary = (plan.__doc__ or "").partition("\n")[0]
             assert summary, f"{name} has no docstring"
             command = Command(name, arity, tuple(flags.split()), keys, plan, summary)
@@ -82,7 +82,7 @@ class Table:
             raise wrong_count(command)
         return command
 
-    def _chooser(self, container: str) -> Decide:
+    def _chooser(self, container: str) -> MakePlan:
         def chosen(session: Session, words: list[bytes]) -> Outcome:
             command = self._subcommands[container].get(words[1].upper())
             if command is None:
