@@ -8,7 +8,7 @@ from .. import __version__
 from .glob import matcher
 from .greeting import SPOKEN
 from .plans import Errand, Outcome, Refused
-from .replies import NO_BULK, array, bulk, bulks, group, integer, mapping, null, simple, verbatim
+from .replies import array, bulk, bulks, group, integer, mapping, null, simple, verbatim
 from .session import Session
 from .table import TABLE, Command
 
@@ -61,7 +61,7 @@ def command_info(session: Session, words: list[bytes]) -> Outcome:
     if len(words) == 2:
         return _command(session, words)
     named = [TABLE.commands.get(word.decode("latin-1").lower()) for word in words[2:]]
-    absent = NO_BULK if session.protocol == 2 else null(3)
+    absent = null(session.protocol)
     return array([_described(one, session.protocol) if one is not None else absent for one in named])
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ..versions import record_value
 from .arguments import SYNTAX, key_of, number_of
 from .glob import literal_prefix, matcher
 from .numbers import integer_of
 from .plans import Change, Errand, Get, Outcome, Plan, Refused
 from .replies import OK, array, bulk, bulks, integer, mapping, null, simple, value
 from .session import Session
-from .strings import ONE_KEY, delete
+from .strings import ONE_KEY, delete, reading, value_in
 from .table import TABLE
 
 ALL_KEYS = (1, -1, 1)
@@ -46,7 +45,7 @@ def _counting(session: Session, words: list[bytes]) -> Outcome:
     place = {key: number for number, key in enumerate(dict.fromkeys(keys))}
 
     def reply(records: list[bytes]) -> bytes:
-        there = [bool(record) and record_value(record) is not None for record in records]
+        there = [value_in(record) is not None for record in records]
         return integer(sum(there[place[key]] for key in keys))
 
     return Plan([Get(key) for key in place], reply)
@@ -67,25 +66,14 @@ def touch(session: Session, words: list[bytes]) -> Outcome:
 @TABLE.add("type", 2, "readonly fast", ONE_KEY)
 def type_(session: Session, words: list[bytes]) -> Outcome:
     """Give a key's type: a string, or none."""
-
-    def reply(records: list[bytes]) -> bytes:
-        [record] = records
-        return simple("string" if record and record_value(record) is not None else "none")
-
-    return Plan((Get(key_of(session, words[1])),), reply)
+    return reading(key_of(session, words[1]), lambda held: simple("string" if held is not None else "none"))
 
 
 @TABLE.add("object|encoding", 3, "readonly", (2, 2, 1))
 def object_encoding(session: Session, words: list[bytes]) -> Outcome:
     """Say how Redis would keep a key's value, going by the value alone."""
     protocol = session.protocol
-
-    def reply(records: list[bytes]) -> bytes:
-        [record] = records
-        held = record_value(record) if record else None
-        return null(protocol) if held is None else bulk(_encoding(held))
-
-    return Plan((Get(key_of(session, words[2])),), reply)
+    return reading(key_of(session, words[2]), lambda held: value(protocol, None if held is None else _encoding(held)))
 
 
 def _encoding(held: bytes) -> bytes:

@@ -67,8 +67,7 @@ Outcome: TypeAlias = bytes | Plan | Errand
 
 def held_by(record: bytes) -> Record | None:
     """Give what a read has found, None where that is no value."""
-    found = decode_record(record) if record else None
-    return found if found is not None and found.value is not None else None
+    return live(decode_record(record)) if record else None
 
 
 def live(record: Record | None) -> Record | None:

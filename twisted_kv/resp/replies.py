@@ -66,6 +66,4 @@ def null(protocol: int) -> bytes:
 
 def value(protocol: int, held: bytes | None) -> bytes:
     """Give a value, or null."""
-    if held is None:
-        return NULL if protocol == 3 else NO_BULK
-    return b"$%d\r\n%b\r\n" % (len(held), held)
+    return null(protocol) if held is None else bulk(held)

@@ -10,14 +10,13 @@ from ..names import Key
 from ..sharing import Changed
 from ..versions import Record, record_value
 from .arguments import SYNTAX, UNITS, expiry_of, key_of, number_of, too_large, value_of
-from .plans import Change, Get, Outcome, Plan, Put, Refused, held_by, live, value_found
-from .replies import NO_BULK, NULL, OK, ONE, ZERO, array, bulk, integer, null, value
+from .plans import Change, Get, Outcome, Plan, Put, Refused, live, value_found
+from .replies import OK, ONE, ZERO, array, bulk, integer, null, value
 from .session import Session
 from .table import TABLE
 
 OCTETS = b"application/octet-stream"
 """The content type of what is written here, as HTTP clients will see it."""
-OFFSET_MAX = 512 * 1024 * 1024
 
 ONE_KEY = (1, 1, 1)
 GONE = Draft(None)
@@ -33,21 +32,14 @@ def kept(record: Record, held: bytes) -> Draft:
     return Draft(held, record.content_type, record.expires_ms)
 
 
-def replying(protocol: int) -> Callable[[list[Any]], bytes]:
-    """Give what makes a reply of the record that one read has found."""
-    return _value_2 if protocol == 2 else _value_3
+def value_in(record: bytes) -> bytes | None:
+    """Give the value in what a read has found, None where there is none."""
+    return record_value(record) if record else None
 
 
-def _value_2(records: list[bytes]) -> bytes:
-    [record] = records
-    held = record_value(record) if record else None
-    return NO_BULK if held is None else b"$%d\r\n%b\r\n" % (len(held), held)
-
-
-def _value_3(records: list[bytes]) -> bytes:
-    [record] = records
-    held = record_value(record) if record else None
-    return NULL if held is None else b"$%d\r\n%b\r\n" % (len(held), held)
+def reading(key: Key, reply: Callable[[bytes | None], bytes]) -> Plan:
+    """Read one key, and reply with what is made of its value."""
+    return Plan((Get(key),), lambda records: reply(value_in(records[0])))
 
 
 def ok(_: list[Any]) -> bytes:
@@ -57,7 +49,8 @@ def ok(_: list[Any]) -> bytes:
 @TABLE.add("get", 2, "readonly fast", ONE_KEY)
 def get(session: Session, words: list[bytes]) -> Outcome:
     """Give a key's value."""
-    return Plan((Get(key_of(session, words[1])),), replying(session.protocol))
+    protocol = session.protocol
+    return reading(key_of(session, words[1]), lambda held: value(protocol, held))
 
 
 @TABLE.add("set", -3, "write denyoom", ONE_KEY)
@@ -169,7 +162,7 @@ def getex(session: Session, words: list[bytes]) -> Outcome:
     key, protocol = key_of(session, words[1]), session.protocol
     expiry, options = _options(words, 2, (b"PERSIST",))
     if len(words) == 2:
-        return Plan((Get(key),), replying(protocol))
+        return reading(key, lambda held: value(protocol, held))
     expires_ms = 0
     if expiry is not None:
         try:
@@ -177,7 +170,7 @@ def getex(session: Session, words: list[bytes]) -> Outcome:
         except Refused as error:
             # An absent key is looked for before the expiry is.
             wrong = error
-            return Plan((Get(key),), lambda records: refused(wrong) if held_by(records[0]) else null(protocol))
+            return reading(key, lambda held: refused(wrong) if held is not None else null(protocol))
     now_ms = session.server.now_ms()
 
     def decide(record: Record | None) -> Draft | None:
@@ -199,10 +192,7 @@ def mget(session: Session, words: list[bytes]) -> Outcome:
     unique = list(dict.fromkeys(keys))
 
     def reply(records: list[bytes]) -> bytes:
-        found = {
-            key: value(protocol, record_value(record) if record else None)
-            for key, record in zip(unique, records, strict=True)
-        }
+        found = {key: value(protocol, value_in(record)) for key, record in zip(unique, records, strict=True)}
         return array([found[key] for key in keys])
 
     return Plan([Get(key) for key in unique], reply)
@@ -259,25 +249,14 @@ def refused(error: Refused) -> bytes:
 @TABLE.add("strlen", 2, "readonly fast", ONE_KEY)
 def strlen(session: Session, words: list[bytes]) -> Outcome:
     """Give how long a key's value is."""
-
-    def reply(records: list[bytes]) -> bytes:
-        [record] = records
-        return integer(len(record_value(record) or b"") if record else 0)
-
-    return Plan((Get(key_of(session, words[1])),), reply)
+    return reading(key_of(session, words[1]), lambda held: integer(len(held or b"")))
 
 
 @TABLE.add("getrange", 4, "readonly", ONE_KEY)
 def getrange(session: Session, words: list[bytes]) -> Outcome:
     """Give a part of a key's value: from one place up to and with another, below 0 counted from the end."""
     start, end = number_of(words[2]), number_of(words[3])
-
-    def reply(records: list[bytes]) -> bytes:
-        [record] = records
-        held = (record_value(record) or b"") if record else b""
-        return bulk(_part(held, start, end))
-
-    return Plan((Get(key_of(session, words[1])),), reply)
+    return reading(key_of(session, words[1]), lambda held: bulk(_part(held or b"", start, end)))
 
 
 TABLE.add("substr", 4, "readonly", ONE_KEY)(getrange)

@@ -77,8 +77,7 @@ class Table:
             command = self._found.get(words[0].upper())
             if command is None:
                 raise unknown(words)
-        count = len(words)
-        if count != command.arity and not command.takes(count):
+        if not command.takes(len(words)):
             raise wrong_count(command)
         return command
 
