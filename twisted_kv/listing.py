@@ -8,6 +8,7 @@ but a key that is present throughout is listed once.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -31,6 +32,7 @@ SPARE_ROWS = 1.25
 RETRY_S = 0.05
 
 P = TypeVar("P", KeysPage, SlotKeysPage)
+T = TypeVar("T")
 
 
 class KeyPage(NamedTuple):
@@ -80,13 +82,8 @@ class Listing:
         until_s = self._clock.seconds() + self._limits.operation_timeout_s
         keys: list[Key] = []
         while True:
-            try:
-                found, horizon = await self._stretch(prefix, after, limit - len(keys))
-            except ChangeUnderWay:
-                if self._clock.seconds() >= until_s:
-                    raise
-                await deferLater(self._clock, RETRY_S)
-                continue
+            stretch = partial(self._stretch, prefix, after, limit - len(keys))
+            found, horizon = await self._patiently(until_s, stretch)
             keys += found
             if horizon is None or len(keys) >= limit or self._clock.seconds() >= until_s:
                 return KeyPage(keys, horizon)
@@ -98,9 +95,13 @@ class Listing:
         So a listing needs no more memory of where it was than a number. Errors as in ``page``.
         """
         until_s = self._clock.seconds() + self._limits.operation_timeout_s
+        return await self._patiently(until_s, lambda: self._slots(first, limit))
+
+    async def _patiently(self, until_s: float, look: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Look again while data is being moved, until it is too late."""
         while True:
             try:
-                return await self._slots(first, limit)
+                return await look()
             except ChangeUnderWay:
                 if self._clock.seconds() >= until_s:
                     raise

@@ -55,7 +55,6 @@ class Lane:
     __slots__ = (
         "_bytes",
         "_flush_due",
-        "_in_flight_max",
         "_metrics_ops",
         "_metrics_s",
         "_queue",
@@ -68,7 +67,6 @@ class Lane:
 
     def __init__(self, queue: PeerQueue, name: str, metrics: ProxyMetrics) -> None:
         self._queue = queue
-        self._in_flight_max = queue.limits.batches_in_flight_max
         self.name = name
         self._waiting: deque[Question] = deque()
         self._bytes = 0
@@ -89,7 +87,7 @@ class Lane:
             return False
         waiting.append(question)
         self._bytes += len(question[2].record)
-        if not self._flush_due and len(self._under_way) < self._in_flight_max:
+        if not self._flush_due and len(self._under_way) < limits.batches_in_flight_max:
             self._flush_due = True
             late_s = LATE_S if self._queue.buggify("queue: a batch leaves late") else 0
             self._queue.clock.callLater(late_s, self._flush)
@@ -110,7 +108,7 @@ class Lane:
 
     def _flush(self) -> None:
         self._flush_due = False
-        while self._waiting and len(self._under_way) < self._in_flight_max:
+        while self._waiting and len(self._under_way) < self._queue.limits.batches_in_flight_max:
             self._send(self._gather())
 
     def _gather(self) -> list[Question]:
