@@ -9,6 +9,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -38,15 +39,21 @@ PATIENCE_S = LIMITS.unread_s(VALUE) + 15
 
 @pytest.fixture(scope="module")
 def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
+    with many_farming(tmp_path_factory.mktemp("many"), SHORT) as farm:
+        yield farm
+
+
+@contextmanager
+def many_farming(folder: Path, config: str, *options: str) -> Iterator[Farm]:
+    """A cluster whose proxy takes so many clients, as this process may then have."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = max(IDLE, SLOW) + 500
     assert hard == resource.RLIM_INFINITY or hard >= wanted, f"{wanted} descriptors are needed, {hard} are allowed"
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
     try:
-        folder = tmp_path_factory.mktemp("many")
-        (folder / "short.toml").write_text(SHORT)
+        (folder / "short.toml").write_text(config)
         with farming(folder) as farm:
-            farm.proxy("--config", str(folder / "short.toml"))
+            farm.proxy("--config", str(folder / "short.toml"), *options)
             for _ in range(3):
                 farm.add(farm.node("--engine", "memory"))
             yield farm
@@ -138,7 +145,7 @@ def test_clients_that_do_not_read_are_cut_off_and_others_are_served_meanwhile(fa
     # Of twenty answers that each asked for, one is in memory: the next is not begun before it was read.
     assert proxy.resident_kib() - before < 100 * 4 * 1_024
     deadline = time.monotonic() + PATIENCE_S
-    while clients(proxy) > 5:
+    while clients(proxy.port) > 5:
         assert time.monotonic() < deadline, "they are still connected"
         time.sleep(0.5)
     for connection in deaf:
@@ -146,8 +153,7 @@ def test_clients_that_do_not_read_are_cut_off_and_others_are_served_meanwhile(fa
     assert put(proxy, "after", "v").status == 200
 
 
-def clients(daemon: Daemon) -> int:
+def clients(port: int) -> int:
     """How many connections a daemon's port has, as the kernel sees them on its side."""
-    port = f":{daemon.port:04X}"
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return sum(row[1].endswith(port) and row[3] == "01" for row in rows)
+    return sum(row[1].endswith(f":{port:04X}") and row[3] == "01" for row in rows)

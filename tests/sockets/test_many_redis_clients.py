@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import resource
 import socket
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.sockets.daemons import Daemon, farming, free_port, wait_until
+from tests.sockets.daemons import Daemon, free_port, wait_until
 from tests.sockets.speaker import Speaker, accepts, spelt
-from tests.sockets.test_many_clients import IDLE, KIB_EACH, LIMITS, PATIENCE_S, SHORT, SLOW, VALUE
+from tests.sockets.test_many_clients import (
+    IDLE,
+    KIB_EACH,
+    LIMITS,
+    PATIENCE_S,
+    SHORT,
+    SLOW,
+    VALUE,
+    clients,
+    many_farming,
+)
 
 pytestmark = pytest.mark.system
 
@@ -31,11 +39,6 @@ class Door:
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=20)
 
-    def clients(self) -> int:
-        """How many connections it has, as the kernel sees them on its side."""
-        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-        return sum(row[1].endswith(f":{self.port:04X}") and row[3] == "01" for row in rows)
-
     def serves(self) -> None:
         speaker = Speaker(self.port)
         try:
@@ -47,22 +50,11 @@ class Door:
 
 @pytest.fixture(scope="module")
 def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = max(IDLE, SLOW) + 500
-    assert hard == resource.RLIM_INFINITY or hard >= wanted, f"{wanted} descriptors are needed, {hard} are allowed"
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
     port = free_port()
-    try:
-        folder = tmp_path_factory.mktemp("many")
-        (folder / "short.toml").write_text(f"{SHORT}resp_outputs_bytes_max = {OUTPUTS_KIB * 1024}\n")
-        with farming(folder) as farm:
-            proxy = farm.proxy("--config", str(folder / "short.toml"), "--resp-port", str(port))
-            for _ in range(3):
-                farm.add(farm.node("--engine", "memory"))
-            wait_until(lambda: accepts(port), "the Redis door to be open")
-            yield Door(proxy, port)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    config = f"{SHORT}resp_outputs_bytes_max = {OUTPUTS_KIB * 1024}\n"
+    with many_farming(tmp_path_factory.mktemp("many"), config, "--resp-port", str(port)) as farm:
+        wait_until(lambda: accepts(port), "the Redis door to be open")
+        yield Door(farm.proxies[0], port)
 
 
 def test_thousands_of_idle_clients_take_little_memory_each_and_stay(door: Door) -> None:
@@ -116,7 +108,7 @@ def test_clients_that_do_not_read_are_cut_off_and_others_are_served_meanwhile(do
     door.serves()
     assert door.proxy.resident_kib() - before < 5 * OUTPUTS_KIB
     # Whoever was let ask for much has the time that reading it would take.
-    wait_until(lambda: door.clients() == 0, "the deaf to be cut off", LIMITS.unread_s(ASKED * VALUE) + 15)
+    wait_until(lambda: clients(door.port) == 0, "the deaf to be cut off", LIMITS.unread_s(ASKED * VALUE) + 15)
     for connection in deaf:
         connection.close()
     door.serves()
