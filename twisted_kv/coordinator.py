@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from random import Random
 
@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from .buggify import Buggify, inert
+from .bundles import Bundles
 from .chain import Chains
 from .conditional import Conditional, Decide, Draft, leave
 from .conversation import Conversation
@@ -20,16 +21,16 @@ from .errors import DeadlinePassed, KvError, NoNodes, Overloaded, Unreached
 from .limits import Limits
 from .metrics import ProxyMetrics
 from .names import Key, NodeId
-from .operation import Done, Operation, changing
+from .operation import Done, Operation, Told, changing
 from .peers.queue import Queues
-from .quorum import Electorate, Level
+from .quorum import Electorate, Level, Voters
 from .reading import Read
 from .refilling import Refill
 from .register import HINT, Op, Reply
 from .ring import slot_of
 from .sharing import Changed, Sharing
 from .turns import Turns
-from .versions import HybridClock, Version, is_expired
+from .versions import Ballot, HybridClock, Version, is_expired
 from .views import View
 from .writing import Write
 
@@ -75,7 +76,7 @@ class Coordinator:
         self.deadlines = Deadlines(clock)
         self._random = random
         self._now_ms = now_ms
-        self._hybrid = hybrid
+        self.hybrid = hybrid
         self._metrics = metrics
         self._counts = metrics.operations.counts
         self._operations: dict[Operation, None] = {}
@@ -92,17 +93,21 @@ class Coordinator:
             limits.batch_ops_max,
             buggify,
         )
-        self._turns = Turns(clock, hybrid, self._write, partial(self._count_end, "write", Level.STRONG))
+        usual_s = limits.operation_timeout_s
+        self._turns = Turns(clock, hybrid, usual_s, self._write, partial(self._count_end, "write", Level.STRONG))
+        self._bundles = Bundles(self)
 
     @property
     def under_way(self) -> int:
-        return len(self._operations) + self._chains.under_way + self._sharing.waiting + self._turns.waiting
+        single = len(self._operations) + self._chains.under_way + self._sharing.waiting + self._turns.waiting
+        return single + self._bundles.books.ops
 
     def adopt(self, view: View) -> None:
         """Act on another view. While it is closed operations wait; when it opens they begin again in its epoch."""
         self._view = view
         self._arranged.clear()
         self.queues.adopt(view)
+        self._bundles.adopt()
         if view.open:
             for operation in list(self._operations):
                 operation.restart()
@@ -125,36 +130,68 @@ class Coordinator:
         :param expires_ms: wall time in milliseconds, 0 for never.
         :param timeout_s: how long it may take, where the client said so.
         """
-        draft = Draft(value, content_type, expires_ms)
+        # A client that hangs up cancels this Deferred and nothing else: its write must not stop half-way.
+        done: Deferred[Done] = Deferred()
+        self.write(key, Draft(value, content_type, expires_ms), level, done.callback, timeout_s)
+        return done
+
+    def write(self, key: Key, draft: Draft, level: Level, told: Told, timeout_s: float | None = None) -> None:
+        """Do as ``put`` does, for somebody who is told of the end. That may be before this returns."""
         try:
             self._admit(draft.size)
         except KvError:
-            return fail(Failure())
+            told(Failure())
+            return
         if level is Level.STRONG:
-            return self._turns.write(key, draft, timeout_s or self.limits.operation_timeout_s)
-        return self._write(key, draft, timeout_s, level)
+            self._turns.write(key, draft, timeout_s, told)
+        else:
+            self._write_alone(key, draft, level, timeout_s, told)
 
-    def _write(self, key: Key, draft: Draft, timeout_s: float | None, level: Level = Level.STRONG) -> Deferred[Done]:
-        write = Write(key, self.order(key, "write"), self._hybrid, level, *draft)
-        return self._start("write", write, draft.size, timeout_s)
+    def _write(self, key: Key, draft: Draft, timeout_s: float | None, told: Told) -> None:
+        """Begin a write at level strong."""
+        view = self._view
+        assert view is not None
+        if timeout_s is None and view.open and self._bundles.write(view.electorates[slot_of(key)], key, draft, told):
+            return
+        self._write_alone(key, draft, Level.STRONG, timeout_s, told)
+
+    def _write_alone(self, key: Key, draft: Draft, level: Level, timeout_s: float | None, told: Told) -> None:
+        write = Write(key, self.order(key, "write"), self.hybrid, level, *draft)
+        self._start("write", write, draft.size, timeout_s).addBoth(told)
 
     def get(self, key: Key, level: Level, timeout_s: float | None = None) -> Deferred[Done]:
         """Read a key at a level. Errors as in ``put``; a key that is absent is no error here.
 
         A value that has expired is made absent for everybody before it is called so, except at level ``one``.
         """
+        done: Deferred[Done] = Deferred()
+        self.read(key, level, done.callback, timeout_s)
+        return done
+
+    def read(self, key: Key, level: Level, told: Told, timeout_s: float | None = None) -> None:
+        """Do as ``get`` does, for somebody who is told of the end. That may be before this returns."""
         try:
             self._admit(0)
         except KvError:
-            return fail(Failure())
+            told(Failure())
+            return
         if level is Level.ONE:
-            return ensureDeferred(self._get_one(key, timeout_s or self.limits.operation_timeout_s))
-        until_s = self.clock.seconds() + (timeout_s or self.limits.operation_timeout_s)
+            one = self._get_one(key, timeout_s or self.limits.operation_timeout_s)
+            ensureDeferred(one).addBoth(told)
+            return
         shares = self._sharing.expects(key) or self.buggify("coordinator: a read shares a round of changes")
+        electorate = self.order(key, "read")
+        view = self._view
+        assert view is not None
+        bundled = timeout_s is None and level is Level.STRONG and view.open and not shares
+        if bundled and self._bundles.read(electorate, key, told):
+            return
+        until_s = self.clock.seconds() + (timeout_s or self.limits.operation_timeout_s)
         if level is Level.STRONG and shares:
-            return self._get_shared(key, until_s)
-        read = Read(key, self.order(key, "read"), self._hybrid, level)
-        return self._start("read", read, 0, timeout_s).addCallback(self._unexpired, key, until_s)
+            self._get_shared(key, until_s).addBoth(told)
+            return
+        read = Read(key, electorate, self.hybrid, level)
+        self._start("read", read, 0, timeout_s).addCallback(self._unexpired, key, until_s).addBoth(told)
 
     def change(self, key: Key, decide: Decide, timeout_s: float | None = None, size: int = 0) -> Deferred[Changed]:
         """Change a key by what it holds, always with majorities.
@@ -177,22 +214,50 @@ class Coordinator:
 
     def refill(self, key: Key) -> Deferred[Done]:
         """Propose what a key holds again, to every owner: one of them cannot read it. Errors as in ``put``."""
-        return self._start("refill", Refill(key, self.order(key, "write"), self._hybrid), 0, None)
+        return self._start("refill", Refill(key, self.order(key, "write"), self.hybrid), 0, None)
 
-    def missed(self, conversation: Conversation, node: NodeId) -> None:
+    def go_alone(
+        self, kind: str, conversation: Conversation, size: int, until_s: float, patience_s: float, told: Told
+    ) -> Operation:
+        """See ``bundles.Home``."""
+        now_s = self.clock.seconds()
+        operation = Operation(self, kind, conversation, size, max(0.0, until_s - now_s), max(0.0, patience_s))
+        self._operations[operation] = None
+        self._bytes += size
+        if kind == "read":
+            operation.done.addCallback(self._unexpired, conversation.key, until_s)
+        operation.done.addBoth(told)
+        return operation
+
+    def ended(self, kind: str, keys: Sequence[Key]) -> None:
+        """See ``bundles.Home``."""
+        self._counts[kind, Level.STRONG.value, "ok"] += len(keys)
+        if kind == "write":
+            over = self._turns.over
+            for key in keys:
+                over(key)
+
+    def expires(self, key: Key, done: Done, until_s: float, told: Told) -> None:
+        """See ``bundles.Home``."""
+        if self._expired(done.record):
+            self._get_shared(key, until_s).addBoth(told)
+        else:
+            told(done)
+
+    def missed_by(self, key: Key, ballot: Ballot, electorate: Electorate, confirmed: Voters, node: NodeId) -> None:
         """Leave a hint for an owner that did not take what the others took."""
-        keeper = next(iter(conversation.electorate.members(conversation.confirmed)), None)
+        keeper = next(iter(electorate.members(confirmed)), None)
         queue = self.queues.by_node.get(keeper) if keeper is not None else None
         if queue is not None and self._view is not None and node in self._view.seats:
             self._metrics.hints.inc()
-            queue.ask(NOBODY, 0, Op(HINT, conversation.key, conversation.ballot, node.encode()))
+            queue.ask(NOBODY, 0, Op(HINT, key, ballot, node.encode()))
 
     async def bury(self, key: Key) -> bool:
         """Put a tombstone in the place of what has expired; say whether that was done now, and not found done.
 
         Errors as in ``put``.
         """
-        before = Version(self._hybrid.tick())
+        before = Version(self.hybrid.tick())
         found = await self.change(key, leave)
         return found.record is not None and found.record.version > before
 
@@ -250,7 +315,7 @@ class Coordinator:
                 raise changing()
             raise NoNodes("no storage node has joined this cluster yet", "add one with POST /AddServer")
         limits = self.limits
-        under_way, size_now = self.under_way, self._bytes + self._turns.size
+        under_way, size_now = self.under_way, self._bytes + self._turns.size + self._bundles.books.size
         if under_way >= limits.operations_max or size_now + size > limits.operation_bytes_max:
             raise Overloaded(
                 f"{under_way} operations with {size_now} bytes are under way in this proxy",
@@ -288,7 +353,7 @@ class Coordinator:
             left_s = until_s - self.clock.seconds()
             if left_s <= 0:
                 return fail(_unread(failure.value))
-            conversation = Read(key, self.order(key, "read"), self._hybrid, Level.STRONG)
+            conversation = Read(key, self.order(key, "read"), self.hybrid, Level.STRONG)
             return self._start("read", conversation, 0, left_s).addCallback(still_there, failure.value)
 
         def still_there(done: Done, why_not: Unreached) -> Done:

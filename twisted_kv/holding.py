@@ -20,12 +20,14 @@ from .names import Epoch, Key, Slot
 from .register import ACCEPT, BLANK, FETCH, HINT, PREPARE, READ, Cell, Floor, Op, accepted
 from .ring import SLOTS
 from .storage.engine import UNREADABLE, Change, Due, Engine, Place, value_expiry
-from .versions import NONE, Ballot, drawn_by_a_clock, is_value, is_whole
+from .versions import NONE, Ballot, drawn_by_a_clock, is_value, is_whole, record_version
 from .wire import (
     DISK_BUSY,
     DISK_FULL,
     FORMAT,
+    Batch,
     BatchReply,
+    Bundle,
     Digests,
     DigestsRequest,
     DropRequest,
@@ -400,8 +402,18 @@ class Holding:
 UNUSABLE = "the batch holds an operation without a usable verb or ballot"
 
 
-def check_op(op: Op, limits: Limits) -> None:
-    """Refuse what no proxy of ours sends: it would be stored, and copied from then on."""
+def check_batch(batch: Batch, limits: Limits) -> None:
+    """Refuse what no proxy of ours sends: it would be stored, and copied from then on.
+
+    :raises MalformedBody: saying what is wrong.
+    """
+    for op in batch.ops:
+        _check_op(op, limits)
+    for bundle in batch.bundles:
+        _check_bundle(bundle, limits)
+
+
+def _check_op(op: Op, limits: Limits) -> None:
     if op.verb == ACCEPT:
         check_accept(op.key, op.ballot, op.record, limits)
         return
@@ -414,8 +426,21 @@ def check_op(op: Op, limits: Limits) -> None:
         raise MalformedBody("the batch holds a hint for nobody")
 
 
+def _check_bundle(bundle: Bundle, limits: Limits) -> None:
+    if bundle.verb == ACCEPT:
+        if len(bundle.keys) != len(bundle.records):
+            raise MalformedBody(f"a bundle holds {len(bundle.keys)} keys and {len(bundle.records)} records")
+        for key, record in zip(bundle.keys, bundle.records, strict=True):
+            check_accept(key, record_version(record), record, limits)
+        return
+    if bundle.verb not in (READ, FETCH):
+        raise MalformedBody(UNUSABLE)
+    for key in bundle.keys:
+        _check_key(key, limits)
+
+
 def check_accept(key: bytes, ballot: bytes, record: bytes, limits: Limits) -> None:
-    """Refuse what nobody of ours sends to be accepted. Errors as in ``check_op``."""
+    """Refuse what nobody of ours sends to be accepted. Errors as in ``check_batch``."""
     _check_key(key, limits)
     if not drawn_by_a_clock(ballot):
         raise MalformedBody(UNUSABLE)

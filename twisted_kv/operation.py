@@ -6,8 +6,8 @@ are thousands of them at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
 
 import msgspec
 from twisted.internet.defer import Deferred
@@ -21,8 +21,9 @@ from .errors import ChangeUnderWay, KvError
 from .limits import Limits
 from .names import Key, NodeId
 from .peers.queue import Queues
-from .quorum import Electorate
+from .quorum import Electorate, Voters
 from .register import ACCEPT, Reply
+from .versions import Ballot
 
 
 class Done(msgspec.Struct, frozen=True, gc=False):
@@ -31,6 +32,10 @@ class Done(msgspec.Struct, frozen=True, gc=False):
     record: bytes
     acks: int
     owners: int
+
+
+Told: TypeAlias = Callable[[Done | Failure], None]
+"""Told what became of an operation. It must not raise: others are told after it."""
 
 
 class Home(Protocol):
@@ -44,7 +49,7 @@ class Home(Protocol):
 
     def order(self, key: Key, kind: str) -> Electorate: ...
     def pause(self, operation: Operation) -> None: ...
-    def missed(self, conversation: Conversation, node: NodeId) -> None: ...
+    def missed_by(self, key: Key, ballot: Ballot, electorate: Electorate, confirmed: Voters, node: NodeId) -> None: ...
     def finished(self, operation: Operation, error: KvError | None) -> None: ...
 
 
@@ -53,7 +58,15 @@ class Operation:
 
     __slots__ = ("_bucket", "_deadline", "_home", "_patience_s", "conversation", "done", "kind", "size")
 
-    def __init__(self, home: Home, kind: str, conversation: Conversation, size: int, timeout_s: float) -> None:
+    def __init__(
+        self,
+        home: Home,
+        kind: str,
+        conversation: Conversation,
+        size: int,
+        timeout_s: float,
+        patience_s: float | None = None,
+    ) -> None:
         self._home = home
         self.kind = kind
         self.conversation = conversation
@@ -67,7 +80,9 @@ class Operation:
         self._patience_s = timeout_s
         """How long it waits for answers before it asks other owners besides."""
         if kind == "read":
-            self._patience_s = min(timeout_s, home.queues.hedge_s(conversation.electorate.fewest))
+            if patience_s is None:
+                patience_s = home.queues.hedge_s(conversation.electorate.fewest)
+            self._patience_s = min(timeout_s, patience_s)
         self._bucket = home.deadlines.wait(self, now_s + self._patience_s)
 
     def begin(self) -> None:
@@ -91,9 +106,14 @@ class Operation:
         conversation = self.conversation
         if self.done is None and round_ == conversation.round and self._was_taken:
             # It was acknowledged before this owner's silence was noticed.
-            self._home.missed(conversation, node)
+            self._missed(node)
             return
         self._go(conversation.fail(node, round_, error, arrived))
+
+    def _missed(self, node: NodeId) -> None:
+        conversation = self.conversation
+        electorate, confirmed = conversation.electorate, conversation.confirmed
+        self._home.missed_by(conversation.key, conversation.ballot, electorate, confirmed, node)
 
     @property
     def _was_taken(self) -> bool:
@@ -133,6 +153,12 @@ class Operation:
         now_s = home.clock.seconds()
         self._bucket = home.deadlines.wait(self, max(now_s, min(self._deadline, now_s + pause_s)))
 
+    def tell_early(self) -> None:
+        """Be told now, and not when it was said."""
+        if self.done is not None:
+            self._home.deadlines.take_back(self, self._bucket)
+            self.tell()
+
     def tell(self) -> None:
         """See ``deadlines.Waiter``."""
         home, conversation = self._home, self.conversation
@@ -167,7 +193,7 @@ class Operation:
             heard = conversation.confirmed | conversation.refused | conversation.waiting
             if heard != electorate.everybody:
                 for node in electorate.members(electorate.everybody & ~heard):
-                    self._home.missed(conversation, node)
+                    self._missed(node)
         if error is None:
             assert outcome is not None
             done.callback(Done(outcome.record, outcome.acks, len(conversation.owners)))

@@ -6,33 +6,28 @@ Every answer is computed from the newest state, at once, and leaves when what it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
+from .answering import Answering
 from .buggify import Buggify, inert
 from .commit import NOTES, Commit
 from .errors import ChangeUnderWay, Damaged, DiskBusy, DiskFull, NodeHasData, NotAMember
 from .floors import over, stored
-from .holding import HARDLY_ANY_ROOM, check_op
+from .holding import HARDLY_ANY_ROOM, check_batch
 from .limits import Limits
 from .metrics import NodeMetrics
 from .names import Key, Slot
-from .register import ABSTAIN, ACCEPT, AGAIN, BLANK, HINT, NO_FLOOR, SHOWING, Cell, Op, Reply, decide
+from .register import ABSTAIN, ACCEPT, Cell, Op, Reply, decide
 from .ring import slot_of
-from .storage.engine import Engine, Placed
+from .storage.engine import Engine
 from .upkeep import Upkeep
-from .versions import NONE, HybridClock, Record, Version, is_expired, is_value
-from .wire import DISK_BUSY, DISK_FULL, FORMAT, Announcement, Batch, BatchReply, Info, Join
-
-NO_ROOM = Reply(False, NONE, NONE, abstains=f"{DISK_FULL}: {HARDLY_ANY_ROOM}")
-"""The answer to a value that there is no room for."""
-
-NOTED = Reply(True, NONE, NONE)
-"""The answer to a hint."""
+from .versions import NONE, HybridClock, Record, Version, is_expired
+from .wire import DISK_BUSY, FORMAT, Announcement, Batch, BatchReply, Info, Join
 
 
 class Replica(Upkeep):
@@ -119,7 +114,7 @@ class Replica(Upkeep):
 
         Errors: ``MalformedBody`` if an operation is none that the register knows.
         """
-        keys = [op.key for op in batch.ops]
+        keys: list[bytes] = [*batch.keys]
         return self._serve(batch, keys, self._clock.seconds() + batch.header.deadline_ms / 1000)
 
     def _serve(self, batch: Batch, keys: list[bytes], until_s: float) -> Deferred[BatchReply]:
@@ -127,7 +122,7 @@ class Replica(Upkeep):
             if self._buggify("replica: the disk is behind"):
                 raise DiskBusy("the disk is behind")
             refusal = self._identity.refusal(batch.header, batch.copying)
-            return refusal if refusal is not None else self._answer(batch.ops, batch.copying)
+            return refusal if refusal is not None else self._answer(batch)
 
         reply = self._when_safe(self._or_refused(served), lambda reply: keys)
 
@@ -138,59 +133,18 @@ class Replica(Upkeep):
 
         return reply.addCallback(again)
 
-    def _answer(self, ops: Sequence[Op], copying: bool) -> BatchReply:
-        limits = self._limits
-        for op in ops:
-            check_op(op, limits)
-        cells: dict[bytes, Cell] = {}
-        changes: list[Placed] = []
-        hints: list[Op] = []
-        replies: list[Reply] = []
-        get, floor_of = self._engine.get, self._engine.floor
+    def _answer(self, batch: Batch) -> BatchReply:
+        check_batch(batch, self._limits)
         full = self.full or self._buggify("replica: there is hardly any room")
-        room, shown, again = limits.reply_bytes_max, 0, False
-        for op in ops:
-            if op.verb == HINT:
-                hints.append(op)
-                replies.append(NOTED)
-                continue
-            if again and op.verb in SHOWING:
-                replies.append(AGAIN)  # what is read in vain is read twice
-                continue
-            key = op.key
-            slot = slot_of(key)
-            floor = floor_of(slot)
-            cell = cells.get(key)
-            if cell is None:
-                try:
-                    cell = get(slot, key) or BLANK
-                except Damaged as error:
-                    replies.append(self._answer_damaged(slot, op, error))
-                    continue
-                if floor is not NO_FLOOR:
-                    cell = over(floor, cell)
-            if shown and op.verb in SHOWING and shown + len(cell.record) > room:
-                replies.append(AGAIN)
-                again = True
-                continue
-            reply, kept = decide(cell, op)
-            shown += len(reply.record)
-            if kept is not cell:
-                if full and kept.record is not cell.record and is_value(kept.record):
-                    # Tombstones and promises are taken: deleting makes room, and reads may need either.
-                    if copying:
-                        raise DiskFull(HARDLY_ANY_ROOM)
-                    replies.append(NO_ROOM)
-                    continue
-                cells[key] = kept
-                changes.append((slot, key, kept if floor is NO_FLOOR else stored(floor, kept)))
-            replies.append(reply)
-        if changes:
-            self._engine.apply(changes)
-            self._commit.wrote(cells)
-        if hints:
-            self._note_hints(hints)
-        return BatchReply(FORMAT, self.epoch, replies)
+        answering = Answering(self._engine, self._limits, full, batch.copying, self._answer_damaged)
+        replies = [answering.answer(op) for op in batch.ops]
+        bundles = [answering.answer_all(bundle) for bundle in batch.bundles]
+        if answering.changes:
+            self._engine.apply(answering.changes)
+            self._commit.wrote(answering.cells)
+        if answering.hints:
+            self._note_hints(answering.hints)
+        return BatchReply(FORMAT, self.epoch, replies, bundles=bundles)
 
     def _answer_damaged(self, slot: Slot, op: Op, error: Damaged) -> Reply:
         """Answer about a record that cannot be read: abstain, but take a newer one in its place.

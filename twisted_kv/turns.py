@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from msgspec.structs import replace
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from .conditional import Draft
 from .errors import DeadlinePassed, KvError, Unreached
 from .names import Key
-from .operation import Done
+from .operation import Done, Told
 from .sharing import GRACE_S
 from .versions import HybridClock, Record, Version
 
@@ -24,27 +23,30 @@ from .versions import HybridClock, Record, Version
 class _Writer:
     """A client who waits for the key's turn, or has it together with others."""
 
-    __slots__ = ("begun", "deadline_s", "done", "draft", "timer")
+    __slots__ = ("_told", "begun", "deadline_s", "draft", "timer")
 
-    def __init__(self, clock: IReactorTime, draft: Draft, timeout_s: float, passed: Callable[[_Writer], None]) -> None:
+    def __init__(
+        self, clock: IReactorTime, draft: Draft, timeout_s: float, told: Told, passed: Callable[[_Writer], None]
+    ) -> None:
         self.draft = draft
         self.deadline_s = clock.seconds() + timeout_s
         self.begun = False
-        self.done: Deferred[Done] | None = Deferred()
+        self._told: Told | None = told
         self.timer = clock.callLater(timeout_s + GRACE_S, passed, self)
 
     def end(self, result: Done | Failure) -> None:
-        done, self.done = self.done, None
-        if done is not None:
+        told, self._told = self._told, None
+        if told is not None:
             if self.timer.active():
                 self.timer.cancel()
-            done.callback(result)  # a Failure here makes it an errback
+            told(result)
 
 
 class Turns:
     """The plain writes of one proxy that go to a majority.
 
-    :param start: begins a write, with its patience in seconds.
+    :param usual_s: the patience of writes of which their client says nothing.
+    :param start: begins a write, with its patience in seconds, None for the usual one.
     :param ended: told how those ended that were not begun for their own sake, None for well.
     """
 
@@ -52,11 +54,13 @@ class Turns:
         self,
         clock: IReactorTime,
         hybrid: HybridClock,
-        start: Callable[[Key, Draft, float], Deferred[Done]],
+        usual_s: float,
+        start: Callable[[Key, Draft, float | None, Told], None],
         ended: Callable[[KvError | None], None],
     ) -> None:
         self._clock = clock
         self._hybrid = hybrid
+        self._usual_s = usual_s
         self._start = start
         self._ended = ended
         self._waiting: dict[Key, list[_Writer]] = {}
@@ -66,18 +70,17 @@ class Turns:
         self.size = 0
         """Bytes of their values."""
 
-    def write(self, key: Key, draft: Draft, timeout_s: float) -> Deferred[Done]:
+    def write(self, key: Key, draft: Draft, timeout_s: float | None, told: Told) -> None:
         """Write when it is the key's turn. Errors as in ``Coordinator.put``."""
         waiting = self._waiting.get(key)
         if waiting is None:
             self._waiting[key] = []
-            return self._start(key, draft, timeout_s)
-        writer = _Writer(self._clock, draft, timeout_s, lambda writer: self._passed(key, writer))
-        waiting.append(writer)
+            self._start(key, draft, timeout_s, told)
+            return
+        patience_s = timeout_s or self._usual_s
+        waiting.append(_Writer(self._clock, draft, patience_s, told, lambda writer: self._passed(key, writer)))
         self.waiting += 1
         self.size += draft.size
-        assert writer.done is not None
-        return writer.done
 
     def over(self, key: Key) -> None:
         """Let the key's next writes begin: the one that was under way has ended."""
@@ -100,7 +103,7 @@ class Turns:
         # Each has a version of its own, below the one that is written: no two writes share an ETag.
         versions = [Version(self._hybrid.tick()) for _ in replaced]
         patience_s = max(writer.deadline_s for writer in writers) - now_s
-        self._start(key, last.draft, patience_s).addBoth(self._tell, replaced, versions, last)
+        self._start(key, last.draft, patience_s, lambda result: self._tell(result, replaced, versions, last))
 
     def _passed(self, key: Key, writer: _Writer) -> None:
         """Tell a client that his time is up, and take his write out of what has not begun."""

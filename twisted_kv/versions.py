@@ -92,12 +92,15 @@ class Record(msgspec.Struct, frozen=True, gc=False):
         there are any ``count(1) before(16 each)``. Later formats append; readers skip what follows, and copies keep
         it, since copies never decode.
         """
-        value = self.value
-        flags = _TOMBSTONE if value is None else 0
-        body = value or b""
-        head = _HEAD.pack(RECORD_FORMAT, flags, self.version, self.expires_ms, len(self.content_type), len(body))
         tail = bytes((len(self.before),)) + b"".join(self.before) if self.before else b""
-        return head + self.content_type + body + tail
+        return encode_record(self.version, self.value, self.content_type, self.expires_ms) + tail
+
+
+def encode_record(version: Version, value: bytes | None, content_type: bytes, expires_ms: int) -> bytes:
+    """Give the bytes of a record of these parts; see ``Record.encode``."""
+    if value is None:
+        return _HEAD.pack(RECORD_FORMAT, _TOMBSTONE, version, expires_ms, len(content_type), 0) + content_type
+    return _HEAD.pack(RECORD_FORMAT, 0, version, expires_ms, len(content_type), len(value)) + content_type + value
 
 
 def decode_record(data: bytes) -> Record:
@@ -147,6 +150,10 @@ def record_version(data: bytes) -> Version:
 def record_expiry(data: bytes) -> int:
     """Read when a record expires, in milliseconds of wall time; 0 for never."""
     return int.from_bytes(data[18:26], "big")
+
+
+NEVER = bytes(8)
+"""What ``expiry_bytes`` gives of a record that does not expire."""
 
 
 def expiry_bytes(data: bytes) -> bytes:

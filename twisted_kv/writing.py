@@ -36,6 +36,10 @@ class Write(Proposer):
             return self._prepare()
         return self._accept_fresh(self.clock.tick(), self.electorate.quota(self.level))
 
+    def join(self, record: bytes) -> None:
+        """Be as after ``begin``, where the owners are asked by somebody else, to accept a record of this write."""
+        self._accept(Ballot(record_version(record)), record, self.electorate.quota(self.level))
+
     def _accept_fresh(self, ballot: Ballot, needed: Quota) -> Sequence[Send]:
         record = Record(Version(ballot), self.value, self.content_type, self.expires_ms)
         return self._accept(ballot, record.encode(), needed)

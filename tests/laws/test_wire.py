@@ -17,6 +17,8 @@ from twisted_kv.wire import (
     FORMAT,
     Batch,
     BatchReply,
+    Bundle,
+    BundleReply,
     Header,
     Join,
     Page,
@@ -105,16 +107,26 @@ def test_random_bytes_are_decoded_or_refused_and_never_crash_the_decoder(data: b
 BALLOT = Ballot(bytes.fromhex("0123456789ab0001 1122334455667788"))
 HEADER = Header(FORMAT, "cluster", "n-1", "life", 7, True, 4000)
 GOLDEN_BATCH = Batch(
-    HEADER, [Op(ACCEPT, b"language", BALLOT, Record(Version(BALLOT), b"Go").encode()), Op(FETCH, b"language")]
+    HEADER,
+    [Op(ACCEPT, b"language", BALLOT, Record(Version(BALLOT), b"Go").encode()), Op(FETCH, b"language")],
+    bundles=[Bundle(ACCEPT, [b"language"], [Record(Version(BALLOT), b"Go").encode()])],
 )
-GOLDEN_REPLY = BatchReply(FORMAT, 7, [Reply(True, BALLOT, BALLOT), Reply(False, bytes(16), BALLOT)])
+GOLDEN_REPLY = BatchReply(
+    FORMAT,
+    7,
+    [Reply(True, BALLOT, BALLOT), Reply(False, bytes(16), BALLOT)],
+    bundles=[BundleReply([BALLOT], [b""])],
+)
 
 
 def test_bytes_of_a_batch_stay_as_they_are() -> None:
     golden = bytes.fromhex(
-        "939701a7636c7573746572a36e2d31a46c69666507c3cd0fa0929403c4086c616e6775616765c4100123456789ab0001"
+        "949701a7636c7573746572a36e2d31a46c69666507c3cd0fa0929403c4086c616e6775616765c4100123456789ab0001"
         "1122334455667788c42201000123456789ab000111223344556677880000000000000000000000000002476f9401c408"
-        "6c616e6775616765c41000000000000000000000000000000000c400c2"
+        "6c616e6775616765c41000000000000000000000000000000000c400c29193"
+        "03"
+        "91c4086c616e6775616765"
+        "91c42201000123456789ab000111223344556677880000000000000000000000000002476f"
     )
     assert encode(GOLDEN_BATCH).hex() == golden.hex()
     assert batch_decoder.decode(golden) == GOLDEN_BATCH
@@ -122,8 +134,12 @@ def test_bytes_of_a_batch_stay_as_they_are() -> None:
 
 def test_bytes_of_an_answer_stay_as_they_are() -> None:
     golden = bytes.fromhex(
-        "9701079295c3c4100123456789ab00011122334455667788c4100123456789ab00011122334455667788c400a095c2c4"
+        "9801079295c3c4100123456789ab00011122334455667788c4100123456789ab00011122334455667788c400a095c2c4"
         "1000000000000000000000000000000000c4100123456789ab00011122334455667788c400a0a0a0c400c0"
+        "9193"
+        "91c4100123456789ab00011122334455667788"
+        "91c400"
+        "80"
     )
     assert encode(GOLDEN_REPLY).hex() == golden.hex()
     assert batch_reply_decoder.decode(golden) == GOLDEN_REPLY

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import chain
 from random import Random
 from typing import Any, NamedTuple
 
@@ -12,6 +14,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from tests.strict_clock import StrictClock
+from twisted_kv.answering import NOTED
 from twisted_kv.coordinator import Coordinator
 from twisted_kv.deadlines import BUCKETS_PER_S
 from twisted_kv.errors import (
@@ -26,11 +29,10 @@ from twisted_kv.operation import Done
 from twisted_kv.peers.peer import Answer
 from twisted_kv.peers.queue import Queues
 from twisted_kv.quorum import Level
-from twisted_kv.register import BLANK, HINT, PREPARE, Cell, Op, decide
-from twisted_kv.replica import NOTED
-from twisted_kv.versions import Ballot, HybridClock, Record, Version, decode_record
+from twisted_kv.register import ACCEPT, BLANK, FETCH, HINT, PREPARE, Cell, Op, Reply, decide
+from twisted_kv.versions import Ballot, HybridClock, Record, Version, decode_record, record_version
 from twisted_kv.views import View
-from twisted_kv.wire import CLOSED_EPOCH, FORMAT, OLD_EPOCH, BatchReply, batch_decoder, encode
+from twisted_kv.wire import CLOSED_EPOCH, FORMAT, OLD_EPOCH, BatchReply, Bundle, BundleReply, batch_decoder, encode
 
 K = Key(b"k")
 HOP_S = 0.001
@@ -51,6 +53,23 @@ class Asked(NamedTuple):
     epoch: int
 
 
+def ops_of(bundle: Bundle) -> list[Op]:
+    """Give a bundle's operations one by one."""
+    if bundle.verb == ACCEPT:
+        pairs = zip(bundle.keys, bundle.records, strict=True)
+        return [Op(ACCEPT, key, Ballot(record_version(record)), record) for key, record in pairs]
+    return [Op(bundle.verb, key) for key in bundle.keys]
+
+
+def bundle_reply(replies: Sequence[Reply], verb: int) -> BundleReply:
+    """Give the answers to a bundle, of the answers to its operations."""
+    if verb == ACCEPT:
+        others = {place: reply for place, reply in enumerate(replies) if not reply.taken}
+        return BundleReply(others=others)
+    ballots = [reply.accepted for reply in replies]
+    return BundleReply(ballots, [reply.record for reply in replies] if verb == FETCH else [])
+
+
 class Street:
     """A transport to three honest owners, any of whom may be told to misbehave."""
 
@@ -67,7 +86,8 @@ class Street:
         batch = batch_decoder.decode(body)
         node = batch.header.member
         done: Deferred[Answer] = Deferred()
-        for op in batch.ops:
+        bundles = [ops_of(bundle) for bundle in batch.bundles]
+        for op in chain(batch.ops, *bundles):
             self.asked.append(Asked(self._clock.seconds(), node, op, batch.header.epoch))
         manner = self.manner.get(node, ANSWERS)
         if manner == SILENT:
@@ -80,7 +100,8 @@ class Street:
             self._clock.callLater(HOP_S, done.callback, answer)
         else:
             replies = [self._decide(node, op) for op in batch.ops]
-            answer = Answer(200, encode(BatchReply(FORMAT, batch.header.epoch, replies)))
+            bundled = [bundle_reply([self._decide(node, op) for op in ops], ops[0].verb) for ops in bundles]
+            answer = Answer(200, encode(BatchReply(FORMAT, batch.header.epoch, replies, bundles=bundled)))
             self._clock.callLater(self.hop_s.get(node, HOP_S), done.callback, answer)
         return done
 

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
+from twisted_kv.answering import NO_ROOM
 from twisted_kv.commit import AtOnce, Commit, GroupCommit
 from twisted_kv.errors import (
     ChangeUnderWay,
@@ -31,7 +32,7 @@ from twisted_kv.limits import Limits
 from twisted_kv.metrics import NodeMetrics
 from twisted_kv.names import Key, Slot
 from twisted_kv.register import ABSTAIN, ACCEPT, AGAIN, FETCH, PREPARE, READ, Cell, Op
-from twisted_kv.replica import NO_ROOM, Replica
+from twisted_kv.replica import Replica
 from twisted_kv.ring import SLOTS, slot_of
 from twisted_kv.storage.engine import UNREADABLE, Change, Place
 from twisted_kv.storage.memory import MemoryEngine

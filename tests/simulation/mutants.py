@@ -24,7 +24,7 @@ from tests.laws.test_register import (
     mix_rounds,
     settle_for_less_than_a_majority,
 )
-from twisted_kv import coordinator, mover, pulling, replica, views
+from twisted_kv import answering, coordinator, mover, pulling, views
 from twisted_kv.commit import GroupCommit
 from twisted_kv.conversation import Send
 from twisted_kv.errors import Damaged, KvError, PeerUnreachable
@@ -141,7 +141,12 @@ def read_by_version(patch: Patch) -> None:
 
 def ignore_promises(patch: Patch) -> None:
     """An owner takes plain writes below its promise."""
-    patch.setattr(replica, "decide", decide_without_promises)
+    patch.setattr(answering, "decide", decide_without_promises)
+    patch.setattr(
+        answering,
+        "accepted",
+        lambda cell, ballot, record: decide_without_promises(cell, Op(ACCEPT, Key(b""), ballot, record))[1],
+    )
 
 
 def count_repeated_refusals(patch: Patch) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+import msgspec
 from twisted.internet.defer import Deferred
 
 from ..names import NodeId
 from ..register import Reply
+from ..wire import BundleReply
 
 
 class Answer(NamedTuple):
@@ -49,3 +51,23 @@ class Asker(Protocol):
 
     def outdated(self, node: NodeId, round_: int) -> None:
         """The node refused because this proxy's epoch is not its own; the next view will say how to go on."""
+
+
+class Askers(Protocol):
+    """Who gets the answers to a bundle: exactly one of these calls, as to an ``Asker``. It may grow until it is
+    packed for the first of its nodes."""
+
+    size: int
+    """Bytes of the records in it."""
+
+    def __len__(self) -> int:
+        """Say how many operations are in it."""
+
+    def pack(self, verb: int) -> msgspec.Raw:
+        """Give the ``wire.Bundle`` of a verb, as bytes. From now on nothing more is put in."""
+
+    def answered(self, node: NodeId, verb: int, reply: BundleReply, resent: bool) -> None:
+        """Take a node's answers, as many as there are operations."""
+
+    def unanswered(self, node: NodeId, error: str, arrived: bool) -> None:
+        """The node gave no answer; ``arrived`` says whether the bundle may have had its effect."""

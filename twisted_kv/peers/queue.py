@@ -23,7 +23,7 @@ from ..liveness import SLACK, TAIL, Allowance, Pace, Rank, Suspicion, slow_nodes
 from ..membership import Seat
 from ..metrics import ProxyMetrics
 from ..names import NodeId
-from ..register import AGAIN, PREPARE, Op
+from ..register import ACCEPT, AGAIN, FETCH, PREPARE, Op
 from ..views import View
 from ..wire import (
     CLOSED_EPOCH,
@@ -33,26 +33,32 @@ from ..wire import (
     OTHER_CLUSTER,
     OTHER_INCARNATION,
     UNDECODED,
-    Batch,
     BatchReply,
+    BundleReply,
     Header,
+    Packed,
     batch_reply_decoder,
     encode,
 )
-from .peer import Answer, Asker, Transport
+from .peer import Answer, Asker, Askers, Transport
 
 MSGPACK = "application/msgpack"
+TOO_MUCH = "too much waits for this node already"
 
 
 Question: TypeAlias = tuple[Asker, int, Op]
 """One operation on its way: who waits for the answer, in which round of his, and what is asked. It is a plain tuple, as
 there are three for each write."""
 
+Parcel: TypeAlias = tuple[Askers, int]
+"""A bundle on its way, and the verb with which it is asked."""
+
 
 class Lane:
     """One node's queue of reads, or of writes."""
 
     __slots__ = (
+        "_bundles",
         "_bytes",
         "_flush_due",
         "_metrics_ops",
@@ -70,6 +76,8 @@ class Lane:
         self.name = name
         self._waiting: deque[Question] = deque()
         self._bytes = 0
+        """Of the records in ``_waiting``."""
+        self._bundles: deque[Parcel] = deque()
         self._since_s = 0.0
         self._under_way: list[float] = []
         self._flush_due = False
@@ -81,20 +89,37 @@ class Lane:
     def put(self, question: Question) -> bool:
         """Take a question, unless the queue is full."""
         limits, waiting = self._queue.limits, self._waiting
-        if not waiting:
+        if not waiting and not self._bundles:
             self._since_s = self._queue.clock.seconds()
         elif len(waiting) >= limits.queue_ops_max or self._bytes > limits.queue_bytes_max:
             return False
         waiting.append(question)
         self._bytes += len(question[2].record)
-        if not self._flush_due and len(self._under_way) < limits.batches_in_flight_max:
+        self._come()
+        return True
+
+    def put_bundle(self, askers: Askers, verb: int) -> None:
+        """Take a bundle, which may grow until it leaves."""
+        if not self._bundles and not self._waiting:
+            self._since_s = self._queue.clock.seconds()
+        self._bundles.append((askers, verb))
+        self._come()
+
+    @property
+    def full(self) -> bool:
+        limits = self._queue.limits
+        size = self._bytes + sum(askers.size for askers, _ in self._bundles)
+        return len(self) >= limits.queue_ops_max or size > limits.queue_bytes_max
+
+    def _come(self) -> None:
+        """See that what has come leaves at the end of this turn, unless a batch is under way."""
+        if not self._flush_due and len(self._under_way) < self._queue.limits.batches_in_flight_max:
             self._flush_due = True
             late_s = LATE_S if self._queue.buggify("queue: a batch leaves late") else 0
             self._queue.clock.callLater(late_s, self._flush)
-        return True
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + sum(len(askers) for askers, _ in self._bundles)
 
     @property
     def oldest_s(self) -> float | None:
@@ -104,12 +129,13 @@ class Lane:
     def clear(self) -> None:
         """Forget what was not sent: it belongs to an older epoch, and its askers begin again."""
         self._waiting.clear()
+        self._bundles.clear()
         self._bytes = 0
 
     def _flush(self) -> None:
         self._flush_due = False
-        while self._waiting and len(self._under_way) < self._queue.limits.batches_in_flight_max:
-            self._send(self._gather())
+        while (self._waiting or self._bundles) and len(self._under_way) < self._queue.limits.batches_in_flight_max:
+            self._send(self._gather(), self._gather_bundles())
 
     def _gather(self) -> list[Question]:
         limits = self._queue.limits
@@ -117,7 +143,8 @@ class Lane:
         ops_max = 1 if self._queue.buggify("queue: a batch of one") else limits.batch_ops_max
         if len(waiting) <= ops_max and self._bytes <= limits.batch_bytes_max:
             questions = list(waiting)
-            self.clear()
+            waiting.clear()
+            self._bytes = 0
             return questions
         questions, size = [], 0
         while waiting and len(questions) < ops_max:
@@ -129,17 +156,39 @@ class Lane:
         self._bytes -= size
         return questions
 
-    def _send(self, questions: list[Question]) -> None:
-        self._metrics_ops.observe(len(questions))
+    def _gather_bundles(self) -> list[Parcel]:
+        """Take as many bundles as a batch may hold, beside the questions that it has: one at the least."""
+        limits, bundles = self._queue.limits, self._bundles
+        parcels: list[Parcel] = []
+        ops = size = 0
+        while bundles:
+            askers, _ = bundles[0]
+            ops += len(askers)
+            size += askers.size
+            if parcels and (ops > limits.batch_ops_max or size > limits.batch_bytes_max):
+                break
+            parcels.append(bundles.popleft())
+        return parcels
+
+    def _send(self, questions: list[Question], parcels: list[Parcel]) -> None:
+        self._metrics_ops.observe(len(questions) + sum(len(askers) for askers, _ in parcels))
         sent, since = self._queue.clock.seconds(), self._since_s
         self._since_s = sent
         self._under_way.append(since)
         header = self._queue.header
-        body = encode(Batch(header, [op for _, _, op in questions]))
-        self._queue.post("batch", body).addBoth(self._returned, questions, header, sent, since).addErrback(self._bug)
+        ops = [op for _, _, op in questions]
+        body = encode(Packed(header, ops, False, [askers.pack(verb) for askers, verb in parcels]))
+        answer = self._queue.post("batch", body)
+        answer.addBoth(self._returned, questions, parcels, header, sent, since).addErrback(self._bug)
 
     def _returned(
-        self, result: Answer | Failure, questions: list[Question], header: Header, sent: float, since: float
+        self,
+        result: Answer | Failure,
+        questions: list[Question],
+        parcels: list[Parcel],
+        header: Header,
+        sent: float,
+        since: float,
     ) -> None:
         now = self._queue.clock.seconds()
         self._under_way.remove(since)
@@ -147,7 +196,7 @@ class Lane:
         if not isinstance(result, Failure):
             self.pace.add(now, now - since)
         try:
-            self._queue.distribute(result, questions, header, self.name)
+            self._queue.distribute(result, questions, parcels, header, self.name)
         finally:
             self._flush()
 
@@ -210,12 +259,26 @@ class PeerQueue:
         suspicion = self.suspicion
         if suspicion.silent or self.buggify("queue: a node is avoided for nothing"):
             error = f"avoided since it failed: {suspicion.last_error}"
-        elif (self._writes if op.verb >= PREPARE else self._reads).put((asker, round_, op)):
+        elif self._lane_of(op.verb).put((asker, round_, op)):
             return
         else:
-            error = "too much waits for this node already"
+            error = TOO_MUCH
         # Never from inside the asker's own call: it has not yet noted that it asked.
         self.clock.callLater(0, asker.unanswered, self.node, round_, error, False)
+
+    def refusal(self, verb: int) -> str:
+        """Say why a bundle cannot be put to the node now, as in ``ask``; nothing if it can."""
+        suspicion = self.suspicion
+        if suspicion.silent:
+            return f"avoided since it failed: {suspicion.last_error}"
+        return TOO_MUCH if self._lane_of(verb).full else ""
+
+    def ask_bundle(self, askers: Askers, verb: int) -> None:
+        """Put a bundle to the node. It may grow until it leaves."""
+        self._lane_of(verb).put_bundle(askers, verb)
+
+    def _lane_of(self, verb: int) -> Lane:
+        return self._writes if verb >= PREPARE else self._reads
 
     def post(self, path: str, body: bytes) -> Deferred[Answer]:
         return self._transport.request(
@@ -226,7 +289,14 @@ class PeerQueue:
             timeout_s=self.limits.batch_timeout_s,
         )
 
-    def distribute(self, result: Answer | Failure, questions: list[Question], header: Header, lane: str) -> None:
+    def distribute(
+        self,
+        result: Answer | Failure,
+        questions: list[Question],
+        parcels: list[Parcel],
+        header: Header,
+        lane: str,
+    ) -> None:
         """Hand each asker its part of a batch's answer.
 
         :param header: the batch's: the epoch may have moved meanwhile.
@@ -234,20 +304,23 @@ class PeerQueue:
         if isinstance(result, Failure):
             result.trap(KvError)
             self._metrics.batch_failures.labels(self.node, lane).inc()
-            self._fail(questions, result.value.detail, not result.check(PeerUnreachable))
+            self._fail(questions, parcels, result.value.detail, not result.check(PeerUnreachable))
             return
         try:
             reply = batch_reply_decoder.decode(result.body)
         except UNDECODED:
-            self._fail(questions, f"status {result.code} without a readable answer", arrived=True)
+            self._fail(questions, parcels, f"status {result.code} without a readable answer", arrived=True)
             return
         self.confirm()
         if reply.refusal:
-            self._refused(reply, questions, result.resent)
+            self._refused(reply, questions, parcels, result.resent)
         elif len(reply.replies) != len(questions):
-            self._fail(questions, f"{len(reply.replies)} answers to {len(questions)} questions", arrived=True)
-        elif all(answer.abstains == AGAIN.abstains for answer in reply.replies):
-            self._fail(questions, "the node answers nothing of a batch", arrived=True)
+            error = f"{len(reply.replies)} answers to {len(questions)} questions"
+            self._fail(questions, parcels, error, arrived=True)
+        elif not _fits(parcels, reply.bundles):
+            self._fail(questions, parcels, "the answers to a bundle are not as many as it asked for", arrived=True)
+        elif _says_nothing(parcels, reply):
+            self._fail(questions, parcels, "the node answers nothing of a batch", arrived=True)
         else:
             node, resent = self.node, result.resent
             answered = list(zip(questions, reply.replies, strict=True))
@@ -262,16 +335,17 @@ class PeerQueue:
                     self.ask(asker, round_, op)
                 else:
                     asker.outdated(node, round_)
+            for (askers, verb), answers in zip(parcels, reply.bundles, strict=True):
+                askers.answered(node, verb, answers, resent)
 
-    def _refused(self, reply: BatchReply, questions: list[Question], resent: bool) -> None:
+    def _refused(self, reply: BatchReply, questions: list[Question], parcels: list[Parcel], resent: bool) -> None:
         if reply.refusal in (OLD_EPOCH, CLOSED_EPOCH):
             for asker, round_, _ in questions:
                 asker.outdated(self.node, round_)
         else:
             # Whoever asked tells a full disk from other reasons by the name.
             error = f"{DISK_FULL}: {reply.detail}" if reply.refusal == DISK_FULL else reply.detail
-            for asker, round_, _ in questions:
-                asker.unanswered(self.node, round_, error, resent)
+            self._tell(questions, parcels, error, resent)
         if reply.refusal in (OLD_EPOCH, CLOSED_EPOCH, OTHER_INCARNATION, OTHER_CLUSTER):
             self._on_outdated(self.node, reply)
 
@@ -308,10 +382,41 @@ class PeerQueue:
         """Say within which time nine of ten reads of the last second were answered."""
         return self._reads.pace.lately_s(0.9, now, 1.0)
 
-    def _fail(self, questions: list[Question], error: str, arrived: bool) -> None:
+    def _fail(self, questions: list[Question], parcels: list[Parcel], error: str, arrived: bool) -> None:
         self.refuse(error)
+        self._tell(questions, parcels, error, arrived)
+
+    def _tell(self, questions: list[Question], parcels: list[Parcel], error: str, arrived: bool) -> None:
         for asker, round_, _ in questions:
             asker.unanswered(self.node, round_, error, arrived)
+        for askers, _ in parcels:
+            askers.unanswered(self.node, error, arrived)
+
+
+def _fits(parcels: list[Parcel], bundles: list[BundleReply]) -> bool:
+    """Whether there is an answer for each operation of each bundle."""
+    if len(bundles) != len(parcels):
+        return False
+    for (askers, verb), answers in zip(parcels, bundles, strict=True):
+        size = len(askers)
+        if len(answers.ballots) != (0 if verb == ACCEPT else size):
+            return False
+        if len(answers.records) != (size if verb == FETCH else 0):
+            return False
+        if not all(0 <= place < size for place in answers.others):
+            return False
+    return True
+
+
+def _says_nothing(parcels: list[Parcel], reply: BatchReply) -> bool:
+    """Whether everything is to be asked again."""
+    again = AGAIN.abstains
+    if any(answer.abstains != again for answer in reply.replies):
+        return False
+    for (askers, _), answers in zip(parcels, reply.bundles, strict=True):
+        if len(answers.others) < len(askers) or any(one.abstains != again for one in answers.others.values()):
+            return False
+    return True
 
 
 class Queues:

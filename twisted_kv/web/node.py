@@ -62,7 +62,7 @@ class Batches:
     def serve(self, body: bytes) -> Deferred[BatchReply]:
         """:raises MalformedBody: if the body is no batch. Other errors as in ``Replica.serve``."""
         batch: Batch = decoded(batch_decoder.decode, body)
-        self._metrics.batch_ops.observe(len(batch.ops))
+        self._metrics.batch_ops.observe(len(batch.ops) + sum(len(bundle.keys) for bundle in batch.bundles))
         return self._replica.serve(batch)
 
     def status(self, reply: BatchReply) -> int:
