@@ -15,7 +15,7 @@ from .names import Key, Slot
 from .register import ACCEPT, AGAIN, BLANK, FETCH, HINT, NO_FLOOR, SHOWING, Cell, Floor, Op, Reply, accepted, decide
 from .ring import slot_of
 from .storage.engine import Engine, Placed
-from .versions import NONE, Ballot, is_value, record_version
+from .versions import NONE, Ballot, is_value
 from .wire import DISK_FULL, Bundle, BundleReply
 
 NO_ROOM = Reply(False, NONE, NONE, abstains=f"{DISK_FULL}: {HARDLY_ANY_ROOM}")
@@ -86,13 +86,19 @@ class Answering:
 
     def _take_all(self, bundle: Bundle) -> BundleReply:
         others: dict[int, Reply] = {}
-        floor_of, cell_of, keep = self._floor_of, self._cell, self._keep
-        for place, (key, record) in enumerate(zip(bundle.keys, bundle.records, strict=True)):
-            ballot = Ballot(record_version(record))
+        cells, get, floor_of, keep = self.cells, self._get, self._floor_of, self._keep
+        place = -1
+        for key, record in zip(bundle.keys, bundle.records, strict=True):
+            place += 1
+            ballot: Ballot = record[2:18]  # type: ignore[assignment]  # its version, without a call
             slot = slot_of(key)
             floor = floor_of(slot)
             try:
-                cell = cell_of(slot, key, floor)
+                cell = cells.get(key)
+                if cell is None:
+                    cell = get(slot, key) or BLANK
+                    if floor is not NO_FLOOR:
+                        cell = over(floor, cell)
             except Damaged as error:
                 reply = self._damaged(slot, Op(ACCEPT, key, ballot, record), error)
                 if not reply.taken:

@@ -30,6 +30,15 @@ def term(key: Key, accepted: Ballot) -> int:
     return xxh3_64_intdigest(accepted + key)
 
 
+def replaced(digest: int, key: Key, gone: Ballot, come: Ballot) -> int:
+    """Give a slot's digest after another ballot was accepted for a key."""
+    if gone != NONE:
+        digest -= xxh3_64_intdigest(gone + key)
+    if come != NONE:
+        digest += xxh3_64_intdigest(come + key)
+    return digest & _MASK
+
+
 def moved(digest: int, gone: int, come: int) -> int:
     """Give a slot's digest after one term took the place of another."""
     return (digest - gone + come) & _MASK

@@ -142,6 +142,15 @@ def is_whole(data: bytes) -> bool:
     return bool(form == RECORD_FORMAT and len(data) >= _HEAD.size + type_bytes + value_bytes)
 
 
+def is_plain(data: bytes) -> bool:
+    """Whether bytes are a whole record whose version can be a proposal's ballot."""
+    if len(data) < _HEAD.size:
+        return False
+    form, type_bytes, value_bytes = _SIZES.unpack_from(data)
+    whole = form == RECORD_FORMAT and len(data) >= _HEAD.size + type_bytes + value_bytes
+    return bool(whole and data[2] < 0x80 and data[2:18] != NONE)
+
+
 def record_version(data: bytes) -> Version:
     """Read the version alone; the hot path needs no more to know a record of its own."""
     return data[2:18]  # type: ignore[return-value]  # Version() would be a call

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from twisted_kv.errors import MalformedBody, MalformedKey, ValueTooLarge
 from twisted_kv.limits import Limits
@@ -150,7 +151,7 @@ def test_answer_of_a_node_before_abstentions_is_read() -> None:
         "9601079294c3c4100123456789ab00011122334455667788c4100123456789ab00011122334455667788c40094c2c410"
         "00000000000000000000000000000000c4100123456789ab00011122334455667788c400a0a0c400"
     )
-    assert batch_reply_decoder.decode(older) == GOLDEN_REPLY
+    assert batch_reply_decoder.decode(older) == replace(GOLDEN_REPLY, bundles=[])
 
 
 def test_batch_of_the_first_version_with_its_required_fields_alone_is_read() -> None:

@@ -12,12 +12,12 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
-from twisted_kv.conditional import Decide
+from twisted_kv.conditional import Decide, Draft
 from twisted_kv.errors import KvError, NoNodes, Overloaded, Unreached
 from twisted_kv.limits import Limits
 from twisted_kv.listing import KeyPage
 from twisted_kv.names import Key
-from twisted_kv.operation import Done
+from twisted_kv.operation import Done, Told
 from twisted_kv.quorum import Level
 from twisted_kv.resp.connection import Client
 from twisted_kv.resp.door import RedisDoor
@@ -53,19 +53,18 @@ class Store:
         asked, self.asked = self.asked, []
         return asked
 
-    def get(self, key: Key, level: Level) -> Deferred[Done]:
+    def read(self, key: Key, level: Level, told: Told) -> None:
         def read() -> Done:
             record = self.records.get(key)
             return Done(record.encode() if record is not None else b"", 2, 3)
 
-        return self._ask("get", key, level, read)
+        self._ask("get", key, level, read).addBoth(told)
 
-    def put(self, key: Key, value: bytes | None, content_type: bytes, level: Level, expires_ms: int) -> Deferred[Done]:
+    def write(self, key: Key, draft: Draft, level: Level, told: Told) -> None:
         def written() -> Done:
-            record = self._keep(key, value, content_type, expires_ms)
-            return Done(record.encode(), 2, 3)
+            return Done(self._keep(key, *draft).encode(), 2, 3)
 
-        return self._ask("put", key, level, written)
+        self._ask("put", key, level, written).addBoth(told)
 
     def change(self, key: Key, decide: Decide, timeout_s: float | None, size: int) -> Deferred[Changed]:
         def changed() -> Changed:
@@ -279,7 +278,7 @@ def test_a_thousand_commands_that_are_refused_at_once_do_not_nest(
     def refuse(*_: object) -> Deferred[Any]:
         return fail(Overloaded("too much is under way"))
 
-    monkeypatch.setattr(scene.store, "get", refuse)
+    monkeypatch.setattr(scene.store, "read", lambda key, level, told: refuse().addBoth(told))
     monkeypatch.setattr(scene.store, "change", refuse)
     scene.send(*["INCR a", "GET a"] * 400)
     first.answer()

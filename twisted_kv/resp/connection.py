@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -62,16 +63,35 @@ class Slot:
         """For how many bytes room is held."""
 
 
-class _Run:
-    """A plan of several questions: their answers, and how many are still to come."""
+class _Run(Slot):
+    """A plan under way: what its questions were answered, and how many answers are still to come."""
 
-    __slots__ = ("answers", "left", "plan", "slot")
+    __slots__ = ("answers", "client", "left", "make")
 
-    def __init__(self, slot: Slot, plan: Plan) -> None:
-        self.slot = slot
-        self.plan = plan
+    def __init__(self, client: Client, plan: Plan) -> None:
+        self.reply = None
+        self.promised = 0
+        self.client = client
+        self.make = plan.reply
         self.left = len(plan.asks)
-        self.answers: list[Any] = [None] * self.left
+        self.answers: list[Any] = []
+
+    def hear(self, answer: Any) -> None:
+        """Take the answer to a plan's only question."""
+        self.client.answered(self, [answer])
+
+    def hears(self, number: int) -> Callable[[Any], None]:
+        """Give what takes the answer to one of several questions."""
+        if not self.answers:
+            self.answers = [None] * self.left
+
+        def hear(answer: Any) -> None:
+            self.answers[number] = answer
+            self.left -= 1
+            if not self.left:
+                self.client.answered(self, self.answers)
+
+        return hear
 
 
 @implementer(IPushProducer)
@@ -186,24 +206,28 @@ class Client(Connection):
             return
         self._beginning = True
         todo = self._todo
-        while todo and self._has_room() and not self._alone and self._stalled_s is None:
-            self._run(todo.popleft())
+        while todo and not self._alone and self._stalled_s is None:
+            room = self._room()
+            if not room:
+                break
+            # What is replied to at once may change what the next replies are expected to be.
+            while todo and room and not self._alone and self._run(todo.popleft()):
+                room -= 1
         self._beginning = False
         if not self._flushing:
             self._flush()
         self._read_on()
 
-    def _has_room(self) -> bool:
-        """Whether one more command may be under way. The first always may, so that everybody gets on."""
+    def _room(self) -> int:
+        """Say how many more commands may be under way. The first always may, so that everybody gets on."""
         under_way, door = self._under_way, self._door
-        if not under_way:
-            return True
-        limits, expected = door.limits, self._expected
-        return (
-            under_way < limits.resp_pipeline_max
-            and (under_way + 1) * expected <= limits.resp_output_bytes_max / 2
-            and door.output + door.promised + expected <= limits.resp_outputs_bytes_max
+        limits, expected = door.limits, max(1.0, self._expected)
+        room = min(
+            limits.resp_pipeline_max - under_way,
+            int(limits.resp_output_bytes_max / 2 / expected) - under_way,
+            int((limits.resp_outputs_bytes_max - door.output - door.promised) / expected),
         )
+        return max(room, 0 if under_way else 1)
 
     def _read_on(self) -> None:
         """Read from the client only while all that came from it was begun."""
@@ -215,8 +239,9 @@ class Client(Connection):
             else:
                 self.transport.resumeProducing()
 
-    def _run(self, words: list[bytes]) -> None:
-        door, session, slot = self._door, self.session, Slot()
+    def _run(self, words: list[bytes]) -> bool:
+        """Begin a command; say whether its reply waits for the store."""
+        door, session = self._door, self.session
         try:
             outcome = door.table.find(words).plan(session, words)
         except Refused as refusal:
@@ -224,52 +249,57 @@ class Client(Connection):
         except Exception:
             self.log.failure("a command could not be planned")
             outcome = BUG
+        if type(outcome) is Plan:
+            door.processed += 1
+            run = _Run(self, outcome)
+            self._slots.append(run)
+            self._under_way += 1
+            run.promised = int(self._expected)
+            door.promised += run.promised
+            asks = outcome.asks
+            if len(asks) == 1:
+                self._order.ask(asks[0], session.level, run.hear)
+            else:
+                for number, ask in enumerate(asks):
+                    self._order.ask(ask, session.level, run.hears(number))
+            return True
         if type(outcome) is Errand and self._under_way:
             # It is to see what was done before it.
             self._todo.appendleft(words)
             self._alone = True
-            return
+            return False
         door.processed += 1
+        slot = Slot()
         self._slots.append(slot)
         if type(outcome) is bytes:
             self._keep(slot, outcome)
             if session.closing:
                 self._todo.clear()
                 self._last = b""
-        elif type(outcome) is Plan:
-            self._under_way += 1
-            slot.promised = int(self._expected)
-            door.promised += slot.promised
-            self._ask(slot, outcome)
-        else:
-            assert type(outcome) is Errand
-            self._under_way += 1
-            self._alone = True
-            running: Deferred[Any] = ensureDeferred(outcome.run())
-            running.addBoth(self._returned, slot)
+            return False
+        assert type(outcome) is Errand
+        self._under_way += 1
+        self._alone = True
+        running: Deferred[Any] = ensureDeferred(outcome.run())
+        running.addBoth(self._returned, slot)
+        return True
 
-    def _ask(self, slot: Slot, plan: Plan) -> None:
-        run, level, order = _Run(slot, plan), self.session.level, self._order
-        for number, ask in enumerate(plan.asks):
-            order.ask(ask, level, lambda answer, number=number: self._answered(run, number, answer))
-
-    def _answered(self, run: _Run, number: int, answer: Any) -> None:
-        run.answers[number] = answer
-        run.left -= 1
-        if run.left:
-            return
-        failure = next((one for one in run.answers if isinstance(one, Failure)), None)
-        if failure is not None:
-            reply = self._failed(failure)
+    def answered(self, run: _Run, answers: list[Any]) -> None:
+        """Take all answers to a plan's questions."""
+        reply: bytes
+        for answer in answers:
+            if isinstance(answer, Failure):
+                reply = self._failed(answer)
+                break
         else:
             try:
-                reply = run.plan.reply(run.answers)
+                reply = run.make(answers)
             except Refused as refusal:
                 reply = error(refusal.text)
             except Exception:
                 self.log.failure("a reply could not be made")
                 reply = BUG
-        self._reply(run.slot, reply)
+        self._reply(run, reply)
 
     def _returned(self, result: Any, slot: Slot) -> None:
         self._reply(slot, self._failed(result) if isinstance(result, Failure) else result)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+from msgspec import Struct
+
 from ..conditional import Decide, Draft
 from ..names import Key
 from ..sharing import Changed
@@ -23,20 +25,20 @@ class Refused(Exception):
         self.text = text
 
 
-class Get(NamedTuple):
+class Get(Struct, frozen=True):
     """Read a key: the answer is its record's bytes, empty where there is none."""
 
     key: Key
 
 
-class Put(NamedTuple):
+class Put(Struct, frozen=True):
     """Write a key, whatever it holds. There is no answer but that it was done."""
 
     key: Key
     draft: Draft
 
 
-class Change(NamedTuple):
+class Change(Struct, frozen=True):
     """Change a key by what it holds: the answer is a ``Changed``."""
 
     key: Key
@@ -48,7 +50,7 @@ class Change(NamedTuple):
 Ask: TypeAlias = Get | Put | Change
 
 
-class Plan(NamedTuple):
+class Plan(Struct, frozen=True):
     """Questions, all asked together, and the reply that their answers make, in the order of the questions."""
 
     asks: Sequence[Ask]

@@ -104,7 +104,9 @@ def take_stock(cells: Iterable[tuple[Key, Cell]]) -> Stock:
 
 def indexed_alike(was: bytes, now: bytes) -> bool:
     """Say whether two records look the same to both indexes: of the same kind, expiring at the same time."""
-    return was[1:2] == now[1:2] and was[18:26] == now[18:26]
+    if not was or not now:
+        return was == now
+    return was[1] == now[1] and was[18:26] == now[18:26]
 
 
 class Engine(Protocol):

@@ -8,7 +8,7 @@ from itertools import islice, takewhile
 
 from sortedcontainers import SortedDict, SortedList
 
-from twisted_kv.digest import moved, term
+from twisted_kv.digest import replaced
 from twisted_kv.names import Key, Slot
 from twisted_kv.register import BLANK, NO_FLOOR, Cell, Floor
 from twisted_kv.ring import SLOTS
@@ -89,17 +89,30 @@ class MemoryEngine:
 
     def _put(self, changes: Iterable[Placed]) -> None:
         """Do what ``apply`` does. Disks that log their steps override that one."""
-        batch = {(slot, key): cell for slot, key, cell in changes}
-        fresh = []
-        for place, cell in batch.items():
-            old = self._cells.get(place)
+        cells, digests = self._cells, self._digests
+        fresh: list[Place] = []
+        for place, cell in {(slot, key): cell for slot, key, cell in changes}.items():
+            old = cells.get(place)
+            if old is not None and cell is not None and indexed_alike(old.record, cell.record):
+                # What nearly every write does: all that `_account` would find is in these lines.
+                self._bytes += len(cell.record) - len(old.record)
+                promised, accepted = cell.promised, cell.accepted
+                if promised > self.highest:
+                    self.highest = promised
+                if accepted > self.highest:
+                    self.highest = accepted
+                if accepted != old.accepted:
+                    slot, key = place
+                    digests[slot] = replaced(digests[slot], key, old.accepted, accepted)
+                cells[place] = cell
+                continue
             self._account(place, old, cell)
             if cell is not None:
                 if old is None:
                     fresh.append(place)
-                self._cells[place] = cell
+                cells[place] = cell
             elif old is not None:
-                del self._cells[place]
+                del cells[place]
                 self._places.remove(place)
                 self._slots.remove((place[1], place[0]))
         if fresh:
@@ -118,7 +131,7 @@ class MemoryEngine:
         if now.accepted > self.highest:
             self.highest = now.accepted
         if now.accepted != was.accepted:
-            self._digests[slot] = moved(self._digests[slot], term(key, was.accepted), term(key, now.accepted))
+            self._digests[slot] = replaced(self._digests[slot], key, was.accepted, now.accepted)
 
     def _index(self, place: Place, was: bytes, now: bytes, cells: int) -> None:
         """Bring counts and the expiry index up to another kind of record, or another expiry.

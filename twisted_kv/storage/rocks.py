@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rocksdict import AccessType, Rdict, WriteBatch, WriteOptions
 
-from twisted_kv.digest import EMPTY, moved, term
+from twisted_kv.digest import EMPTY, moved, replaced, term
 from twisted_kv.errors import DiskFailed
 from twisted_kv.names import Key, Slot
 from twisted_kv.register import BLANK, NO_FLOOR, Cell, Floor
@@ -217,7 +217,7 @@ class RocksEngine:
                 digest, graves = sums.get(slot) or (self._digests[slot], self._graves[slot])
                 # A folder of an older version may count fewer graves than there are.
                 graves = max(0, graves + dug)
-                sums[slot] = moved(digest, term(key, old.accepted), term(key, accepted)), graves
+                sums[slot] = replaced(digest, key, old.accepted, accepted), graves
         for floor in floors.values():
             highest = max(highest, *floor)
         self._write(batch, sums, Totals(keys, bytes_), highest, floors)
