@@ -43,7 +43,8 @@ class Limits:
     or three spare a newcomer part of the way that an earlier batch has still to go."""
 
     queue_ops_max: int = 20_000
-    """Operations waiting for one node and lane. Beyond it that replica counts as unreachable for the newcomer."""
+    """Operations waiting for one node and lane. Beyond it that replica counts as unreachable for the newcomer; a bundle
+    that was let in may be filled yet."""
 
     queue_bytes_max: int = 64 * MIB
     """Bytes waiting for one node and lane, for the same reason."""

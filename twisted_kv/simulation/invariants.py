@@ -145,10 +145,16 @@ def check_proxy(proxy: Proxy) -> None:
         raise Broken("limits", f"{coordinator.under_way} operations are under way in {name}")
     if coordinator._bytes < 0:
         raise Broken("limits", f"{name} counts {coordinator._bytes} bytes under way")
+    books = coordinator._bundles.books
+    counted = sum(len(bundle) - len(bundle._strays) for bundle in books.live)
+    if books.ops != counted or books.size < 0 or (not books.live and books.size):
+        raise Broken("limits", f"{name} counts {books.ops} operations with {books.size} bytes in {counted}'s bundles")
     for node, queue in rooms.queues.by_node.items():
         for lane in (queue._reads, queue._writes):
             under_way = len(lane._under_way)
-            if len(lane) > limits.queue_ops_max or under_way > limits.batches_in_flight_max:
+            # A bundle is let in while there is room, and may be filled then.
+            most = limits.queue_ops_max + len(lane._bundles) * limits.batch_ops_max
+            if len(lane) > most or under_way > limits.batches_in_flight_max:
                 raise Broken("limits", f"{len(lane)} wait and {under_way} are under way from {name} to {node}")
             if lane._bytes != sum(len(op.record) for _, _, op in lane._waiting):
                 raise Broken("limits", f"the lane from {name} to {node} counts {lane._bytes} bytes")
