@@ -8,7 +8,7 @@ differ, a node is silent without whom there is no majority, the epoch moves) lea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -397,11 +397,17 @@ class Bundles:
         self.books = Books()
         self._writes: dict[Electorate, Writes] = {}
         self._reads: dict[Electorate, Reads] = {}
+        self._alike: dict[Electorate, Electorate] = {}
+        """For each electorate the one that stands for all with the same voters, whose order is no matter here."""
+        self._first: dict[Hashable, Electorate] = {}
+        """Those, by their voters."""
 
     def adopt(self) -> None:
         """Let everybody go on alone: an epoch has ended."""
         self._writes.clear()
         self._reads.clear()
+        self._alike.clear()
+        self._first.clear()
         for bundle in list(self.books.live):
             bundle.scatter()
 
@@ -409,33 +415,62 @@ class Bundles:
         """Put a write into a bundle, unless there is no majority to ask."""
         bundle = self._writes.get(electorate)
         if bundle is None or not bundle.grows:
-            errors = [self._home.queues.by_node[node].refusal(ACCEPT) for node in electorate.nodes]
-            asked = [node for node, error in zip(electorate.nodes, errors, strict=True) if not error]
-            if not met(electorate.quorum, electorate.voters(asked)) or self._home.buggify("bundles: a write alone"):
-                return False
-            bundle = self._writes[electorate] = Writes(self._home, self.books, electorate)
-            for node, error in zip(electorate.nodes, errors, strict=True):
-                bundle.ask(node, ACCEPT, error)
+            alike = self._one_of(electorate)
+            bundle = self._writes.get(alike)
+            if bundle is None or not bundle.grows:
+                bundle = self._open_writes(alike)
+                if bundle is None:
+                    return False
+            self._writes[electorate] = self._writes[alike] = bundle
         bundle.add(key, draft, told)
         self._close_if_full(bundle)
         return True
+
+    def _open_writes(self, electorate: Electorate) -> Writes | None:
+        nodes = electorate.nodes
+        errors = [self._home.queues.by_node[node].refusal(ACCEPT) for node in nodes]
+        asked = [node for node, error in zip(nodes, errors, strict=True) if not error]
+        if not met(electorate.quorum, electorate.voters(asked)) or self._home.buggify("bundles: a write alone"):
+            return None
+        bundle = Writes(self._home, self.books, electorate)
+        for node, error in zip(nodes, errors, strict=True):
+            bundle.ask(node, ACCEPT, error)
+        return bundle
 
     def read(self, electorate: Electorate, key: Key, told: Told) -> bool:
         """Put a read into a bundle, unless one of those to ask first cannot be asked."""
         bundle = self._reads.get(electorate)
         if bundle is None or not bundle.grows:
-            nodes, queues = electorate.fewest, self._home.queues.by_node
-            if not met(electorate.quorum, electorate.fewest_voters) or self._home.buggify("bundles: a read alone"):
-                return False
-            verbs = [FETCH, *[READ] * (len(nodes) - 1)]
-            if any(queues[node].refusal(verb) for node, verb in zip(nodes, verbs, strict=True)):
-                return False
-            bundle = self._reads[electorate] = Reads(self._home, self.books, electorate)
-            for node, verb in zip(nodes, verbs, strict=True):
-                bundle.ask(node, verb, "")
+            alike = self._one_of(electorate)
+            bundle = self._reads.get(alike)
+            if bundle is None or not bundle.grows:
+                bundle = self._open_reads(self._home.order(key, "read"))
+                if bundle is None:
+                    return False
+            self._reads[electorate] = self._reads[alike] = bundle
         bundle.add(key, told)
         self._close_if_full(bundle)
         return True
+
+    def _open_reads(self, electorate: Electorate) -> Reads | None:
+        nodes, queues = electorate.fewest, self._home.queues.by_node
+        if not met(electorate.quorum, electorate.fewest_voters) or self._home.buggify("bundles: a read alone"):
+            return None
+        verbs = [FETCH, *[READ] * (len(nodes) - 1)]
+        for node, verb in zip(nodes, verbs, strict=True):
+            if queues[node].refusal(verb):
+                return None
+        bundle = Reads(self._home, self.books, electorate)
+        for node, verb in zip(nodes, verbs, strict=True):
+            bundle.ask(node, verb, "")
+        return bundle
+
+    def _one_of(self, electorate: Electorate) -> Electorate:
+        """Give the electorate that stands for one and all like it."""
+        alike = self._alike.get(electorate)
+        if alike is None:
+            alike = self._alike[electorate] = self._first.setdefault(electorate.unordered(), electorate)
+        return alike
 
     def _close_if_full(self, bundle: Writes | Reads) -> None:
         limits = self._home.limits

@@ -34,8 +34,6 @@ from .versions import Ballot, HybridClock, Version, is_expired
 from .views import View
 from .writing import Write
 
-READS_OF_A_TURN = 16
-
 
 class _Nobody:
     """Waits for no answer: whether a hint was kept is nothing to whoever left it. See ``peers.peer.Asker``."""
@@ -180,17 +178,17 @@ class Coordinator:
             ensureDeferred(one).addBoth(told)
             return
         shares = self._sharing.expects(key) or self.buggify("coordinator: a read shares a round of changes")
-        electorate = self.order(key, "read")
+        self.queues.allowance.reads += 1
         view = self._view
         assert view is not None
         bundled = timeout_s is None and level is Level.STRONG and view.open and not shares
-        if bundled and self._bundles.read(electorate, key, told):
+        if bundled and self._bundles.read(view.electorates[slot_of(key)], key, told):
             return
         until_s = self.clock.seconds() + (timeout_s or self.limits.operation_timeout_s)
         if level is Level.STRONG and shares:
             self._get_shared(key, until_s).addBoth(told)
             return
-        read = Read(key, electorate, self.hybrid, level)
+        read = Read(key, self.order(key, "read"), self.hybrid, level)
         self._start("read", read, 0, timeout_s).addCallback(self._unexpired, key, until_s).addBoth(told)
 
     def change(self, key: Key, decide: Decide, timeout_s: float | None = None, size: int = 0) -> Deferred[Changed]:
@@ -267,12 +265,10 @@ class Coordinator:
         electorate = self._view.electorates[slot_of(key)]
         if kind != "read" or not electorate.nodes:
             return electorate
-        # Reads that follow one another ask the same nodes, then the next ones: fewer and larger batches.
         self._turn += 1
-        turn = self._turn // READS_OF_A_TURN % len(electorate.nodes)
+        turn = self._turn % len(electorate.nodes)
         if self.buggify("coordinator: another owner is read first"):
             turn = -1
-        self.queues.allowance.reads += 1
         standing = self.queues.standing()
         if standing is not self._standing:
             self._standing = standing

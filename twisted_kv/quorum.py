@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from enum import Enum
 from typing import NamedTuple, TypeAlias
 
@@ -105,6 +105,10 @@ class Electorate:
     def arranged(self, nodes: Sequence[NodeId]) -> Electorate:
         """Give the same electorate in another order of asking."""
         return Electorate(nodes, self.groups)
+
+    def unordered(self) -> Hashable:
+        """Give what is the same for all electorates of the same voters, in whatever order they are asked."""
+        return frozenset(self.nodes), tuple((frozenset(group.voters), group.size) for group in self.groups)
 
     def seats_of(self, node: NodeId) -> int:
         """Count the groups in which a node votes."""
