@@ -91,16 +91,17 @@ class MemoryEngine:
         """Do what ``apply`` does. Disks that log their steps override that one."""
         cells, digests = self._cells, self._digests
         fresh: list[Place] = []
+        grown, highest = 0, NONE
         for place, cell in {(slot, key): cell for slot, key, cell in changes}.items():
             old = cells.get(place)
             if old is not None and cell is not None and indexed_alike(old.record, cell.record):
                 # What nearly every write does: all that `_account` would find is in these lines.
-                self._bytes += len(cell.record) - len(old.record)
+                grown += len(cell.record) - len(old.record)
                 promised, accepted = cell.promised, cell.accepted
-                if promised > self.highest:
-                    self.highest = promised
-                if accepted > self.highest:
-                    self.highest = accepted
+                if promised > highest:
+                    highest = promised
+                if accepted > highest:
+                    highest = accepted
                 if accepted != old.accepted:
                     slot, key = place
                     digests[slot] = replaced(digests[slot], key, old.accepted, accepted)
@@ -115,6 +116,9 @@ class MemoryEngine:
                 del cells[place]
                 self._places.remove(place)
                 self._slots.remove((place[1], place[0]))
+        self._bytes += grown
+        if highest > self.highest:
+            self.highest = highest
         if fresh:
             self._places.update(fresh)
             self._slots.update((key, slot) for slot, key in fresh)
