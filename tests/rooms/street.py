@@ -79,6 +79,8 @@ class Street:
         self.manner: dict[str, str] = {}
         self.hop_s: dict[str, float] = {}
         self.asked: list[Asked] = []
+        self.bundled: list[tuple[str, int]] = []
+        """The bundles that came: to which node, and how large."""
         self.rival = False
         """Somebody else promises a higher ballot before each change of ours arrives."""
 
@@ -87,6 +89,7 @@ class Street:
         node = batch.header.member
         done: Deferred[Answer] = Deferred()
         bundles = [ops_of(bundle) for bundle in batch.bundles]
+        self.bundled += [(node, len(ops)) for ops in bundles]
         for op in chain(batch.ops, *bundles):
             self.asked.append(Asked(self._clock.seconds(), node, op, batch.header.epoch))
         manner = self.manner.get(node, ANSWERS)

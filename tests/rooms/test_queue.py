@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -15,7 +16,7 @@ from twisted_kv.limits import Limits
 from twisted_kv.liveness import SLACK, Rank
 from twisted_kv.membership import Seat, State
 from twisted_kv.metrics import ProxyMetrics
-from twisted_kv.names import NodeId
+from twisted_kv.names import Key, NodeId
 from twisted_kv.peers.peer import Answer
 from twisted_kv.peers.queue import PeerQueue, Queues
 from twisted_kv.register import ACCEPT, AGAIN, FETCH, PREPARE, READ, Op, Reply
@@ -31,6 +32,8 @@ from twisted_kv.wire import (
     UNKNOWN_FORMAT,
     Batch,
     BatchReply,
+    Bundle,
+    BundleReply,
     Header,
     batch_decoder,
     encode,
@@ -489,6 +492,90 @@ def test_a_wrong_number_of_answers_is_given_to_nobody(scene: Scene, replies: int
     (sent,) = scene.turn()
     sent.answer(BatchReply(FORMAT, 1, [Reply(True, NONE, NONE)] * replies))
     assert [ear.heard for ear in ears] == [[("unanswered", A, 1, f"{replies} answers to 2 questions", True)]] * 2
+
+
+class Crowd:
+    """Who asks a bundle, and notes what is heard of it."""
+
+    size = 0
+
+    def __init__(self, *keys: bytes) -> None:
+        self.keys = [Key(key) for key in keys]
+        self.heard: list[tuple[Any, ...]] = []
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def pack(self, verb: int) -> msgspec.Raw:
+        return msgspec.Raw(encode(Bundle(verb, self.keys, [b"r"] * len(self.keys) if verb == ACCEPT else [])))
+
+    def answered(self, node: NodeId, verb: int, reply: BundleReply, resent: bool) -> None:
+        self.heard.append(("answered", node, verb, reply, resent))
+
+    def unanswered(self, node: NodeId, error: str, arrived: bool) -> None:
+        self.heard.append(("unanswered", node, error, arrived))
+
+
+def test_bundles_travel_with_the_questions_of_their_lane_and_each_hears_its_own_answers(scene: Scene) -> None:
+    queue = scene.queues.by_node[A]
+    first, second, written = Crowd(b"a", b"b"), Crowd(b"c"), Crowd(b"d")
+    queue.ask_bundle(first, FETCH)
+    queue.ask_bundle(second, READ)
+    queue.ask_bundle(written, ACCEPT)
+    (ear,) = scene.ask(Op(READ, b"e"))
+    assert len(queue) == 5
+    reads, writes = sorted(scene.turn(), key=lambda sent: len(sent.batch.bundles), reverse=True)
+    assert [(bundle.verb, bundle.keys) for bundle in reads.batch.bundles] == [(FETCH, [b"a", b"b"]), (READ, [b"c"])]
+    assert reads.keys == [b"e"]
+    assert [(bundle.verb, bundle.keys) for bundle in writes.batch.bundles] == [(ACCEPT, [b"d"])]
+    answers = [BundleReply([NONE, NONE], [b"1", b"2"]), BundleReply([NONE], [], {0: AGAIN})]
+    reads.answer(BatchReply(FORMAT, 1, [Reply(True, NONE, NONE)], bundles=answers), resent=True)
+    assert first.heard == [("answered", A, FETCH, answers[0], True)]
+    assert second.heard == [("answered", A, READ, answers[1], True)]
+    assert [heard[0] for heard in ear.heard] == ["answered"]
+    writes.done.errback(Failure(PeerSilent("why")))
+    assert written.heard == [("unanswered", A, "why", True)]
+
+
+@pytest.mark.parametrize(
+    ("verb", "wrong"),
+    [
+        (FETCH, []),
+        (FETCH, [BundleReply([NONE], [b""]), BundleReply()]),
+        (FETCH, [BundleReply([NONE], [b"", b""])]),
+        (FETCH, [BundleReply([NONE, NONE], [b""])]),
+        (FETCH, [BundleReply([NONE, NONE], [b"", b""], {2: AGAIN})]),
+        (READ, [BundleReply([NONE, NONE], [b"", b""])]),
+        (ACCEPT, [BundleReply([NONE, NONE])]),
+        (ACCEPT, [BundleReply(others={-1: AGAIN})]),
+    ],
+)
+def test_answers_that_do_not_fit_a_bundle_are_given_to_nobody(
+    scene: Scene, verb: int, wrong: list[BundleReply]
+) -> None:
+    crowd = Crowd(b"a", b"b")
+    scene.queues.by_node[A].ask_bundle(crowd, verb)
+    (sent,) = scene.turn()
+    sent.answer(BatchReply(FORMAT, 1, [], bundles=wrong))
+    assert crowd.heard == [("unanswered", A, "the answers to a bundle are not as many as it asked for", True)]
+
+
+def test_a_bundle_of_which_nothing_is_answered_is_not_asked_for_ever(scene: Scene) -> None:
+    crowd = Crowd(b"a")
+    scene.queues.by_node[A].ask_bundle(crowd, FETCH)
+    (sent,) = scene.turn()
+    sent.answer(BatchReply(FORMAT, 1, [], bundles=[BundleReply([NONE], [b""], {0: AGAIN})]))
+    assert crowd.heard == [("unanswered", A, "the node answers nothing of a batch", True)]
+
+
+@pytest.mark.parametrize("refusal", [OLD_EPOCH, CLOSED_EPOCH])
+def test_a_bundle_of_another_epoch_waits_for_the_next_view(scene: Scene, refusal: str) -> None:
+    crowd = Crowd(b"a")
+    scene.queues.by_node[A].ask_bundle(crowd, FETCH)
+    (sent,) = scene.turn()
+    sent.refuse(refusal)
+    assert crowd.heard == []
+    assert [node for node, _ in scene.complaints] == [A]
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>busy</html>", b"\x93\x01", encode([1, 1, [[True, b"", 7]]])])
