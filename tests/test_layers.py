@@ -37,6 +37,7 @@ FLOORS: list[set[str]] = [
     {"storage", "metrics", "buggify"},
     {
         "replica",
+        "answering",
         "holding",
         "upkeep",
         "hinting",
@@ -59,6 +60,8 @@ FLOORS: list[set[str]] = [
         "chain",
         "sharing",
         "turns",
+        "crowd",
+        "bundles",
         "coordinator",
         "sweeper",
         "listing",
@@ -87,6 +90,10 @@ REAL_WORLD = {"time", "uuid", "secrets"}
 """What nobody but ``options`` and ``ctl`` may reach for."""
 
 SIBLINGS_THAT_MAY_MEET = {
+    ("bundles", "crowd"),
+    ("bundles", "operation"),
+    ("crowd", "operation"),
+    ("coordinator", "bundles"),
     ("coordinator", "chain"),
     ("coordinator", "operation"),
     ("coordinator", "sharing"),

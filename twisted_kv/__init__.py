@@ -15,11 +15,13 @@ floor 0, the laws: no Twisted, no clock, no randomness, no files
 floor 1, the disk, what is counted, and what the simulation lets happen
     ``storage`` ``metrics`` ``buggify``
 floor 2, one replica, and the way to the others
-    ``replica`` ``holding`` ``upkeep`` ``hinting`` ``scrubbing`` ``identity`` ``commit``   one owner's data
+    ``replica`` ``answering`` ``holding`` ``upkeep`` ``hinting`` ``scrubbing`` ``identity`` ``commit``   one owner's
+                                        data
     ``peers`` ``fasthttp`` ``state`` ``leading`` ``periodic`` ``throttle`` ``awaiting`` ``deadlines`` ``verifying``
     ``together``
 floor 3, conversations, one purpose each
-    ``operation`` ``chain`` ``sharing`` ``turns`` ``coordinator``   a client's operation
+    ``operation`` ``chain`` ``sharing`` ``turns`` ``crowd`` ``bundles`` ``coordinator``   a client's operation, and
+                                        many that are asked as one
     ``listing`` ``explaining`` ``sweeper``   pages of keys; all that is known of one; what has expired
     ``roster`` ``probing``              membership and epochs; who is there
     ``mover`` ``filling`` ``pulling`` ``settling``   carrying a change of the ring out

@@ -102,10 +102,10 @@ class Coordinator:
 
     def adopt(self, view: View) -> None:
         """Act on another view. While it is closed operations wait; when it opens they begin again in its epoch."""
+        self._bundles.scatter()  # what that puts into the queues is forgotten with all that waits there
         self._view = view
         self._arranged.clear()
         self.queues.adopt(view)
-        self._bundles.adopt()
         if view.open:
             for operation in list(self._operations):
                 operation.restart()

@@ -35,7 +35,7 @@ class Done(msgspec.Struct, frozen=True, gc=False):
 
 
 Told: TypeAlias = Callable[[Done | Failure], None]
-"""Told what became of an operation. It must not raise: others are told after it."""
+"""Told what became of an operation. It should not raise: there is nobody who could hear of that."""
 
 
 class Home(Protocol):
