@@ -168,7 +168,8 @@ def cluster(
     urls = [f"http://{HOST}:{port}" for port in nodes]
     for port in doors:
         founded = ("--state", state, "--consistency", "strong", "--replicas", str(replicas))
-        daemon("kvproxy", port, *founded, *proxy_options)
+        shut = () if "--resp-port" in proxy_options else ("--resp-port", "0")
+        daemon("kvproxy", port, *founded, *shut, *proxy_options)
     for url in urls:
         status, answer = call(doors[0], "POST", "/AddServer", {"url": url})
         if status // 100 != 2:

@@ -13,6 +13,7 @@ from twisted.python.usage import UsageError
 from twisted.scripts.twistd import ServerOptions
 
 from tests.sockets.daemons import free_port
+from twisted_kv import options
 from twisted_kv.config import ClusterConfig, EtcdPlace, NodeConfig, ProxyConfig, configured
 from twisted_kv.errors import BadConfig
 from twisted_kv.limits import MIB, Limits
@@ -385,9 +386,25 @@ def test_a_folder_with_too_long_a_path_for_the_workers_sockets_is_refused(desk: 
     assert desk.twistd(role, *port, "--data-dir", deep).subOptions.config.workers == 1, "one worker needs no socket"
 
 
+@pytest.mark.parametrize("role", ["kvproxy", "kvcluster"])
+def test_the_redis_door_has_its_usual_port_where_that_is_free_and_nothing_else_was_said(
+    desk: Desk, taken_port: int, role: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = free_port()
+    monkeypatch.setattr(options, "USUAL_RESP_PORT", usual)
+    place = (role, "--port", desk.port, *(("--base-port", str(free_port())) if role == "kvcluster" else ()))
+    assert desk.twistd(*place).subOptions.config.resp_port == usual
+    assert desk.twistd(*place, "--resp-port", "0").subOptions.config.resp_port == 0
+    with pytest.raises(UsageError, match=f"port {taken_port} .* cannot be used"):
+        desk.twistd(*place, "--resp-port", str(taken_port))
+    for other in (taken_port, int(desk.port)):
+        monkeypatch.setattr(options, "USUAL_RESP_PORT", other)
+        assert desk.twistd(*place).subOptions.config.resp_port == 0, "somebody else has it: the proxy goes on without"
+
+
 def test_a_worker_shares_the_port_that_the_first_one_holds(desk: Desk, taken_port: int) -> None:
-    options = desk.twistd("kvproxy", "--worker", "2", "--port", str(taken_port))
-    assert options.subOptions.worker == 2
+    parsed = desk.twistd("kvproxy", "--worker", "2", "--port", str(taken_port))
+    assert parsed.subOptions.worker == 2
 
 
 @pytest.mark.parametrize("number", ["1", "0", "-2", "two", ""])
@@ -397,8 +414,8 @@ def test_a_number_that_no_other_worker_has_is_refused(desk: Desk, number: str) -
 
 
 def test_urls_of_first_nodes_are_separated_by_commas(desk: Desk) -> None:
-    options = desk.twistd("kvproxy", "--port", desk.port, "--nodes", "http://127.0.0.1:1,,http://127.0.0.1:2,")
-    assert options.subOptions.config.nodes == ["http://127.0.0.1:1", "http://127.0.0.1:2"]
+    parsed = desk.twistd("kvproxy", "--port", desk.port, "--nodes", "http://127.0.0.1:1,,http://127.0.0.1:2,")
+    assert parsed.subOptions.config.nodes == ["http://127.0.0.1:1", "http://127.0.0.1:2"]
 
 
 def test_a_wrong_configuration_is_a_usage_error_with_its_way_out(desk: Desk) -> None:

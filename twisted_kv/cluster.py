@@ -136,7 +136,8 @@ class Cluster(Service):
         lines = [f"  {name:<10} {url}   {self._config.folder / name / 'twistd.log'}" for name, url in rows]
         put = f"""  curl -X PUT {local}/PUT -d '{{"Key": "language", "Value": "Go"}}'"""
         get = f"""  curl -X GET {local}/GET -d '{{"Key": "language"}}'"""
-        return "\n".join(["the cluster is ready", *lines, "try", put, get])
+        redis = [f"  redis-cli -p {self._config.resp_port} get language"] if self._config.resp_port else []
+        return "\n".join(["the cluster is ready", *lines, "try", put, get, *redis])
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

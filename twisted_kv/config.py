@@ -16,6 +16,7 @@ from .errors import BadConfig
 from .limits import MIB, Limits
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
+USUAL_RESP_PORT = 6380
 DoorPort = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 """A port, or 0 for a door that is closed."""
 Workers = Annotated[int, msgspec.Meta(ge=1, le=64)]
@@ -68,7 +69,8 @@ class ProxyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     replicas: Annotated[int, msgspec.Meta(ge=1, le=15)] | None = None
     vnodes: Annotated[int, msgspec.Meta(ge=1, le=4096)] | None = None
     consistency: Literal["one", "strong", "quorum", "all"] = "strong"
-    resp_port: DoorPort = 0
+    resp_port: DoorPort | None = None
+    """0 for none; None for the usual one, if it is free."""
     allow_flush: bool = False
     lane: bool = True
     transport: Literal["http", "link"] = "http"
@@ -106,7 +108,8 @@ class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     base_port: Port = 8081
     port: Port = 8080
     interface: str = "127.0.0.1"
-    resp_port: DoorPort = 0
+    resp_port: DoorPort | None = None
+    """0 for none; None for the usual one, if it is free."""
     allow_flush: bool = False
     engine: Literal["rocksdb", "memory"] = "rocksdb"
     sync: Literal["always", "interval", "never"] = "always"

@@ -12,13 +12,26 @@ from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
 
+from msgspec.structs import replace
 from twisted.internet import stdio
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
 
-from .config import FIRST, SOCKET_BYTES_MAX, ClusterConfig, NodeConfig, ProxyConfig, configured, worker_socket
+from .config import (
+    FIRST,
+    SOCKET_BYTES_MAX,
+    USUAL_RESP_PORT,
+    ClusterConfig,
+    NodeConfig,
+    ProxyConfig,
+    configured,
+    worker_socket,
+)
 from .errors import BadConfig
+
+log = Logger()
 
 
 def wall_ms() -> int:
@@ -129,7 +142,7 @@ class RoleOptions(usage.Options):
             parent["logfile"] = str(folder / "twistd.log")
 
 
-RESP_PORT = ["resp-port", None, None, "Port of the Redis door, usually 6380; 0 leaves it closed (0)."]
+RESP_PORT = ["resp-port", None, None, "Port of the Redis door; 0 leaves it closed (6380, where that is free)."]
 ALLOW_FLUSH = ["allow-flush", None, None, "Whether FLUSHALL may delete every key: true or false (false)."]
 LANE = ["lane", None, None, "Whether the fast lane answers common calls in front of klein: true or false (true)."]
 TRANSPORT = ["transport", None, None, "How the proxy speaks to nodes: http, or link, its own kept connections (http)."]
@@ -181,6 +194,10 @@ class ProxyOptions(RoleOptions):
             raise usage.UsageError(f"--worker is {number[:40]!r}; the first worker gives the others 2 and so on")
         self.worker = int(number)
 
+    def postOptions(self) -> None:
+        super().postOptions()
+        self.config = with_usual_redis_door(self.config, {self.config.port})
+
     def checked(self, config: ProxyConfig) -> None:
         if config.resp_port == config.port:
             raise BadConfig(
@@ -212,6 +229,10 @@ class ClusterOptions(RoleOptions):
         ["config", "c", None, "TOML file with the same options; a flag wins over it."],
     ]
 
+    def postOptions(self) -> None:
+        super().postOptions()
+        self.config = with_usual_redis_door(self.config, {self.config.port, *self.config.node_ports})
+
     def checked(self, config: ClusterConfig) -> None:
         if config.resp_port in (config.port, *config.node_ports):
             raise BadConfig(
@@ -230,6 +251,23 @@ class ClusterOptions(RoleOptions):
         for port in filter(None, (config.port, config.resp_port, *config.node_ports)):
             check_port(config.interface, port)
         check_sockets(config.folder / "proxy", config.workers)
+
+
+def with_usual_redis_door(config: Any, others: set[int]) -> Any:
+    """Give a configuration that names no port for the Redis door the usual one, or none where somebody has that.
+
+    :param others: ports that are to be opened, too.
+    """
+    if config.resp_port is not None:
+        return config
+    try:
+        if USUAL_RESP_PORT in others:
+            raise BadConfig(f"port {USUAL_RESP_PORT} is another one of its ports")
+        check_port(config.interface, USUAL_RESP_PORT)
+    except BadConfig as error:
+        log.warn("there is no Redis door: {why} (name another port with --resp-port)", why=error.detail)
+        return replace(config, resp_port=0)
+    return replace(config, resp_port=USUAL_RESP_PORT)
 
 
 def check_port(interface: str, port: int) -> None:

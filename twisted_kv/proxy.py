@@ -30,6 +30,7 @@ from .options import (
 from .peers.http import HttpTransport
 from .peers.link import LinkTransport
 from .quorum import parse_level
+from .resp.door import RedisDoor
 from .ring import FNV_IS_COMPILED
 from .rooms import Rooms
 from .state.etcd import EtcdStore
@@ -82,6 +83,7 @@ class Proxy(Service):
         self._worker = worker
         self._door: IService | None = None
         self._redis: IService | None = None
+        self._redis_door: RedisDoor | None = None
         self._first_nodes: list[Deferred[None]] = []
 
     def startService(self) -> None:
@@ -116,7 +118,9 @@ class Proxy(Service):
         site = KvSite(self._reactor, app, config.limits, config.limits.body_bytes_max, config.lane)
         self._door = listening(self._reactor, config.interface, config.port, site, part.shares_port)
         if config.resp_port:
-            redis = self._rooms.redis(config.limits, parse_level(config.consistency), config.allow_flush)
+            redis = self._redis_door = self._rooms.redis(
+                config.limits, parse_level(config.consistency), config.allow_flush
+            )
             metrics.watch("kv_redis_clients", "Connections of Redis clients", lambda: len(redis.sessions()))
             self._redis = listening(self._reactor, config.interface, config.resp_port, redis, part.shares_port)
         part.open(app, metrics)
@@ -177,6 +181,8 @@ class Proxy(Service):
         until = self._reactor.seconds() + STOP_PATIENCE_S
         while self._rooms.coordinator.under_way and self._reactor.seconds() < until:
             yield deferLater(self._reactor, 0.02)
+        if self._redis_door is not None:
+            self._redis_door.hang_up()
         yield parting
         yield ensureDeferred(self._rooms.stop())
         yield self._transport.close()

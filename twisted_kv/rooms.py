@@ -189,7 +189,12 @@ class Rooms:
 
     def redis(self, limits: Limits, default: Level, allow_flush: bool) -> RedisDoor:
         """The proxy's Redis door."""
-        return RedisDoor(self._clock, self._now_ms, limits, self.coordinator, self.whole, default, allow_flush)
+
+        def durable() -> bool:
+            seats = self.roster.view.seats if self.roster.view is not None else {}
+            return not any(seat.forgetful for seat in seats.values())
+
+        return RedisDoor(self._clock, self._now_ms, limits, self.coordinator, self.whole, default, allow_flush, durable)
 
     def app(self, limits: Limits, default: Level, app: App | None = None, elsewhere: Elsewhere = nowhere) -> App:
         """The proxy's whole door.

@@ -287,6 +287,15 @@ def test_a_thousand_commands_that_are_refused_at_once_do_not_nest(
     assert scene.said() == b"-TRYAGAIN too much is under way\r\n"
 
 
+def test_bare_command_lists_all_commands_as_command_info_does(scene: Scene) -> None:
+    scene.send("COMMAND")
+    listed = scene.said()
+    scene.send("COMMAND INFO")
+    assert scene.said() == listed
+    scene.send("COMMAND COUNT")
+    assert listed.startswith(scene.said().replace(b":", b"*"))
+
+
 def test_a_bug_is_told_as_one_and_logged(scene: Scene, no_logged_failure: list[dict[str, Any]]) -> None:
     scene.send("GET a", "PING")
     scene.store.take()[0].done.errback(Failure(ZeroDivisionError()))

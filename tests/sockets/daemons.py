@@ -95,6 +95,8 @@ class Daemon:
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         more = os.environ.get(f"{role.upper()}_OPTIONS", "").split()
+        if role != "kvnode" and "--resp-port" not in options:
+            more += ["--resp-port", "0"]  # they would all ask for the usual one
         self._command = [*TWISTD, "--nodaemon", role, "--port", str(port), *more, *options]
         self._folder = folder
         self.home = folder / f"{role}-{port}"

@@ -69,6 +69,7 @@ class RunningCluster:
         self.port = port or first + nodes
         self.url = f"http://127.0.0.1:{self.port}"
         options = ["--nodes", str(nodes), "--base-port", str(first), "--port", str(self.port), "--data-dir", "data"]
+        options += ["--resp-port", "0"]
         self._out = folder / f"terminal-{first}.out"
         with open(self._out, "wb") as out:
             self.process = subprocess.Popen(
@@ -277,7 +278,7 @@ def test_a_taken_port_is_said_plainly_and_nothing_is_started(tmp_path: Path) -> 
         taken.listen()
 
         process = subprocess.Popen(
-            [*TWISTD, "-n", "kvcluster", "--base-port", str(first), "--port", str(first + 3)],
+            [*TWISTD, "-n", "kvcluster", "--base-port", str(first), "--port", str(first + 3), "--resp-port", "0"],
             cwd=tmp_path,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

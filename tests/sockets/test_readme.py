@@ -56,7 +56,7 @@ class Terminal:
     def play(self, session: str) -> None:
         for command, shown in steps(session):
             # The README's proxy takes the default port, which may be taken here.
-            command = "twistd kvproxy --port 8080" if command == "twistd kvproxy" else command
+            command = "twistd kvproxy --resp-port 0 --port 8080" if command == "twistd kvproxy" else command
             if command.startswith("twistd "):
                 self._start(self._moved(command))
             else:
@@ -109,7 +109,7 @@ def test_the_readme_shows_three_sessions_and_needs_only_curl() -> None:
 def test_the_sessions_beside_make_run_run_as_written(tmp_path: Path) -> None:
     terminal = Terminal(tmp_path)
     proxy, node = terminal.ports["8080"], terminal.ports["8081"]
-    command = [*TWISTD, "--nodaemon", "kvcluster", "--port", proxy, "--base-port", node]
+    command = [*TWISTD, "--nodaemon", "kvcluster", "--port", proxy, "--base-port", node, "--resp-port", "0"]
     with open(tmp_path / "log", "wb") as log:
         cluster = subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:

@@ -349,7 +349,7 @@ def test_limits_from_a_file_hold_in_every_worker(folder: Path) -> None:
 
 
 def test_a_port_that_a_proxy_of_several_workers_holds_is_taken_for_another_one(shared: Daemon, folder: Path) -> None:
-    words = [*TWISTD, "-n", "kvproxy", "--port", str(shared.port), "--workers", "2"]
+    words = [*TWISTD, "-n", "kvproxy", "--port", str(shared.port), "--workers", "2", "--resp-port", "0"]
     tried = subprocess.run(
         words, cwd=folder, capture_output=True, text=True, timeout=SLOW_S, stdin=subprocess.DEVNULL, check=False
     )

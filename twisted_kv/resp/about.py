@@ -45,8 +45,17 @@ def _whole() -> list[Command]:
     return [command for name, command in TABLE.commands.items() if "|" not in name]
 
 
-def _command(session: Session, words: list[bytes]) -> Outcome:
-    return array([_described(command, session.protocol) for command in _whole()])
+@TABLE.add("command", -1, "loading stale")
+def command(session: Session, words: list[bytes]) -> Outcome:
+    """Describe all commands."""
+    if len(words) > 1:
+        return TABLE.chosen("command", session, words)
+    return array([_described(one, session.protocol) for one in _whole()])
+
+
+def _named(words: list[bytes]) -> list[Command | None]:
+    """Find the commands that are named after a subcommand."""
+    return [TABLE.commands.get(word.decode("latin-1").lower()) for word in words[2:]]
 
 
 @TABLE.add("command|count", 2, "loading stale")
@@ -59,20 +68,15 @@ def command_count(session: Session, words: list[bytes]) -> Outcome:
 def command_info(session: Session, words: list[bytes]) -> Outcome:
     """Describe commands: all, or those that are named."""
     if len(words) == 2:
-        return _command(session, words)
-    named = [TABLE.commands.get(word.decode("latin-1").lower()) for word in words[2:]]
+        return command(session, words[:1])
     absent = null(session.protocol)
-    return array([_described(one, session.protocol) if one is not None else absent for one in named])
+    return array([_described(one, session.protocol) if one is not None else absent for one in _named(words)])
 
 
 @TABLE.add("command|docs", -2, "loading stale")
 def command_docs(session: Session, words: list[bytes]) -> Outcome:
     """Say what commands do: all, or those that are named."""
-    if len(words) == 2:
-        chosen = _whole()
-    else:
-        named = [TABLE.commands.get(word.decode("latin-1").lower()) for word in words[2:]]
-        chosen = [one for one in named if one is not None]
+    chosen = _whole() if len(words) == 2 else [one for one in _named(words) if one is not None]
     return mapping(session.protocol, [(bulk(one.name.encode()), _docs(one, session.protocol)) for one in chosen])
 
 

@@ -39,7 +39,7 @@ class RedisDoor(Factory):
         keyspace: Keyspace,
         level: Level,
         allow_flush: bool = False,
-        durable: bool = True,
+        durable: Callable[[], bool] = lambda: True,
     ) -> None:
         self.clock = clock
         self.now_ms = now_ms
@@ -48,7 +48,7 @@ class RedisDoor(Factory):
         self.keyspace = keyspace
         self.level = level
         self.allow_flush = allow_flush
-        self.durable = durable
+        self._durable = durable
         self.table = TABLE
         self.cutter = Cutter()
         self.intake = Intake(limits.intake_bytes_max)
@@ -81,6 +81,11 @@ class RedisDoor(Factory):
     def sessions(self) -> list[Session]:
         """See ``session.Server``."""
         return list(self._clients.values())
+
+    @property
+    def durable(self) -> bool:
+        """See ``session.Server``."""
+        return self._durable()
 
     def hang_up(self) -> None:
         """Close all connections."""

@@ -44,10 +44,12 @@ class Server(Protocol):
     level: Level
     keyspace: Keyspace
     allow_flush: bool
-    durable: bool
     since_ms: int
     received: int
     processed: int
+
+    @property
+    def durable(self) -> bool: ...
 
     def sessions(self) -> list[Session]:
         """Give the connections that are open."""

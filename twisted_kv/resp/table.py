@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 from .plans import Outcome, Refused
@@ -58,7 +59,9 @@ class Table:
             container, _, own = name.partition("|")
             if own:
                 if container not in self.commands:
-                    self.add(container, -2, flags)(self._chooser(container))
+                    chooser = partial(self.chosen, container)
+                    chooser.__doc__ = f"Holds {container.upper()}'s subcommands."
+                    self.add(container, -2, flags)(chooser)
                 self._subcommands.setdefault(container, {})[own.upper().encode()] = command
             else:
                 for spelt in (name, name.upper()):
@@ -81,18 +84,15 @@ class Table:
             raise wrong_count(command)
         return command
 
-    def _chooser(self, container: str) -> MakePlan:
-        def chosen(session: Session, words: list[bytes]) -> Outcome:
-            command = self._subcommands[container].get(words[1].upper())
-            if command is None:
-                shown = words[1][:SHOWN_MAX]
-                raise Refused(b"ERR unknown subcommand '%b'. Try %b HELP." % (shown, container.upper().encode()))
-            if not command.takes(len(words)):
-                raise wrong_count(command)
-            return command.plan(session, words)
-
-        chosen.__doc__ = f"Holds {container.upper()}'s subcommands."
-        return chosen
+    def chosen(self, container: str, session: Session, words: list[bytes]) -> Outcome:
+        """Make a plan of a subcommand, which is the second word. Errors as in ``find``."""
+        command = self._subcommands[container].get(words[1].upper())
+        if command is None:
+            shown = words[1][:SHOWN_MAX]
+            raise Refused(b"ERR unknown subcommand '%b'. Try %b HELP." % (shown, container.upper().encode()))
+        if not command.takes(len(words)):
+            raise wrong_count(command)
+        return command.plan(session, words)
 
     def subcommands(self, container: str) -> list[Command]:
         return list(self._subcommands.get(container, {}).values())
