@@ -28,6 +28,7 @@ from .tcp import Stack, Tcp
 from .world import Host
 
 PORT = 80
+RESP_PORT = 6380
 
 LINKED = 0.5
 """The part of the processes that are started with ``transport = "link"``."""
@@ -88,6 +89,7 @@ class Wire:
 
     def open_proxy(self, host: Host, rooms: Rooms) -> None:
         self._listen(host, rooms.app(self._limits, Level.STRONG), self._limits.body_bytes_max, lambda *_: None)
+        self.tcp.listen(host, RESP_PORT, rooms.redis(self._limits, Level.STRONG, allow_flush=False))
 
     def _listen(self, host: Host, app: App, bytes_max: int, link: Callable[[Head, Intake], Guest | None]) -> None:
         lane = self._random.random() < LANED

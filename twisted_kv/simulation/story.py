@@ -6,6 +6,7 @@ import gc
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import cycle
 from math import inf
 from random import Random
 from typing import Any
@@ -28,6 +29,7 @@ from .history import History
 from .invariants import Invariants
 from .judging import Broken, judge
 from .linearizability import Event, Fate, Kind
+from .redis_client import RedisClient
 from .sites import Sites
 from .wire_client import WireClient
 from .workload import Client, Mix
@@ -167,9 +169,12 @@ class Story:
         """The safety phase: everything that is on in this seed goes wrong while clients work."""
         self.cluster.settle(self.nodes, self.proxies)
         left = [self.operations]
-        client = WireClient if self.verdict.wire else Client
+        kinds: list[type[Client]] = [Client]
+        if self.verdict.wire:
+            kinds = self.world.random.choice([[WireClient], [RedisClient], [WireClient, RedisClient]])
         clients = [
-            client(self.cluster, self.history, self.mix, f"c{number}", left) for number in range(self.mix.clients)
+            kind(self.cluster, self.history, self.mix, f"c{number}", left)
+            for number, kind in zip(range(self.mix.clients), cycle(kinds), strict=False)
         ]
         self.swarm.rage()
         self.cluster.sites.raging = True

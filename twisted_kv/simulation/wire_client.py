@@ -28,6 +28,12 @@ SUFFIXES = (b"", b"/a//b", b"%2F", b"\xff\x00 ?#", b"/../.")
 """What keys end with: a path is taken as it is, and its escapes are undone once."""
 
 
+def suffixed(key: bytes) -> bytes:
+    """Give a key of the workload the end that is its own."""
+    number = int(key.rpartition(b"k")[2])
+    return key + SUFFIXES[(number + 1) % len(SUFFIXES)]
+
+
 class Told(NamedTuple):
     """What a client was told: the answer's status, version and body."""
 
@@ -95,8 +101,7 @@ class WireClient(Client):
 
     def _draw(self) -> tuple[str, bytes]:
         kind, key = super()._draw()
-        number = int(key.partition(b"k")[2])
-        return kind, key + SUFFIXES[(number + 1) % len(SUFFIXES)]
+        return kind, suffixed(key)
 
     # Requests.
 
