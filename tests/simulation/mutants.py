@@ -25,36 +25,43 @@ from tests.laws.test_register import (
     settle_for_less_than_a_majority,
 )
 from twisted_kv import answering, coordinator, mover, pulling, views
+from twisted_kv.bundles import Reads
 from twisted_kv.commit import GroupCommit
 from twisted_kv.conversation import Send
-from twisted_kv.errors import Damaged, KvError, PeerUnreachable
+from twisted_kv.crowd import Crowd
+from twisted_kv.errors import Damaged, KvError, PeerUnreachable, Unreached
 from twisted_kv.filling import Filling
 from twisted_kv.identity import Identity
 from twisted_kv.membership import Seat, State, finished, ring_of
 from twisted_kv.mender import Mender
 from twisted_kv.mover import Mover
 from twisted_kv.names import Key, NodeId, Slot
+from twisted_kv.operation import Done
 from twisted_kv.peers import http
 from twisted_kv.peers.control import Control
 from twisted_kv.planning import Fill, Plan, planned
 from twisted_kv.preconditions import Precondition, Verdict
 from twisted_kv.proposing import Proposer
 from twisted_kv.pulling import Puller
-from twisted_kv.quorum import Electorate, Group, Voters
+from twisted_kv.quorum import Electorate, Group, Level, Voters
 from twisted_kv.reading import Read
 from twisted_kv.register import ACCEPT, BLANK, Cell, Op, Reply, decide
 from twisted_kv.replica import Replica
+from twisted_kv.resp import connection, order
+from twisted_kv.resp.plans import Ask, Change
+from twisted_kv.sharing import Changed
 from twisted_kv.simulation import cluster, story
 from twisted_kv.simulation.campaign import quiet
 from twisted_kv.simulation.cluster import Node
 from twisted_kv.simulation.disk import Disk
 from twisted_kv.simulation.story import DRAWN, Settings, Story
-from twisted_kv.storage.engine import Change, Place
+from twisted_kv.storage.engine import Change as Placed
+from twisted_kv.storage.engine import Place
 from twisted_kv.storage.memory import MemoryEngine
-from twisted_kv.versions import NONE, HybridClock, is_value, record_version
+from twisted_kv.versions import NONE, HybridClock, decode_record, is_value, record_version
 from twisted_kv.views import Pair, electorate_of, foreign
 from twisted_kv.web import answers
-from twisted_kv.wire import BatchReply, Header, Info, Page, PullReply, Row
+from twisted_kv.wire import BatchReply, BundleReply, Header, Info, Page, PullReply, Row
 from twisted_kv.writing import Write
 
 Patch = pytest.MonkeyPatch
@@ -275,9 +282,9 @@ def checksums_are_not_compared(patch: Patch) -> None:
 
     def scan(
         self: Disk, first: Slot, last: Slot, after: Place | None, limit: int, bytes_max: int | None = None
-    ) -> list[Change]:
+    ) -> list[Placed]:
         page = MemoryEngine.scan(self, first, last, after, limit, bytes_max)
-        return [Change(slot, key, spoiled(self, key, cell)) for slot, key, cell in page]
+        return [Placed(slot, key, spoiled(self, key, cell)) for slot, key, cell in page]
 
     patch.setattr(Disk, "get", get)
     patch.setattr(Disk, "scan", scan)
@@ -438,6 +445,38 @@ def shrunk_unread(patch: Patch) -> None:
     patch.setattr(mover, "verify_stayers", wrong)
 
 
+# Of bundles.
+
+
+def refusals_of_a_bundle_are_not_seen(patch: Patch) -> None:
+    """An answer to a bundle counts for everybody in it."""
+    answered = Crowd.answered
+
+    def wrong(self: Crowd, node: NodeId, verb: int, reply: BundleReply, resent: bool) -> None:
+        answered(self, node, verb, BundleReply(reply.ballots, reply.records), resent)
+
+    patch.setattr(Crowd, "answered", wrong)
+
+
+def bundle_believes_one_owner(patch: Patch) -> None:
+    """Readers in a bundle are given what one owner holds, whatever the others say."""
+    count = Reads._count
+
+    def wrong(self: Reads) -> None:
+        said = next((heard.reply.ballots for heard in self._heard if heard.reply is not None), [])
+        for heard in self._heard:
+            if heard.reply is not None:
+                heard.reply.ballots = said
+        count(self)
+
+    patch.setattr(Reads, "_count", wrong)
+
+
+def who_leaves_a_bundle_was_never_sent(patch: Patch) -> None:
+    """Who leaves a bundle begins anew, as if nobody had been asked for him."""
+    patch.setattr(Write, "join", lambda self, record: None)
+
+
 MUTANTS: list[Mutant] = [
     last_writer_wins,
     failure_is_certain,
@@ -472,6 +511,9 @@ MUTANTS: list[Mutant] = [
     dropped_before_the_end,
     floors_stay_behind,
     shrunk_unread,
+    refusals_of_a_bundle_are_not_seen,
+    bundle_believes_one_owner,
+    who_leaves_a_bundle_was_never_sent,
 ]
 
 
@@ -502,7 +544,54 @@ def etag_is_not_compared(patch: Patch) -> None:
     patch.setattr(Precondition, "judge", lambda self, held: Verdict.MET)
 
 
-WIRE_MUTANTS: list[Mutant] = [reset_is_unreachable, door_denies_doubt, etag_is_not_compared]
+def redis_door_denies_doubt(patch: Patch) -> None:
+    """An error reply never says that a write may have been applied."""
+    reply_to = connection.reply_to
+
+    def wrong(trouble: KvError) -> bytes:
+        if isinstance(trouble, Unreached):
+            trouble = type(trouble)(trouble.detail, maybe_applied=False)
+        return reply_to(trouble)
+
+    patch.setattr(connection, "reply_to", wrong)
+
+
+def redis_door_reads_and_then_writes(patch: Patch) -> None:
+    """INCR, SET with NX and their kin look at a key, and write it afterwards."""
+    start = order._Line.start
+
+    def wrong(self: order._Line, ask: Ask, level: Level, hears: Callable[[Any], None]) -> None:
+        if not isinstance(ask, Change):
+            start(self, ask, level, hears)
+            return
+
+        self.under_way += 1
+        ended = order._Asked(self, hears).ended
+
+        def looked(done: Any) -> None:
+            found = decode_record(done.record) if isinstance(done, Done) and done.record else None
+            draft = ask.decide(found) if isinstance(done, Done) else None
+            if draft is None:
+                ended(Changed(found, False, 2, 3, found) if isinstance(done, Done) else done)
+                return
+
+            def written(done: Any) -> None:
+                ended(Changed(decode_record(done.record), True, 2, 3, found) if isinstance(done, Done) else done)
+
+            self.store.write(self.key, draft, level, written)
+
+        self.store.read(self.key, level, looked)
+
+    patch.setattr(order._Line, "start", wrong)
+
+
+WIRE_MUTANTS: list[Mutant] = [
+    reset_is_unreachable,
+    door_denies_doubt,
+    etag_is_not_compared,
+    redis_door_denies_doubt,
+    redis_door_reads_and_then_writes,
+]
 
 
 WIRE = Settings(wire=True)
