@@ -52,6 +52,7 @@ FLOORS: list[set[str]] = [
         "throttle",
         "verifying",
         "together",
+        "aside",
         "awaiting",
         "deadlines",
     },

@@ -18,7 +18,7 @@ floor 2, one replica, and the way to the others
     ``replica`` ``answering`` ``holding`` ``upkeep`` ``hinting`` ``scrubbing`` ``identity`` ``commit``   one owner's
                                         data
     ``peers`` ``fasthttp`` ``state`` ``leading`` ``periodic`` ``throttle`` ``awaiting`` ``deadlines`` ``verifying``
-    ``together``
+    ``together`` ``aside``
 floor 3, conversations, one purpose each
     ``operation`` ``chain`` ``sharing`` ``turns`` ``crowd`` ``bundles`` ``coordinator``   a client's operation, and
                                         many that are asked as one

@@ -9,17 +9,16 @@ from typing import Any
 from twisted.application.internet import TCPServer
 from twisted.application.service import IService, Service
 from twisted.application.strports import service as listening_service
-from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, inlineCallbacks
+from twisted.internet.defer import CancelledError, ensureDeferred, inlineCallbacks
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.task import deferLater
 from twisted.internet.tcp import makeBinding
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.python.threadpool import ThreadPool
 
 from . import __version__
+from .aside import Aside
 from .commit import AtOnce, Commit, GroupCommit
 from .config import NodeConfig
 from .errors import DiskBusy, DiskFull, KvError
@@ -146,25 +145,21 @@ class Node(Service):
         if disk.forgot:
             self.log.warn("this node does not vote before it is rebuilt: {reason}", reason=disk.forgot)
         # One thread: a second sync beside the first would only wait for it.
-        self._syncs = ThreadPool(1, 1, "syncs")
-        self._syncs.start()
+        self._syncs = Aside(reactor, "syncs")
         self._rounds.append(
             Rounds(reactor, self._random, limits.disk_check_interval_s, self._look_at_room, "looks at the room left")
         )
         commit: Commit = AtOnce()
         if config.sync == ALWAYS:
-            commit = GroupCommit(reactor, disk.engine.sync, self._in_thread, self._broken, metrics)
+            commit = GroupCommit(reactor, disk.engine.sync, self._syncs.do, self._broken, metrics)
         elif config.sync == INTERVAL:
             self._rounds.append(Rounds(reactor, self._random, limits.sync_interval_s, self._sync, "syncs"))
         return disk.engine, commit, disk.incarnation
 
-    def _in_thread(self, work: Callable[[], None]) -> Deferred[None]:
-        return deferToThreadPool(self._reactor, self._syncs, work)
-
     async def _sync(self) -> None:
         assert self._disk is not None
         try:
-            await self._in_thread(self._disk.engine.sync)
+            await self._syncs.do(self._disk.engine.sync)
         except CancelledError:
             raise  # the node is stopping: that lets this sync end, and makes one of its own
         except (DiskBusy, DiskFull):
@@ -217,7 +212,7 @@ class Node(Service):
 
     def _close_disk(self) -> None:
         if self._disk is not None:
-            # The pool ends its work first; answers that waited for it leave in the reactor's next turn.
+            # The thread ends its work first; answers that waited for it leave in the reactor's next turn.
             self._syncs.stop()
             self._disk.close()
 
