@@ -188,6 +188,9 @@ class Bundles:
         """Put a write into a bundle, unless there is no majority to ask."""
         alike = self._alike.get(electorate) or self._one_of(electorate)
         bundle = self._writes.get(alike)
+        if bundle is not None and bundle.size + draft.size > self._home.limits.batch_bytes_max:
+            bundle.close()
+            bundle = None
         if bundle is None:
             bundle = self._open_writes(alike)
             if bundle is None:

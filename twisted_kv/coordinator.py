@@ -217,7 +217,7 @@ class Coordinator:
     def go_alone(
         self, kind: str, conversation: Conversation, size: int, until_s: float, patience_s: float, told: Told
     ) -> Operation:
-        """See ``bundles.Home``."""
+        """See ``crowd.Home``."""
         now_s = self.clock.seconds()
         operation = Operation(self, kind, conversation, size, max(0.0, until_s - now_s), max(0.0, patience_s))
         self._operations[operation] = None
@@ -228,7 +228,7 @@ class Coordinator:
         return operation
 
     def ended(self, kind: str, keys: Sequence[Key]) -> None:
-        """See ``bundles.Home``."""
+        """See ``crowd.Home``."""
         self._counts[kind, Level.STRONG.value, "ok"] += len(keys)
         if kind == "write":
             over = self._turns.over
@@ -236,7 +236,7 @@ class Coordinator:
                 over(key)
 
     def expires(self, key: Key, done: Done, until_s: float, told: Told) -> None:
-        """See ``bundles.Home``."""
+        """See ``crowd.Home``."""
         if self._expired(done.record):
             self._get_shared(key, until_s).addBoth(told)
         else:

@@ -61,6 +61,15 @@ def test_a_bundle_holds_no_more_than_a_batch_may() -> None:
     assert all(outcome.value == b"v" for outcome in outcomes)
 
 
+def test_a_bundle_has_no_more_bytes_than_a_batch_may_have_but_for_a_value_that_is_larger_alone() -> None:
+    scene = Scene(batch_bytes_max=100)
+    sizes = [40, 40, 40, 250, 10]
+    outcomes = [scene.put(bytes(size), key) for size, key in zip(sizes, KEYS, strict=False)]
+    scene.run(1)
+    assert [size for node, size in batches(scene) if node == "a"] == [2, 1, 1, 1]
+    assert all(isinstance(outcome.result, Done) for outcome in outcomes)
+
+
 def test_reads_of_one_turn_ask_two_owners_one_of_them_for_the_records(scene: Scene) -> None:
     for node in "abc":
         for key in KEYS:

@@ -537,6 +537,22 @@ def test_bundles_travel_with_the_questions_of_their_lane_and_each_hears_its_own_
     assert written.heard == [("unanswered", A, "why", True)]
 
 
+def test_a_batch_holds_what_may_be_in_one_and_bundles_and_questions_are_first_by_turns() -> None:
+    scene = Scene(Limits(batch_ops_max=3, batches_in_flight_max=1))
+    queue = scene.queues.by_node[A]
+    crowds = [Crowd(b"a", b"b"), Crowd(b"c", b"d"), Crowd(*[b"%d" % number for number in range(5)])]
+    for crowd in crowds:
+        queue.ask_bundle(crowd, READ)
+    scene.ask(*[Op(READ, b"q%d" % number) for number in range(4)])
+    batches = []
+    while sent := scene.turn():
+        [one] = sent
+        batches.append(([len(bundle.keys) for bundle in one.batch.bundles], len(one.keys)))
+        bundles = [BundleReply([NONE] * len(bundle.keys)) for bundle in one.batch.bundles]
+        one.answer(BatchReply(FORMAT, 1, [Reply(True, NONE, NONE)] * len(one.keys), bundles=bundles))
+    assert batches == [([2], 1), ([], 3), ([2], 0), ([5], 0)], "what is larger than a batch may be goes alone"
+
+
 @pytest.mark.parametrize(
     ("verb", "wrong"),
     [

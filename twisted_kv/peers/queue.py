@@ -6,20 +6,18 @@ while as many are under way as may be. Reads have a lane of their own, so that t
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from math import inf
-from typing import TypeAlias
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ..buggify import LATE_S, Buggify, inert
+from ..buggify import Buggify, inert
 from ..errors import KvError, PeerUnreachable
 from ..limits import Limits
-from ..liveness import SLACK, TAIL, Allowance, Pace, Rank, Suspicion, slow_nodes
+from ..liveness import SLACK, TAIL, Allowance, Rank, Suspicion, slow_nodes
 from ..membership import Seat
 from ..metrics import ProxyMetrics
 from ..names import NodeId
@@ -36,172 +34,13 @@ from ..wire import (
     BatchReply,
     BundleReply,
     Header,
-    Packed,
     batch_reply_decoder,
-    encode,
 )
+from .lane import Lane, Parcel, Question
 from .peer import Answer, Asker, Askers, Transport
 
 MSGPACK = "application/msgpack"
 TOO_MUCH = "too much waits for this node already"
-
-
-Question: TypeAlias = tuple[Asker, int, Op]
-"""One operation on its way: who waits for the answer, in which round of his, and what is asked. It is a plain tuple, as
-there are three for each write."""
-
-Parcel: TypeAlias = tuple[Askers, int]
-"""A bundle on its way, and the verb with which it is asked."""
-
-
-class Lane:
-    """One node's queue of reads, or of writes."""
-
-    __slots__ = (
-        "_bundles",
-        "_bytes",
-        "_flush_due",
-        "_metrics_ops",
-        "_metrics_s",
-        "_queue",
-        "_since_s",
-        "_under_way",
-        "_waiting",
-        "name",
-        "pace",
-    )
-
-    def __init__(self, queue: PeerQueue, name: str, metrics: ProxyMetrics) -> None:
-        self._queue = queue
-        self.name = name
-        self._waiting: deque[Question] = deque()
-        self._bytes = 0
-        """Of the records in ``_waiting``."""
-        self._bundles: deque[Parcel] = deque()
-        self._since_s = 0.0
-        self._under_way: list[float] = []
-        self._flush_due = False
-        self.pace = Pace(queue.limits)
-        """How long the oldest question of each batch waited for its answer, here and there."""
-        self._metrics_ops = metrics.batch_ops.labels(queue.node, name)
-        self._metrics_s = metrics.batch_seconds.labels(queue.node, name)
-
-    def put(self, question: Question) -> bool:
-        """Take a question, unless the queue is full."""
-        limits, waiting = self._queue.limits, self._waiting
-        if not waiting and not self._bundles:
-            self._since_s = self._queue.clock.seconds()
-        elif len(waiting) >= limits.queue_ops_max or self._bytes > limits.queue_bytes_max:
-            return False
-        waiting.append(question)
-        self._bytes += len(question[2].record)
-        self._come()
-        return True
-
-    def put_bundle(self, askers: Askers, verb: int) -> None:
-        """Take a bundle, which may grow until it leaves."""
-        if not self._bundles and not self._waiting:
-            self._since_s = self._queue.clock.seconds()
-        self._bundles.append((askers, verb))
-        self._come()
-
-    @property
-    def full(self) -> bool:
-        limits = self._queue.limits
-        size = self._bytes + sum(askers.size for askers, _ in self._bundles)
-        return len(self) >= limits.queue_ops_max or size > limits.queue_bytes_max
-
-    def _come(self) -> None:
-        """See that what has come leaves at the end of this turn, unless a batch is under way."""
-        if not self._flush_due and len(self._under_way) < self._queue.limits.batches_in_flight_max:
-            self._flush_due = True
-            late_s = LATE_S if self._queue.buggify("queue: a batch leaves late") else 0
-            self._queue.clock.callLater(late_s, self._flush)
-
-    def __len__(self) -> int:
-        return len(self._waiting) + sum(len(askers) for askers, _ in self._bundles)
-
-    @property
-    def oldest_s(self) -> float | None:
-        """Since when a batch is under way, None if none is."""
-        return min(self._under_way, default=None)
-
-    def clear(self) -> None:
-        """Forget what was not sent: it belongs to an older epoch, and its askers begin again."""
-        self._waiting.clear()
-        self._bundles.clear()
-        self._bytes = 0
-
-    def _flush(self) -> None:
-        self._flush_due = False
-        while (self._waiting or self._bundles) and len(self._under_way) < self._queue.limits.batches_in_flight_max:
-            self._send(self._gather(), self._gather_bundles())
-
-    def _gather(self) -> list[Question]:
-        limits = self._queue.limits
-        waiting = self._waiting
-        ops_max = 1 if self._queue.buggify("queue: a batch of one") else limits.batch_ops_max
-        if len(waiting) <= ops_max and self._bytes <= limits.batch_bytes_max:
-            questions = list(waiting)
-            waiting.clear()
-            self._bytes = 0
-            return questions
-        questions, size = [], 0
-        while waiting and len(questions) < ops_max:
-            record_bytes = len(waiting[0][2].record)
-            if questions and size + record_bytes > limits.batch_bytes_max:
-                break
-            size += record_bytes
-            questions.append(waiting.popleft())
-        self._bytes -= size
-        return questions
-
-    def _gather_bundles(self) -> list[Parcel]:
-        """Take as many bundles as a batch may hold, beside the questions that it has: one at the least."""
-        limits, bundles = self._queue.limits, self._bundles
-        parcels: list[Parcel] = []
-        ops = size = 0
-        while bundles:
-            askers, _ = bundles[0]
-            ops += len(askers)
-            size += askers.size
-            if parcels and (ops > limits.batch_ops_max or size > limits.batch_bytes_max):
-                break
-            parcels.append(bundles.popleft())
-        return parcels
-
-    def _send(self, questions: list[Question], parcels: list[Parcel]) -> None:
-        self._metrics_ops.observe(len(questions) + sum(len(askers) for askers, _ in parcels))
-        sent, since = self._queue.clock.seconds(), self._since_s
-        self._since_s = sent
-        self._under_way.append(since)
-        header = self._queue.header
-        ops = [op for _, _, op in questions]
-        body = encode(Packed(header, ops, False, [askers.pack(verb) for askers, verb in parcels]))
-        answer = self._queue.post("batch", body)
-        answer.addBoth(self._returned, questions, parcels, header, sent, since).addErrback(self._bug)
-
-    def _returned(
-        self,
-        result: Answer | Failure,
-        questions: list[Question],
-        parcels: list[Parcel],
-        header: Header,
-        sent: float,
-        since: float,
-    ) -> None:
-        now = self._queue.clock.seconds()
-        self._under_way.remove(since)
-        self._metrics_s.observe(now - sent)
-        if not isinstance(result, Failure):
-            self.pace.add(now, now - since)
-        try:
-            self._queue.distribute(result, questions, parcels, header, self.name)
-        finally:
-            self._flush()
-
-    def _bug(self, failure: Failure) -> None:
-        self._queue.log.failure("a batch's answer was not handled", failure)
 
 
 class PeerQueue:
