@@ -90,13 +90,11 @@ class Puller:
         except KvError as error:
             trouble = error
         # What was given to the disk is waited for, also where the order fails after it.
-        taken = await DeferredList(order.taking, consumeErrors=True)
+        await DeferredList(order.taking)
         if trouble is not None:
             raise trouble
-        for succeeded, refused in taken:
-            if not succeeded:
-                refused.raiseException()
-            order.disputed += refused
+        if order.failure is not None:
+            order.failure.raiseException()
         lacking = sum(self._replica.floor_of(slot).accepted < floor.accepted for slot, floor in order.floors.items())
         return PullReply(
             FORMAT, request.header.epoch, order.rows, order.bytes, order.disputed, left[0][0] if left else None, lacking
@@ -217,7 +215,8 @@ class Puller:
             order.rows += len(copy.rows)
             order.bytes += sum(len(row.key) + len(row.record) for row in copy.rows)
             if rows >= TAKEN_AT_ONCE or place == len(copies):
-                order.taking.append(self._replica.take(order.epoch, batch).addErrback(self._again, order, batch))
+                taking = self._replica.take(order.epoch, batch).addErrback(self._again, order, batch)
+                order.taking.append(taking.addCallbacks(order.took, order.failed))
                 batch, rows = [], 0
                 # Others have their turn between two batches.
                 await deferLater(self._clock, 0)
@@ -249,8 +248,17 @@ class _Order:
         self.rows = self.bytes = 0
         self.disputed: list[bytes] = []
         self.floors: dict[Slot, Floor] = {}
-        self.taking: list[Deferred[list[bytes]]] = []
+        self.taking: list[Deferred[None]] = []
+        """What was given to the disk. None of these fails: an order may be given up before anybody asks them."""
+        self.failure: Failure | None = None
+        """With what one of them would have failed."""
         self._turn = turn
+
+    def took(self, refused: list[bytes]) -> None:
+        self.disputed += refused
+
+    def failed(self, failure: Failure) -> None:
+        self.failure = self.failure or failure
 
     def header(self, source: Source) -> Header:
         header = self.request.header
