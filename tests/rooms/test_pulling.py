@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 
 import msgspec
 import pytest
+from twisted.internet.defer import Deferred, fail
 
 from tests.rooms.nodes import LIFE, STATE, Nodes, ballot_at, record_of
 from twisted_kv.errors import KvError, OtherEpoch, PeerRefused, PeerSilent
@@ -404,6 +406,28 @@ def test_an_epoch_that_moves_while_an_order_is_carried_out_ends_it(nodes: Nodes)
     with pytest.raises(OtherEpoch):
         pull(nodes, ALL)
     assert {nodes.cell(D, key).record for key in KEYS} == {b""}
+
+
+def test_an_order_that_is_given_up_leaves_no_failure_that_nobody_asks_about(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch, no_logged_failure: list[object]
+) -> None:
+    # Found by seed 3471: the process ended between a copy that failed and the end of its order.
+    fill(nodes)
+    taken: list[object] = []
+
+    def take(*given: object) -> Deferred[list[bytes]]:
+        taken.append(given)
+        return fail(OtherEpoch("the epoch has moved"))
+
+    monkeypatch.setattr(nodes.replicas[D], "take", take)
+    pulling = nodes.pullers[D].pull(order(nodes, ALL)).addErrback(lambda _: None)
+    while not taken:
+        nodes.clock.advance(0.001)
+    pulling.cancel()
+    del pulling
+    gc.collect()
+    assert no_logged_failure == []
+    nodes.clock.advance(60)
 
 
 # Limits, and the disk.
