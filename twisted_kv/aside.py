@@ -27,7 +27,8 @@ class Aside:
     def __init__(self, reactor: Reactor, name: str) -> None:
         self._reactor = reactor
         self._todo: SimpleQueue[tuple[Callable[[], None], Deferred[None]] | None] = SimpleQueue()
-        self._thread = Thread(target=self._run, name=name)
+        # A daemon, so that a process which fails before it comes to stop this one ends all the same.
+        self._thread = Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def do(self, work: Callable[[], None]) -> Deferred[None]:

@@ -13,7 +13,7 @@ from .operation import Done, Told
 from .quorum import Electorate, Level, met
 from .reading import Read
 from .register import ACCEPT, FETCH, READ, Reply
-from .versions import NEVER, Ballot, Version, encode_record, expiry_bytes, record_version
+from .versions import NEVER, NONE, Ballot, Version, encode_record, expiry_bytes, record_version
 from .wire import Bundle, BundleReply, encode
 from .writing import Write
 
@@ -75,7 +75,7 @@ class Writes(Crowd):
     def _size(self, place: int) -> int:
         return self._drafts[place].size
 
-    def _hopes(self) -> bool:
+    def _may_succeed(self) -> bool:
         return met(self.electorate.quorum, self._confirmed | self._waiting)
 
     def _count(self) -> None:
@@ -90,11 +90,11 @@ class Writes(Crowd):
                 self.log.failure("somebody could not be told that he has written")
         for heard in self._heard:
             if heard.reply is None:
-                self._missed(heard.node)
+                self._leave_hints(heard.node)
 
-    def _missed(self, node: NodeId) -> None:
-        for key, record in zip(self._stayed(self.keys), self._stayed(self._records), strict=True):
-            self._home.missed_by(key, Ballot(record_version(record)), self.electorate, self._confirmed, node)
+    def _leave_hint(self, node: NodeId, place: int) -> None:
+        ballot = Ballot(record_version(self._records[place]))
+        self._home.missed_by(self.keys[place], ballot, self.electorate, self._confirmed, node)
 
 
 class Reads(Crowd):
@@ -135,7 +135,7 @@ class Reads(Crowd):
         ballot = reply.ballots[place]
         return Reply(True, ballot, ballot, reply.records[place] if reply.records else b"")
 
-    def _hopes(self) -> bool:
+    def _may_succeed(self) -> bool:
         return False  # others have to be asked, by each for himself
 
     def _count(self) -> None:
@@ -148,9 +148,8 @@ class Reads(Crowd):
                 for place, (one, other) in enumerate(zip(ballots, reply.ballots, strict=True)):
                     if one != other and place not in self._strays:
                         self._leave(place)
+        self._home.hybrid.learn(max(self._stayed(ballots), default=NONE))
         self._end()
-        if ballots:
-            self._home.hybrid.learn(max(ballots))
         records = next(heard.reply.records for heard in self._heard if heard.verb == FETCH and heard.reply is not None)
         acks, owners, stayed = len(replies), len(self.electorate.nodes), self._stayed
         for key, record, told in zip(stayed(self.keys), stayed(records), stayed(self._told), strict=True):
@@ -181,11 +180,14 @@ class Bundles:
         """Let everybody go on alone: an epoch has ended."""
         self._alike.clear()
         self._first.clear()
-        for bundle in list(self.books.live):
-            bundle.scatter()
+        while self.books.live:  # who is told of an end by this may begin something else
+            for bundle in list(self.books.live):
+                bundle.scatter()
 
     def write(self, electorate: Electorate, key: Key, draft: Draft, told: Told) -> bool:
-        """Put a write into a bundle, unless there is no majority to ask."""
+        """Put a write into a bundle, unless there is no majority to ask. What cannot be encoded spoils only itself."""
+        if draft.expires_ms >> 64:
+            return False
         alike = self._alike.get(electorate) or self._one_of(electorate)
         bundle = self._writes.get(alike)
         if bundle is not None and bundle.size + draft.size > self._home.limits.batch_bytes_max:

@@ -32,10 +32,14 @@ log = Logger(namespace="kvcluster")
 
 
 class Cluster(Service):
-    """The processes of one cluster, and what the terminal hears about them."""
+    """The processes of one cluster, and what the terminal hears about them.
 
-    def __init__(self, reactor: Any, random: Random, config: ClusterConfig) -> None:
+    :param redis_is_named: whether its operator has named the Redis door's port, and wants it or nothing.
+    """
+
+    def __init__(self, reactor: Any, random: Random, config: ClusterConfig, redis_is_named: bool = True) -> None:
         self._reactor = reactor
+        self._redis_is_named = redis_is_named
         self._config = config
         self._folder = config.folder.absolute()  # twistd may change the working directory before the start
         host = f"[{config.interface}]" if ":" in config.interface else config.interface
@@ -60,7 +64,9 @@ class Cluster(Service):
         for name, port in zip(self._nodes, config.node_ports, strict=True):
             add(name, "kvnode", *place, str(port), "--engine", config.engine, "--sync", config.sync)
         ways = ("--transport", config.transport, "--workers", str(config.workers))
-        ways += ("--resp-port", str(config.resp_port), "--allow-flush", str(config.allow_flush).lower())
+        ways += ("--allow-flush", str(config.allow_flush).lower())
+        if self._redis_is_named or not config.resp_port:
+            ways += ("--resp-port", str(config.resp_port))
         add("proxy", "kvproxy", *place, str(config.port), *ways, "--nodes", ",".join(self._nodes.values()))
         self._children.startService()
         self._rounds.start()
@@ -157,4 +163,4 @@ def makeService(options: ClusterOptions) -> IService:
     reactor = monotonic_reactor()
     # A second Ctrl-C would not hurry the stop, which is bounded; Twisted would only answer it with a traceback.
     reactor.addSystemEventTrigger("before", "shutdown", signal.signal, signal.SIGINT, signal.SIG_IGN)
-    return Cluster(reactor, fresh_random(), options.config)
+    return Cluster(reactor, fresh_random(), options.config, options.redis_is_named)

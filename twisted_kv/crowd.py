@@ -2,7 +2,7 @@
 
 Nearly every operation goes the same way: it is asked, and a majority agrees. Of those the answers are counted all
 together, which costs a fifth of what as many operations do. Whatever goes another way (it is refused, or late, owners
-differ, a node is silent without whom there is no majority, the epoch moves) leaves the crowd and goes on alone, as an
+differ, somebody is silent without whom it cannot end, the epoch moves) leaves the crowd and goes on alone, as an
 ``Operation`` that has heard what the crowd has.
 """
 
@@ -19,7 +19,7 @@ from .names import Key, NodeId
 from .operation import Done, Operation, Told
 from .operation import Home as OperationHome
 from .quorum import Electorate, Voters
-from .register import AGAIN, READ, Op, Reply
+from .register import ACCEPT, AGAIN, READ, Op, Reply
 from .versions import Ballot, HybridClock
 from .wire import BundleReply
 
@@ -80,7 +80,6 @@ class Crowd:
         "_growing",
         "_heard",
         "_home",
-        "_place",
         "_strays",
         "_told",
         "_told_s",
@@ -104,9 +103,8 @@ class Crowd:
         self.size = 0
         self._gone = 0
         """Bytes of the values of those who have left."""
-        self._growing: dict[Electorate, Any] | None = None
+        self._growing: tuple[dict[Electorate, Any], Electorate] | None = None
         """Where it is found by those who may still be put in."""
-        self._place = electorate
         self._ended = False
         """Whether nobody in here waits any more."""
         self._waiting: Voters = 0
@@ -125,13 +123,14 @@ class Crowd:
 
     def grows_in(self, growing: dict[Electorate, Any], place: Electorate) -> None:
         """Be found there until this is closed."""
-        self._growing, self._place = growing, place
+        self._growing = growing, place
 
     def close(self) -> None:
         """Let nothing more be put in."""
         growing, self._growing = self._growing, None
         if growing is not None:
-            del growing[self._place]
+            found, place = growing
+            del found[place]
 
     def ask(self, node: NodeId, verb: int, error: str) -> None:
         """Put its bundle into a node's queue, unless that refuses it."""
@@ -144,6 +143,9 @@ class Crowd:
     def answered(self, node: NodeId, verb: int, reply: BundleReply, resent: bool) -> None:
         self._hear(_Heard(node, verb, reply, unsure=resent))
         if self._ended:
+            for place, other in reply.others.items():
+                if other.abstains and place not in self._strays:
+                    self._leave_hint(node, place)
             return
         for place in reply.others:
             if place not in self._strays:
@@ -154,8 +156,8 @@ class Crowd:
     def unanswered(self, node: NodeId, error: str, arrived: bool) -> None:
         self._hear(_Heard(node, error=error, unsure=arrived))
         if self._ended:
-            self._missed(node)
-        elif not self._hopes():
+            self._leave_hints(node)
+        elif not self._may_succeed():
             self.scatter()
 
     def _hear(self, heard: _Heard) -> None:
@@ -175,9 +177,10 @@ class Crowd:
             stray.answered(node, 1, self._plain(heard.reply, place), unsure)
         elif not reply.abstains:
             stray.answered(node, 1, reply, unsure)
-        elif reply.abstains != AGAIN.abstains:
+        elif reply.abstains != AGAIN.abstains or heard.verb == ACCEPT:
             stray.unanswered(node, 1, reply.abstains, unsure)
-        else:
+        elif stray.done is not None and stray.conversation.round == 1:
+            # Nobody who has begun anew, in another epoch maybe, asks for what he was not shown in this one.
             self._home.queues.by_node[node].ask(stray, 1, Op(heard.verb, self.keys[place]))
 
     def _leave(self, place: int) -> None:
@@ -201,6 +204,12 @@ class Crowd:
             if place not in self._strays:
                 self._leave(place)
         self._end()
+
+    def _leave_hints(self, node: NodeId) -> None:
+        """Leave a hint for an owner of all that it has not taken when others have."""
+        for place in range(len(self.keys)):
+            if place not in self._strays:
+                self._leave_hint(node, place)
 
     def _scatter_late(self) -> None:
         """Let those go on alone who have waited for as long as they should, and know it."""
@@ -252,7 +261,7 @@ class Crowd:
         """Say how many bytes somebody's value has."""
         return 0
 
-    def _hopes(self) -> bool:
+    def _may_succeed(self) -> bool:
         """Whether those who have yet to answer can make it."""
         raise NotImplementedError
 
@@ -260,5 +269,5 @@ class Crowd:
         """End if enough have answered."""
         raise NotImplementedError
 
-    def _missed(self, node: NodeId) -> None:
-        """Hear that a node has not answered what others have."""
+    def _leave_hint(self, node: NodeId, place: int) -> None:
+        """Leave a hint for an owner of what somebody has written; a reader has nothing to leave."""

@@ -20,7 +20,7 @@ from .names import Epoch, Key, Slot
 from .register import ACCEPT, BLANK, FETCH, HINT, PREPARE, READ, Cell, Floor, Op, accepted
 from .ring import SLOTS
 from .storage.engine import UNREADABLE, Change, Due, Engine, Place, value_expiry
-from .versions import NONE, Ballot, drawn_by_a_clock, is_plain, is_value, is_whole, record_version
+from .versions import NONE, Ballot, drawn_by_a_clock, is_proposable, is_value, is_whole, record_version
 from .wire import (
     DISK_BUSY,
     DISK_FULL,
@@ -431,7 +431,7 @@ def _check_bundle(bundle: Bundle, limits: Limits) -> None:
         if len(bundle.keys) != len(bundle.records):
             raise MalformedBody(f"a bundle holds {len(bundle.keys)} keys and {len(bundle.records)} records")
         for key, record in zip(bundle.keys, bundle.records, strict=True):
-            if not (0 < len(key) <= limits.key_bytes_max and is_plain(record)):
+            if not (0 < len(key) <= limits.key_bytes_max and is_proposable(record)):
                 check_accept(key, record_version(record), record, limits)
         return
     if bundle.verb not in (READ, FETCH):

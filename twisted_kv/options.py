@@ -187,6 +187,7 @@ class ProxyOptions(RoleOptions):
         ["config", "c", None, "TOML file with the same options; a flag wins over it."],
     ]
     worker = FIRST
+    redis_is_named = True
 
     def opt_worker(self, number: str) -> None:
         """Serve as this one of a proxy's workers: for the first of them, which starts the others."""
@@ -196,6 +197,7 @@ class ProxyOptions(RoleOptions):
 
     def postOptions(self) -> None:
         super().postOptions()
+        self.redis_is_named = self.config.resp_port is not None
         self.config = with_usual_redis_door(self.config, {self.config.port})
 
     def checked(self, config: ProxyConfig) -> None:
@@ -231,6 +233,7 @@ class ClusterOptions(RoleOptions):
 
     def postOptions(self) -> None:
         super().postOptions()
+        self.redis_is_named = self.config.resp_port is not None
         self.config = with_usual_redis_door(self.config, {self.config.port, *self.config.node_ports})
 
     def checked(self, config: ClusterConfig) -> None:

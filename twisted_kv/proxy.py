@@ -69,18 +69,26 @@ class Proxy(Service):
     """One process of a proxy: the only one, or one of several workers.
 
     :param worker: its number among them.
+    :param redis_is_named: whether its operator has named the Redis door's port, and wants it or nothing.
     """
 
     log = Logger()
 
     def __init__(
-        self, reactor: Any, random: Random, now_ms: Callable[[], int], config: ProxyConfig, worker: int = FIRST
+        self,
+        reactor: Any,
+        random: Random,
+        now_ms: Callable[[], int],
+        config: ProxyConfig,
+        worker: int = FIRST,
+        redis_is_named: bool = True,
     ) -> None:
         self._reactor = reactor
         self._random = random
         self._now_ms = now_ms
         self._config = config
         self._worker = worker
+        self._redis_is_named = redis_is_named
         self._door: IService | None = None
         self._redis: IService | None = None
         self._redis_door: RedisDoor | None = None
@@ -122,7 +130,12 @@ class Proxy(Service):
                 config.limits, parse_level(config.consistency), config.allow_flush
             )
             metrics.watch("kv_redis_clients", "Connections of Redis clients", lambda: len(redis.sessions()))
-            self._redis = listening(self._reactor, config.interface, config.resp_port, redis, part.shares_port)
+            try:
+                self._redis = listening(self._reactor, config.interface, config.resp_port, redis, part.shares_port)
+            except SystemExit as error:
+                if self._redis_is_named or part.shares_port:
+                    raise
+                self.log.warn("there is no Redis door: {why} (name another port with --resp-port)", why=error)
         part.open(app, metrics)
         self.log.info(
             "{name} on {url}, cluster {cluster} at epoch {epoch} with {count} members",
@@ -167,7 +180,7 @@ class Proxy(Service):
 
     @inlineCallbacks
     def stopService(self) -> Any:
-        """Close the door, let what runs end, stop the rounds, close the pool: in this order."""
+        """Close the doors, let what runs end, hang up, stop the rounds, close the pool: in this order."""
         yield super().stopService()
         for adding in self._first_nodes:
             adding.addErrback(lambda _: None)
@@ -193,4 +206,4 @@ def makeService(options: ProxyOptions) -> IService:
     spare_the_collector()
     if options["leash"]:
         Leash.put_on(reactor)
-    return Proxy(reactor, fresh_random(), wall_ms, options.config, options.worker)
+    return Proxy(reactor, fresh_random(), wall_ms, options.config, options.worker, options.redis_is_named)

@@ -142,7 +142,7 @@ def is_whole(data: bytes) -> bool:
     return bool(form == RECORD_FORMAT and len(data) >= _HEAD.size + type_bytes + value_bytes)
 
 
-def is_plain(data: bytes) -> bool:
+def is_proposable(data: bytes) -> bool:
     """Whether bytes are a whole record whose version can be a proposal's ballot."""
     if len(data) < _HEAD.size:
         return False

@@ -14,7 +14,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from tests.strict_clock import StrictClock
-from twisted_kv.answering import NOTED
+from twisted_kv.answering import NO_ROOM, NOTED
 from twisted_kv.coordinator import Coordinator
 from twisted_kv.deadlines import BUCKETS_PER_S
 from twisted_kv.errors import (
@@ -29,7 +29,7 @@ from twisted_kv.operation import Done
 from twisted_kv.peers.peer import Answer
 from twisted_kv.peers.queue import Queues
 from twisted_kv.quorum import Level
-from twisted_kv.register import ACCEPT, BLANK, FETCH, HINT, PREPARE, Cell, Op, Reply, decide
+from twisted_kv.register import ACCEPT, AGAIN, BLANK, FETCH, HINT, PREPARE, Cell, Op, Reply, decide
 from twisted_kv.versions import Ballot, HybridClock, Record, Version, decode_record, record_version
 from twisted_kv.views import View
 from twisted_kv.wire import CLOSED_EPOCH, FORMAT, OLD_EPOCH, BatchReply, Bundle, BundleReply, batch_decoder, encode
@@ -67,7 +67,8 @@ def bundle_reply(replies: Sequence[Reply], verb: int) -> BundleReply:
         others = {place: reply for place, reply in enumerate(replies) if not reply.taken}
         return BundleReply(others=others)
     ballots = [reply.accepted for reply in replies]
-    return BundleReply(ballots, [reply.record for reply in replies] if verb == FETCH else [])
+    others = {place: reply for place, reply in enumerate(replies) if reply.abstains}
+    return BundleReply(ballots, [reply.record for reply in replies] if verb == FETCH else [], others)
 
 
 class Street:
@@ -81,6 +82,10 @@ class Street:
         self.asked: list[Asked] = []
         self.bundled: list[tuple[str, int]] = []
         """The bundles that came: to which node, and how large."""
+        self.abstains: set[tuple[str, bytes]] = set()
+        """Nodes that have no room for keys."""
+        self.again: set[bytes] = set()
+        """Keys whose records do not fit into an answer."""
         self.rival = False
         """Somebody else promises a higher ballot before each change of ours arrives."""
 
@@ -111,6 +116,10 @@ class Street:
     def _decide(self, node: str, op: Op) -> Any:
         if op.verb == HINT:
             return NOTED
+        if (node, op.key) in self.abstains:
+            return NO_ROOM
+        if op.verb == FETCH and op.key in self.again:
+            return AGAIN
         cell = self.cells.get((node, op.key), BLANK)
         if self.rival and op.verb >= PREPARE:
             cell = replace(cell, promised=Ballot((int.from_bytes(op.ballot, "big") + 1).to_bytes(16, "big")))

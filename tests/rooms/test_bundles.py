@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.rooms.street import ANSWERS, HOP_S, OUTDATED, REFUSED, SILENT, Scene, on_time
+from tests.rooms.street import ANSWERS, HOP_S, OUTDATED, REFUSED, SILENT, K, Outcome, Scene, on_time
+from twisted_kv.conditional import Draft
 from twisted_kv.errors import DeadlinePassed, Unreached
 from twisted_kv.names import Key
 from twisted_kv.operation import Done
 from twisted_kv.quorum import Level
-from twisted_kv.register import ACCEPT, FETCH, HINT, PREPARE
+from twisted_kv.register import ACCEPT, FETCH, HINT, PREPARE, Op
 
 KEYS = [Key(b"k%d" % number) for number in range(12)]
 
@@ -120,6 +121,79 @@ def test_owners_that_answer_late_or_not_at_all_are_left_a_hint_for_each_key(scen
     hinted = [asked.op for asked in scene.street.take() if asked.op.verb == HINT]
     assert sorted(op.key for op in hinted) == sorted(KEYS)
     assert {op.record for op in hinted} == {b"c"}
+
+
+def test_an_owner_that_abstains_after_a_majority_has_taken_it_is_left_a_hint(scene: Scene) -> None:
+    scene.street.abstains = {("c", KEYS[2]), ("c", KEYS[4])}
+    scene.street.hop_s["c"] = 5 * HOP_S
+    outcomes = [scene.put(key=key) for key in KEYS]
+    scene.run(2 * HOP_S)
+    assert all(outcome.value == b"v" for outcome in outcomes)
+    scene.run(1)
+    hinted = [asked.op for asked in scene.street.take() if asked.op.verb == HINT]
+    assert sorted((op.key, op.record) for op in hinted) == [(KEYS[2], b"c"), (KEYS[4], b"c")]
+
+
+def test_what_is_to_be_asked_again_of_a_node_that_has_left_is_not(scene: Scene) -> None:
+    scene.street.again = {KEYS[1]}
+    scene.street.hop_s = dict.fromkeys("abc", 3 * HOP_S)
+    for node in "abc":
+        scene.street.hold(node, b"v", KEYS[1])
+    reads = [scene.get(key) for key in KEYS[:3]]
+    scene.run(HOP_S)
+    scene.adopt(2, nodes=("d", "e", "f"))
+    scene.street.again = set()
+    scene.run(1)
+    assert all(isinstance(read.result, Done) for read in reads)
+    assert not [asked for asked in scene.street.take() if asked.epoch == 2 and asked.node in "abc"]
+
+
+def test_what_is_not_shown_at_first_is_asked_again_of_the_same_owner(scene: Scene) -> None:
+    for node in "abc":
+        scene.street.hold(node, b"v", KEYS[1])
+    scene.street.again = {KEYS[1]}
+    reads = [scene.get(key) for key in KEYS[:3]]
+    scene.run(HOP_S / 2)
+    scene.street.again = set()
+    scene.run(1)
+    assert reads[1].value == b"v"
+    asked = [asked.node for asked in scene.street.take() if asked.op == Op(FETCH, KEYS[1])]
+    assert len(asked) == 2
+    assert len(set(asked)) == 1
+
+
+def test_who_begins_something_while_an_epoch_ends_begins_it_in_the_next_one(scene: Scene) -> None:
+    scene.street.manner = {"a": SILENT, "b": SILENT}
+    scene.street.hop_s["c"] = 10.0
+    later: list[Outcome] = []
+    first = scene.coordinator.put(KEYS[0], b"v", b"", Level.STRONG)
+    first.addBoth(lambda _: later.append(scene.put(key=KEYS[1])))
+    scene.run(0.01)
+    bundle = next(iter(scene.coordinator._bundles.books.live))
+    bundle._until_s = scene.clock.seconds()  # its deadline passes as the epoch ends
+    scene.coordinator.go_alone = ends_at_once(scene.coordinator.go_alone)  # type: ignore[method-assign]
+    scene.street.manner, scene.street.hop_s = {}, {}
+    scene.adopt(2)
+    scene.run(1)
+    assert later[0].value == b"v"
+
+
+def ends_at_once(go_alone: Any) -> Any:
+    """Have whoever leaves a bundle end from inside of that."""
+
+    def wrong(*given: Any) -> Any:
+        operation = go_alone(*given)
+        operation.tell_early()
+        return operation
+
+    return wrong
+
+
+def test_what_cannot_be_encoded_is_not_put_into_a_bundle(scene: Scene) -> None:
+    electorate = scene.coordinator.order(K, "write")
+    beyond = Draft(b"v", b"", 1 << 64)
+    assert not scene.coordinator._bundles.write(electorate, K, beyond, lambda result: None)
+    assert scene.coordinator.under_way == 0
 
 
 def test_owners_that_are_avoided_are_not_asked_and_left_a_hint_for_each_key(scene: Scene) -> None:

@@ -20,7 +20,7 @@ from twisted_kv.names import Key, NodeId
 from twisted_kv.peers.peer import Answer
 from twisted_kv.peers.queue import PeerQueue, Queues
 from twisted_kv.register import ACCEPT, AGAIN, FETCH, PREPARE, READ, Op, Reply
-from twisted_kv.versions import NONE
+from twisted_kv.versions import NONE, Ballot
 from twisted_kv.views import View
 from twisted_kv.wire import (
     CLOSED_EPOCH,
@@ -561,6 +561,8 @@ def test_a_batch_holds_what_may_be_in_one_and_bundles_and_questions_are_first_by
         (FETCH, [BundleReply([NONE], [b"", b""])]),
         (FETCH, [BundleReply([NONE, NONE], [b""])]),
         (FETCH, [BundleReply([NONE, NONE], [b"", b""], {2: AGAIN})]),
+        (FETCH, [BundleReply([NONE, Ballot(bytes(17))], [b"", b""])]),
+        (READ, [BundleReply([Ballot(b""), NONE])]),
         (READ, [BundleReply([NONE, NONE], [b"", b""])]),
         (ACCEPT, [BundleReply([NONE, NONE])]),
         (ACCEPT, [BundleReply(others={-1: AGAIN})]),
@@ -573,7 +575,7 @@ def test_answers_that_do_not_fit_a_bundle_are_given_to_nobody(
     scene.queues.by_node[A].ask_bundle(crowd, verb)
     (sent,) = scene.turn()
     sent.answer(BatchReply(FORMAT, 1, [], bundles=wrong))
-    assert crowd.heard == [("unanswered", A, "the answers to a bundle are not as many as it asked for", True)]
+    assert crowd.heard == [("unanswered", A, "the answers to a bundle are not what it asked for", True)]
 
 
 def test_a_bundle_of_which_nothing_is_answered_is_not_asked_for_ever(scene: Scene) -> None:

@@ -204,11 +204,11 @@ class Lane:
     def _send(self, questions: list[Question], parcels: list[Parcel]) -> None:
         self._metrics_ops.observe(len(questions) + sum(len(askers) for askers, _ in parcels))
         sent, since = self._queue.clock.seconds(), self._since_s
-        self._since_s = sent
-        self._under_way.append(since)
         header = self._queue.header
         ops = [op for _, _, op in questions]
         body = encode(Packed(header, ops, False, [askers.pack(verb) for askers, verb in parcels]))
+        self._since_s = sent
+        self._under_way.append(since)
         answer = self._queue.post("batch", body)
         answer.addBoth(self._returned, questions, parcels, header, sent, since).addErrback(self._bug)
 

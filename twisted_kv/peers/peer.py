@@ -54,8 +54,8 @@ class Asker(Protocol):
 
 
 class Askers(Protocol):
-    """Who gets the answers to a bundle: exactly one of these calls, as to an ``Asker``. It may grow until it is
-    packed for the first of its nodes."""
+    """Who gets a node's answers to a bundle: one of these calls; or none, where the epoch has moved, and the next view
+    says how to go on. It may grow until it is packed for the first of its nodes."""
 
     size: int
     """Bytes of the records in it."""

@@ -22,6 +22,7 @@ from ..membership import Seat
 from ..metrics import ProxyMetrics
 from ..names import NodeId
 from ..register import ACCEPT, AGAIN, FETCH, PREPARE, Op
+from ..versions import NONE
 from ..views import View
 from ..wire import (
     CLOSED_EPOCH,
@@ -157,7 +158,7 @@ class PeerQueue:
             error = f"{len(reply.replies)} answers to {len(questions)} questions"
             self._fail(questions, parcels, error, arrived=True)
         elif not _fits(parcels, reply.bundles):
-            self._fail(questions, parcels, "the answers to a bundle are not as many as it asked for", arrived=True)
+            self._fail(questions, parcels, "the answers to a bundle are not what it asked for", arrived=True)
         elif _says_nothing(parcels, reply):
             self._fail(questions, parcels, "the node answers nothing of a batch", arrived=True)
         else:
@@ -175,7 +176,10 @@ class PeerQueue:
                 else:
                     asker.outdated(node, round_)
             for (askers, verb), answers in zip(parcels, reply.bundles, strict=True):
-                askers.answered(node, verb, answers, resent)
+                try:
+                    askers.answered(node, verb, answers, resent)
+                except Exception:
+                    self.log.failure("the answers to a bundle were not handled")
 
     def _refused(self, reply: BatchReply, questions: list[Question], parcels: list[Parcel], resent: bool) -> None:
         if reply.refusal in (OLD_EPOCH, CLOSED_EPOCH):
@@ -233,7 +237,7 @@ class PeerQueue:
 
 
 def _fits(parcels: list[Parcel], bundles: list[BundleReply]) -> bool:
-    """Whether there is an answer for each operation of each bundle."""
+    """Whether there is an answer for each operation of each bundle, and each ballot may be one."""
     if len(bundles) != len(parcels):
         return False
     for (askers, verb), answers in zip(parcels, bundles, strict=True):
@@ -243,6 +247,8 @@ def _fits(parcels: list[Parcel], bundles: list[BundleReply]) -> bool:
         if len(answers.records) != (size if verb == FETCH else 0):
             return False
         if not all(0 <= place < size for place in answers.others):
+            return False
+        if not {*map(len, answers.ballots)} <= {len(NONE)}:
             return False
     return True
 

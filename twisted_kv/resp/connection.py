@@ -349,17 +349,21 @@ class Client(Connection):
     def _flush(self) -> None:
         """Send what can be sent in order, and hang up where all was said."""
         slots = self._slots
+        self._send_ready()
+        if self._last is not None and not slots and not self._todo:
+            last, self._last = self._last, b""
+            if last:
+                self._outlet.write(last)
+            self.hang_up()
+
+    def _send_ready(self) -> None:
+        slots = self._slots
         if slots and slots[0].reply is not None:
             replies: list[bytes] = []
             while slots and (reply := slots[0].reply) is not None:
                 replies.append(reply)
                 slots.popleft()
             self._write(replies[0] if len(replies) == 1 else b"".join(replies))
-        if self._last is not None and not slots and not self._todo:
-            last, self._last = self._last, b""
-            if last:
-                self._outlet.write(last)
-            self.hang_up()
 
     def _write(self, data: bytes) -> None:
         """Send replies. Those that a client does not read stay in the transport's memory."""
@@ -406,5 +410,6 @@ class Client(Connection):
         """See ``overdue``: nothing more is answered."""
         if not self._gone:
             self._gone = True
+            self._send_ready()
             self.transport.unregisterProducer()
             self.transport.loseConnection()
