@@ -100,12 +100,13 @@ class Writes(Crowd):
 class Reads(Crowd):
     """Reads at level strong: of a bare majority one is asked for the records, the others for their ballots."""
 
-    __slots__ = ("_asked",)
+    __slots__ = ("_asked", "_patience_s")
 
     kind = "read"
 
     def __init__(self, home: Home, books: Books, electorate: Electorate) -> None:
-        super().__init__(home, books, electorate, home.queues.hedge_s(electorate.fewest))
+        self._patience_s = home.queues.hedge_s(electorate.fewest)
+        super().__init__(home, books, electorate, self._patience_s)
         self._asked = False
         """Whether some node has been asked, or may be at any time."""
 
@@ -121,9 +122,26 @@ class Reads(Crowd):
         return msgspec.Raw(encode(Bundle(verb, self.keys)))
 
     def tell(self) -> None:
-        """See ``deadlines.Waiter``. Each asks other owners then, if he may."""
+        """See ``deadlines.Waiter``. As many leave as may ask other owners, too; the others wait for longer."""
+        self.close()
         self._asked = True
-        self._scatter_late()
+        home, electorate = self._home, self.electorate
+        left_s = self._until_s - home.clock.seconds()
+        if left_s <= 0:
+            self._scatter_late()
+            return
+        waiting = electorate.members(self._waiting)
+        spared = electorate.members(electorate.everybody & ~electorate.fewest_voters)
+        for place in range(len(self.keys)):
+            if place in self._strays:
+                continue
+            if not home.queues.may_hedge(waiting, spared):
+                self._patience_s = max(2 * self._patience_s, home.limits.slow_read_s)
+                self._tell_in(min(left_s, self._patience_s))
+                return
+            self._leave(place)
+            self._strays[place].hedge()
+        self._end()
 
     def _conversation(self, place: int) -> Read:
         read = Read(self.keys[place], self.electorate, self._home.hybrid, Level.STRONG)

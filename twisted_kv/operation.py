@@ -153,6 +153,13 @@ class Operation:
         now_s = home.clock.seconds()
         self._bucket = home.deadlines.wait(self, max(now_s, min(self._deadline, now_s + pause_s)))
 
+    def hedge(self) -> None:
+        """Ask the owners that were spared, and be told at the deadline alone."""
+        if self.done is not None:
+            self._home.deadlines.take_back(self, self._bucket)
+            self._tell_in(self._deadline - self._home.clock.seconds())
+            self._go(self.conversation.nudge())
+
     def tell_early(self) -> None:
         """Be told now, and not when it was said."""
         if self.done is not None:
