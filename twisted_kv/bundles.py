@@ -220,10 +220,12 @@ class Bundles:
         return True
 
     def _open_writes(self, electorate: Electorate) -> Writes | None:
-        nodes = electorate.nodes
-        errors = [self._home.queues.by_node[node].refusal(ACCEPT) for node in nodes]
-        asked = [node for node, error in zip(nodes, errors, strict=True) if not error]
-        if not met(electorate.quorum, electorate.voters(asked)) or self._home.buggify("bundles: a write alone"):
+        nodes, queues = electorate.nodes, self._home.queues.by_node
+        errors = [queues[node].refusal(ACCEPT) for node in nodes]
+        asked = electorate.everybody
+        if any(errors):
+            asked = electorate.voters([node for node, error in zip(nodes, errors, strict=True) if not error])
+        if not met(electorate.quorum, asked) or self._home.buggify("bundles: a write alone"):
             return None
         bundle = self._writes[electorate] = Writes(self._home, self.books, electorate)
         bundle.grows_in(self._writes, electorate)

@@ -127,6 +127,8 @@ class Lane:
 
     @property
     def full(self) -> bool:
+        if not self._bundles and not self._waiting:
+            return False
         limits = self._queue.limits
         size = self._bytes + sum(askers.size for askers, _ in self._bundles)
         return len(self) >= limits.queue_ops_max or size > limits.queue_bytes_max
@@ -155,8 +157,11 @@ class Lane:
     def _flush(self) -> None:
         self._flush_due = False
         while (self._waiting or self._bundles) and len(self._under_way) < self._queue.limits.batches_in_flight_max:
-            cargo = self._gather()
-            self._send(cargo.questions, cargo.parcels)
+            if len(self._bundles) == 1 and not self._waiting:
+                self._send([], [self._bundles.popleft()])
+            else:
+                cargo = self._gather()
+                self._send(cargo.questions, cargo.parcels)
 
     def _gather(self) -> Cargo:
         """Take what fits into a batch; whatever comes first may be larger than that alone.

@@ -41,6 +41,8 @@ from .lane import Lane, Parcel, Question
 from .peer import Answer, Asker, Askers, Transport
 
 MSGPACK = "application/msgpack"
+ALL_TAKEN = BundleReply()
+"""What nearly every bundle of writes is answered."""
 TOO_MUCH = "too much waits for this node already"
 
 
@@ -162,24 +164,28 @@ class PeerQueue:
         elif _says_nothing(parcels, reply):
             self._fail(questions, parcels, "the node answers nothing of a batch", arrived=True)
         else:
-            node, resent = self.node, result.resent
-            answered = list(zip(questions, reply.replies, strict=True))
-            if self.buggify("queue: answers in another order"):
-                answered.reverse()
-            for (asker, round_, op), answer in answered:
-                if not answer.abstains:
-                    asker.answered(node, round_, answer, resent)
-                elif answer.abstains != AGAIN.abstains:
-                    asker.unanswered(node, round_, answer.abstains, resent)
-                elif header is self.header:
-                    self.ask(asker, round_, op)
-                else:
-                    asker.outdated(node, round_)
+            if questions:
+                self._hand_out(questions, reply, header, result.resent)
             for (askers, verb), answers in zip(parcels, reply.bundles, strict=True):
                 try:
-                    askers.answered(node, verb, answers, resent)
+                    askers.answered(self.node, verb, answers, result.resent)
                 except Exception:
                     self.log.failure("the answers to a bundle were not handled")
+
+    def _hand_out(self, questions: list[Question], reply: BatchReply, header: Header, resent: bool) -> None:
+        node = self.node
+        answered = list(zip(questions, reply.replies, strict=True))
+        if self.buggify("queue: answers in another order"):
+            answered.reverse()
+        for (asker, round_, op), answer in answered:
+            if not answer.abstains:
+                asker.answered(node, round_, answer, resent)
+            elif answer.abstains != AGAIN.abstains:
+                asker.unanswered(node, round_, answer.abstains, resent)
+            elif header is self.header:
+                self.ask(asker, round_, op)
+            else:
+                asker.outdated(node, round_)
 
     def _refused(self, reply: BatchReply, questions: list[Question], parcels: list[Parcel], resent: bool) -> None:
         if reply.refusal in (OLD_EPOCH, CLOSED_EPOCH):
@@ -241,6 +247,8 @@ def _fits(parcels: list[Parcel], bundles: list[BundleReply]) -> bool:
     if len(bundles) != len(parcels):
         return False
     for (askers, verb), answers in zip(parcels, bundles, strict=True):
+        if verb == ACCEPT and answers == ALL_TAKEN:
+            continue
         size = len(askers)
         if len(answers.ballots) != (0 if verb == ACCEPT else size):
             return False
@@ -255,6 +263,8 @@ def _fits(parcels: list[Parcel], bundles: list[BundleReply]) -> bool:
 
 def _says_nothing(parcels: list[Parcel], reply: BatchReply) -> bool:
     """Whether everything is to be asked again."""
+    if reply.bundles and not reply.bundles[0].others:
+        return False
     again = AGAIN.abstains
     if any(answer.abstains != again for answer in reply.replies):
         return False
