@@ -14,7 +14,7 @@ from twisted_kv.simulation.sites import TIGHT, Sites
 from twisted_kv.simulation.story import Settings, Story
 
 PACKAGE = Path(__file__).parent.parent.parent / "twisted_kv"
-SEEDS_MAX = 240
+SEEDS_MAX = 400
 PROFILES = ("moves", "changes", "damage", "everything")
 SELDOM = {"purging: a purge is left half done", "clock: the counter is near its end", "filling: it begins again"}
 """Sites that come up in about one of three hundred such runs; longer campaigns meet them."""
