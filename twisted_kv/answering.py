@@ -86,19 +86,13 @@ class Answering:
 
     def _take_all(self, bundle: Bundle) -> BundleReply:
         others: dict[int, Reply] = {}
-        cells, get, floor_of, keep = self.cells, self._get, self._floor_of, self._keep
-        place = -1
-        for key, record in zip(bundle.keys, bundle.records, strict=True):
-            place += 1
+        floor_of, cell_of, keep = self._floor_of, self._cell, self._keep
+        for place, (key, record) in enumerate(zip(bundle.keys, bundle.records, strict=True)):
             ballot: Ballot = record[2:18]  # type: ignore[assignment]  # its version, without a call
             slot = slot_of(key)
             floor = floor_of(slot)
             try:
-                cell = cells.get(key)
-                if cell is None:
-                    cell = get(slot, key) or BLANK
-                    if floor is not NO_FLOOR:
-                        cell = over(floor, cell)
+                cell = cell_of(slot, key, floor)
             except Damaged as error:
                 reply = self._damaged(slot, Op(ACCEPT, key, ballot, record), error)
                 if not reply.taken:

@@ -220,8 +220,7 @@ class Coordinator:
         """See ``crowd.Home``."""
         now_s = self.clock.seconds()
         operation = Operation(self, kind, conversation, size, max(0.0, until_s - now_s), max(0.0, patience_s))
-        self._operations[operation] = None
-        self._bytes += size
+        self._take_in(operation)
         if kind == "read":
             operation.done.addCallback(self._unexpired, conversation.key, until_s)
         operation.done.addBoth(told)
@@ -320,13 +319,17 @@ class Coordinator:
 
     def _start(self, kind: str, conversation: Conversation, size: int, timeout_s: float | None) -> Deferred[Done]:
         operation = Operation(self, kind, conversation, size, timeout_s or self.limits.operation_timeout_s)
-        self._operations[operation] = None
-        self._bytes += size
+        self._take_in(operation)
         done = operation.done
         assert self._view is not None
         if self._view.open:
             operation.begin()
         return done
+
+    def _take_in(self, operation: Operation) -> None:
+        """Count an operation until it has ``finished``."""
+        self._operations[operation] = None
+        self._bytes += operation.size
 
     def _unexpired(self, done: Done, key: Key, until_s: float) -> Done | Deferred[Done]:
         return self._get_shared(key, until_s) if self._expired(done.record) else done

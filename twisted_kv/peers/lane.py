@@ -40,14 +40,7 @@ class Queue(Protocol):
     def post(self, path: str, body: bytes) -> Deferred[Answer]:
         """Send a batch."""
 
-    def distribute(
-        self,
-        result: Answer | Failure,
-        questions: list[Question],
-        parcels: list[Parcel],
-        header: Header,
-        lane: str,
-    ) -> None:
+    def distribute(self, result: Answer | Failure, cargo: Cargo, header: Header, lane: str) -> None:
         """Hand out what came back."""
 
 
@@ -157,11 +150,7 @@ class Lane:
     def _flush(self) -> None:
         self._flush_due = False
         while (self._waiting or self._bundles) and len(self._under_way) < self._queue.limits.batches_in_flight_max:
-            if len(self._bundles) == 1 and not self._waiting:
-                self._send([], [self._bundles.popleft()])
-            else:
-                cargo = self._gather()
-                self._send(cargo.questions, cargo.parcels)
+            self._send(self._gather())
 
     def _gather(self) -> Cargo:
         """Take what fits into a batch; whatever comes first may be larger than that alone.
@@ -169,9 +158,13 @@ class Lane:
         Questions and bundles come first by turns: neither keeps the others waiting for ever.
         """
         limits = self._queue.limits
-        cargo = Cargo(
-            1 if self._queue.buggify("queue: a batch of one") else limits.batch_ops_max, limits.batch_bytes_max
-        )
+        if len(self._bundles) == 1 and not self._waiting:
+            # What nearly every batch is.
+            cargo = Cargo(limits.batch_ops_max, limits.batch_bytes_max)
+            cargo.parcels.append(self._bundles.popleft())
+            return cargo
+        ops_max = 1 if self._queue.buggify("queue: a batch of one") else limits.batch_ops_max
+        cargo = Cargo(ops_max, limits.batch_bytes_max)
         self._bundles_first = not self._bundles_first
         if self._bundles_first:
             self._load_bundles(cargo)
@@ -206,33 +199,25 @@ class Lane:
             cargo.take(len(askers), askers.size)
             cargo.parcels.append(bundles.popleft())
 
-    def _send(self, questions: list[Question], parcels: list[Parcel]) -> None:
-        self._metrics_ops.observe(len(questions) + sum(len(askers) for askers, _ in parcels))
+    def _send(self, cargo: Cargo) -> None:
+        self._metrics_ops.observe(len(cargo.questions) + sum(len(askers) for askers, _ in cargo.parcels))
         sent, since = self._queue.clock.seconds(), self._since_s
         header = self._queue.header
-        ops = [op for _, _, op in questions]
-        body = encode(Packed(header, ops, False, [askers.pack(verb) for askers, verb in parcels]))
+        ops = [op for _, _, op in cargo.questions]
+        body = encode(Packed(header, ops, False, [askers.pack(verb) for askers, verb in cargo.parcels]))
         self._since_s = sent
         self._under_way.append(since)
         answer = self._queue.post("batch", body)
-        answer.addBoth(self._returned, questions, parcels, header, sent, since).addErrback(self._bug)
+        answer.addBoth(self._returned, cargo, header, sent, since).addErrback(self._bug)
 
-    def _returned(
-        self,
-        result: Answer | Failure,
-        questions: list[Question],
-        parcels: list[Parcel],
-        header: Header,
-        sent: float,
-        since: float,
-    ) -> None:
+    def _returned(self, result: Answer | Failure, cargo: Cargo, header: Header, sent: float, since: float) -> None:
         now = self._queue.clock.seconds()
         self._under_way.remove(since)
         self._metrics_s.observe(now - sent)
         if not isinstance(result, Failure):
             self.pace.add(now, now - since)
         try:
-            self._queue.distribute(result, questions, parcels, header, self.name)
+            self._queue.distribute(result, cargo, header, self.name)
         finally:
             self._flush()
 

@@ -37,7 +37,7 @@ from ..wire import (
     Header,
     batch_reply_decoder,
 )
-from .lane import Lane, Parcel, Question
+from .lane import Cargo, Lane, Parcel, Question
 from .peer import Answer, Asker, Askers, Transport
 
 MSGPACK = "application/msgpack"
@@ -131,14 +131,7 @@ class PeerQueue:
             timeout_s=self.limits.batch_timeout_s,
         )
 
-    def distribute(
-        self,
-        result: Answer | Failure,
-        questions: list[Question],
-        parcels: list[Parcel],
-        header: Header,
-        lane: str,
-    ) -> None:
+    def distribute(self, result: Answer | Failure, cargo: Cargo, header: Header, lane: str) -> None:
         """Hand each asker its part of a batch's answer.
 
         :param header: the batch's: the epoch may have moved meanwhile.
@@ -146,27 +139,27 @@ class PeerQueue:
         if isinstance(result, Failure):
             result.trap(KvError)
             self._metrics.batch_failures.labels(self.node, lane).inc()
-            self._fail(questions, parcels, result.value.detail, not result.check(PeerUnreachable))
+            self._fail(cargo, result.value.detail, not result.check(PeerUnreachable))
             return
         try:
             reply = batch_reply_decoder.decode(result.body)
         except UNDECODED:
-            self._fail(questions, parcels, f"status {result.code} without a readable answer", arrived=True)
+            self._fail(cargo, f"status {result.code} without a readable answer", arrived=True)
             return
         self.confirm()
         if reply.refusal:
-            self._refused(reply, questions, parcels, result.resent)
-        elif len(reply.replies) != len(questions):
-            error = f"{len(reply.replies)} answers to {len(questions)} questions"
-            self._fail(questions, parcels, error, arrived=True)
-        elif not _fits(parcels, reply.bundles):
-            self._fail(questions, parcels, "the answers to a bundle are not what it asked for", arrived=True)
-        elif _says_nothing(parcels, reply):
-            self._fail(questions, parcels, "the node answers nothing of a batch", arrived=True)
+            self._refused(reply, cargo, result.resent)
+        elif len(reply.replies) != len(cargo.questions):
+            error = f"{len(reply.replies)} answers to {len(cargo.questions)} questions"
+            self._fail(cargo, error, arrived=True)
+        elif not _fits(cargo.parcels, reply.bundles):
+            self._fail(cargo, "the answers to a bundle are not what it asked for", arrived=True)
+        elif _says_nothing(cargo.parcels, reply):
+            self._fail(cargo, "the node answers nothing of a batch", arrived=True)
         else:
-            if questions:
-                self._hand_out(questions, reply, header, result.resent)
-            for (askers, verb), answers in zip(parcels, reply.bundles, strict=True):
+            if cargo.questions:
+                self._hand_out(cargo.questions, reply, header, result.resent)
+            for (askers, verb), answers in zip(cargo.parcels, reply.bundles, strict=True):
                 try:
                     askers.answered(self.node, verb, answers, result.resent)
                 except Exception:
@@ -187,14 +180,14 @@ class PeerQueue:
             else:
                 asker.outdated(node, round_)
 
-    def _refused(self, reply: BatchReply, questions: list[Question], parcels: list[Parcel], resent: bool) -> None:
+    def _refused(self, reply: BatchReply, cargo: Cargo, resent: bool) -> None:
         if reply.refusal in (OLD_EPOCH, CLOSED_EPOCH):
-            for asker, round_, _ in questions:
+            for asker, round_, _ in cargo.questions:
                 asker.outdated(self.node, round_)
         else:
             # Whoever asked tells a full disk from other reasons by the name.
             error = f"{DISK_FULL}: {reply.detail}" if reply.refusal == DISK_FULL else reply.detail
-            self._tell(questions, parcels, error, resent)
+            self._tell(cargo, error, resent)
         if reply.refusal in (OLD_EPOCH, CLOSED_EPOCH, OTHER_INCARNATION, OTHER_CLUSTER):
             self._on_outdated(self.node, reply)
 
@@ -231,14 +224,14 @@ class PeerQueue:
         """Say within which time nine of ten reads of the last second were answered."""
         return self._reads.pace.lately_s(0.9, now, 1.0)
 
-    def _fail(self, questions: list[Question], parcels: list[Parcel], error: str, arrived: bool) -> None:
+    def _fail(self, cargo: Cargo, error: str, arrived: bool) -> None:
         self.refuse(error)
-        self._tell(questions, parcels, error, arrived)
+        self._tell(cargo, error, arrived)
 
-    def _tell(self, questions: list[Question], parcels: list[Parcel], error: str, arrived: bool) -> None:
-        for asker, round_, _ in questions:
+    def _tell(self, cargo: Cargo, error: str, arrived: bool) -> None:
+        for asker, round_, _ in cargo.questions:
             asker.unanswered(self.node, round_, error, arrived)
-        for askers, _ in parcels:
+        for askers, _ in cargo.parcels:
             askers.unanswered(self.node, error, arrived)
 
 
