@@ -247,12 +247,12 @@ def test_an_interface_that_strangers_reach_is_refused_with_the_way_out(shape: ty
         configured(shape, {"interface": interface}, None)
     assert repr(interface) in caught.value.detail
     assert "127.0.0.1" in caught.value.hint
-    assert "tunnel" in caught.value.hint
+    assert "--token-file" in caught.value.hint
 
 
 @every_shape
 def test_a_file_does_not_open_the_door_either(shape: type[Any], toml: WriteToml) -> None:
-    with pytest.raises(BadConfig, match="no tokens"):
+    with pytest.raises(BadConfig, match="no token file"):
         configured(shape, {}, toml('interface = "0.0.0.0"'))
 
 

@@ -33,6 +33,7 @@ FLOORS: list[set[str]] = [
         "seating",
         "liveness",
         "wire",
+        "tokens",
     },
     {"storage", "metrics", "buggify"},
     {
@@ -78,7 +79,7 @@ FLOORS: list[set[str]] = [
         "purging",
     },
     {"web", "resp"},
-    {"config", "options", "node", "rooms", "proxy", "workers", "children", "cluster"},
+    {"config", "options", "token_files", "node", "rooms", "proxy", "workers", "children", "cluster"},
     {"simulation"},
     {"ctl"},
 ]

@@ -11,7 +11,8 @@ floor 0, the laws: no Twisted, no clock, no randomness, no files
                                         a key's owners, as state machines
     ``ring`` ``quorum`` ``membership`` ``views`` ``planning`` ``seating``   who owns what; who votes; the state and its
                                         changes; what a change has to copy
-    ``liveness`` ``wire`` ``preconditions``   who is avoided; bytes to messages and back; If-Match
+    ``liveness`` ``wire`` ``preconditions`` ``tokens``   who is avoided; bytes to messages and back; If-Match; who may
+                                        do what
 floor 1, the disk, what is counted, and what the simulation lets happen
     ``storage`` ``metrics`` ``buggify``
 floor 2, one replica, and the way to the others
@@ -29,7 +30,7 @@ floor 3, conversations, one purpose each
 floor 4, the doors
     ``web`` ``resp``                    HTTP; Redis's protocol
 floor 5, assembly
-    ``config`` ``options`` ``node`` ``rooms`` ``proxy`` ``workers`` ``children`` ``cluster``
+    ``config`` ``options`` ``token_files`` ``node`` ``rooms`` ``proxy`` ``workers`` ``children`` ``cluster``
 beside them, over all the rooms
     ``simulation``                      whole clusters on a simulated clock, network and disk; judges of histories
     ``ctl``                             the command ``kvctl``

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
+from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.runner.procmon import ProcessMonitor
@@ -52,6 +53,14 @@ class Children(ProcessMonitor):
             if name in self.timeStarted:
                 self.log.warn("{name} ended and is started again", name=name)
         super().startProcess(name)
+
+    def signal_all(self, signal: str) -> None:
+        """Send all of them a signal, by its name without SIG."""
+        for protocol in list(self.protocols.values()):
+            try:
+                protocol.transport.signalProcess(signal)
+            except ProcessExitedAlready:
+                pass  # it is started again, and reads everything then
 
     async def stop_in_order(self, *groups: list[str]) -> None:
         """Start nobody again, end one group after the other, and return when all are gone."""

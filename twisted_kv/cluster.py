@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Mapping
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -17,9 +19,10 @@ from .children import Children
 from .config import ClusterConfig
 from .errors import KvError, PeerSilent
 from .limits import Limits
-from .options import ClusterOptions, fresh_random, monotonic_reactor
+from .options import ClusterOptions, fresh_random, fresh_token, monotonic_reactor, on_hangup
 from .peers.http import HttpTransport
 from .periodic import Rounds
+from .token_files import TokenFile
 
 Options = ClusterOptions
 
@@ -46,14 +49,20 @@ class Cluster(Service):
         self._proxy = f"http://{host}:{config.port}"
         self._nodes = {f"node-{port}": f"http://{host}:{port}" for port in config.node_ports}
         self._children = Children(reactor, self._folder, log)
-        self._transport = HttpTransport(reactor, Limits())
+        self._tokens = TokenFile(config.token_file)
+        self._transport = HttpTransport(reactor, Limits(), keyring=self._tokens.keyring)
         self._rounds = Rounds(reactor, random, WATCH_INTERVAL_S, self._look, "kvcluster's watch")
         self._seen: Mapping[str, Any] | None = None
         self._silent = False
         self._warned = False
 
+    def read_tokens_again(self) -> None:
+        self._tokens.read_again()
+        self._children.signal_all("HUP")
+
     def startService(self) -> None:
         super().startService()
+        self._tokens.read()
         config, add = self._config, self._children.add_daemon
         state = self._folder / "proxy" / "state.json"
         if config.engine == "memory" and state.exists():
@@ -61,13 +70,19 @@ class Cluster(Service):
             state.replace(state.with_suffix(".json.old"))
         lane = ("--lane", str(config.lane).lower())
         place = (*lane, "--interface", config.interface, "--port")
+        shown: tuple[str, ...] = ()
+        asked: tuple[str, ...] = ()
+        if config.token_file is not None:
+            node_tokens = str(drawn_tokens(self._folder / "node.tokens"))
+            asked = ("--token-file", node_tokens)
+            shown = ("--token-file", str(Path(config.token_file).absolute()), "--node-token-file", node_tokens)
         for name, port in zip(self._nodes, config.node_ports, strict=True):
-            add(name, "kvnode", *place, str(port), "--engine", config.engine, "--sync", config.sync)
+            add(name, "kvnode", *place, str(port), "--engine", config.engine, "--sync", config.sync, *asked)
         ways = ("--transport", config.transport, "--workers", str(config.workers))
         ways += ("--allow-flush", str(config.allow_flush).lower())
         if self._redis_is_named or not config.resp_port:
             ways += ("--resp-port", str(config.resp_port))
-        add("proxy", "kvproxy", *place, str(config.port), *ways, "--nodes", ",".join(self._nodes.values()))
+        add("proxy", "kvproxy", *place, str(config.port), *ways, *shown, "--nodes", ",".join(self._nodes.values()))
         self._children.startService()
         self._rounds.start()
         log.info("starting {count} nodes and a proxy", count=config.nodes)
@@ -146,6 +161,14 @@ class Cluster(Service):
         return "\n".join(["the cluster is ready", *lines, "try", put, get, *redis])
 
 
+def drawn_tokens(path: Path) -> Path:
+    """Give a file with a token that nobody else knows; it is drawn where there is none yet."""
+    if not path.exists():
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as stream:
+            stream.write(f"read-write {fresh_token()}\n")
+    return path
+
+
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """What happened between two answers of ``/v1/cluster``, in sentences."""
     was = {member["url"]: member["state"] for member in before["members"]}
@@ -163,4 +186,6 @@ def makeService(options: ClusterOptions) -> IService:
     reactor = monotonic_reactor()
     # A second Ctrl-C would not hurry the stop, which is bounded; Twisted would only answer it with a traceback.
     reactor.addSystemEventTrigger("before", "shutdown", signal.signal, signal.SIGINT, signal.SIG_IGN)
-    return Cluster(reactor, fresh_random(), options.config, options.redis_is_named)
+    cluster = Cluster(reactor, fresh_random(), options.config, options.redis_is_named)
+    on_hangup(reactor, cluster.read_tokens_again)
+    return cluster

@@ -32,6 +32,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     engine: Literal["rocksdb", "memory"] = "rocksdb"
     sync: Literal["always", "interval", "never"] = "always"
     lane: bool = True
+    token_file: str | None = None
+    """What proxies have to show, and what this node shows to others."""
     limits: Limits = Limits()
 
     @property
@@ -75,6 +77,10 @@ class ProxyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lane: bool = True
     transport: Literal["http", "link"] = "http"
     workers: Workers = 1
+    token_file: str | None = None
+    """What clients have to show."""
+    node_token_file: str | None = None
+    """What is shown to nodes."""
     limits: Limits = Limits()
 
     @property
@@ -116,6 +122,8 @@ class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lane: bool = True
     transport: Literal["http", "link"] = "http"
     workers: Workers = 1
+    token_file: str | None = None
+    """What clients have to show. Nodes and proxy then have tokens of their own, too."""
     data_dir: str | None = None
 
     @property
@@ -141,7 +149,8 @@ def configured(shape: type[C], flags: Mapping[str, Any], file: str | None) -> C:
         config = msgspec.convert({**from_file, **flags}, shape, strict=False)
     except msgspec.ValidationError as error:
         raise BadConfig(_plain(error, shape, "--"), "twistd COMMAND --help lists the options") from None
-    _check_interface(config.interface, _source("interface", from_file, flags, file))
+    if config.token_file is None:
+        _check_interface(config.interface, _source("interface", from_file, flags, file))
     limits = getattr(config, "limits", None)
     if limits is not None:
         _check_limits(limits, _source("limits", from_file, flags, file))
@@ -212,6 +221,6 @@ def _check_interface(interface: str, source: str) -> None:
         loopback = False
     if not loopback:
         raise BadConfig(
-            f"{source}interface is {interface!r}, and this version has no tokens to keep strangers out with",
-            "listen on 127.0.0.1 or ::1, and let a tunnel or a proxy with access control in front carry the traffic",
+            f"{source}interface is {interface!r}, and there is no token file: whoever can reach it could do anything",
+            "name one with --token-file (docs/security.md), or listen on 127.0.0.1 or ::1",
         )

@@ -76,6 +76,22 @@ class ForeignOrigin(BadInput):
     title = "The call comes from another site's page"
 
 
+class TokenMissing(BadInput):
+    """``shown`` says whether there was one, which is not known here."""
+
+    slug = "token-missing"
+    title = "A token is needed here"
+
+    def __init__(self, detail: str, hint: str = "", *, shown: bool = False) -> None:
+        super().__init__(detail, hint)
+        self.shown = shown
+
+
+class TokenTooWeak(BadInput):
+    slug = "token-too-weak"
+    title = "The token does not allow this"
+
+
 class NoSuchRoute(BadInput):
     slug = "no-such-route"
     title = "There is nothing at this path"

@@ -34,6 +34,7 @@ from .options import (
     fresh_random,
     let_threads_in,
     monotonic_reactor,
+    on_hangup,
     spare_the_collector,
     wall_ms,
 )
@@ -47,6 +48,7 @@ from .storage.engine import Engine
 from .storage.marks import ALWAYS, INTERVAL
 from .storage.memory import MemoryEngine
 from .storage.opening import Disk
+from .token_files import TokenFile
 from .web.node import Batches, add_node
 from .web.original import add_original_node
 from .web.site import App, KvSite
@@ -80,6 +82,10 @@ class Node(Service):
         self._disk: Disk | None = None
         self._rounds: list[Rounds] = []
         self._renewing = False
+        self._tokens = TokenFile(config.token_file)
+
+    def read_tokens_again(self) -> None:
+        self._tokens.read_again()
 
     def startService(self) -> None:
         super().startService()
@@ -92,9 +98,13 @@ class Node(Service):
             end_with_failure(self._reactor)
 
     def _open(self) -> None:
-        """:raises DiskFailed: if the node's folder cannot be used."""
+        """:raises DiskFailed: if the node's folder cannot be used.
+        :raises BadConfig: if the token file cannot.
+        """
         config, random, reactor = self._config, self._random, self._reactor
         limits, metrics = config.limits, NodeMetrics()
+        self._tokens.read()
+        keyring = self._tokens.keyring
         engine, commit, incarnation = self._memory() if config.engine == "memory" else self._disk_engine(metrics)
         replica = self._replica = Replica(
             reactor,
@@ -116,10 +126,10 @@ class Node(Service):
         replica.on_renewal = self._renew
         self._scrubber = Scrubber(reactor, random, limits, replica)
         self._scrubber.start()
-        self._transport = HttpTransport(reactor, limits)
+        self._transport = HttpTransport(reactor, limits, keyring=keyring)
         puller = Puller(reactor, limits, Control(self._transport, limits), replica)
         app, link = node_app(replica, puller, metrics, limits), Batches(replica, metrics).link(limits)
-        site = self._site = KvSite(reactor, app, limits, limits.node_body_bytes_max, config.lane, link)
+        site = self._site = KvSite(reactor, app, limits, limits.node_body_bytes_max, config.lane, link, keyring)
         try:
             self._door = listening(reactor, config.interface, config.port, site)
         except SystemExit:
@@ -248,4 +258,6 @@ def makeService(options: NodeOptions) -> IService:
     let_threads_in()
     if options["leash"]:
         Leash.put_on(reactor)
-    return Node(reactor, fresh_random(), wall_ms, options.config)
+    node = Node(reactor, fresh_random(), wall_ms, options.config)
+    on_hangup(reactor, node.read_tokens_again)
+    return node

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
+import secrets
 import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
@@ -30,6 +32,7 @@ from .config import (
     worker_socket,
 )
 from .errors import BadConfig
+from .token_files import read_tokens
 
 log = Logger()
 
@@ -41,6 +44,15 @@ def wall_ms() -> int:
 def fresh_random() -> Random:
     """A generator that no other process shares."""
     return Random(os.urandom(32))
+
+
+def fresh_token() -> str:
+    return secrets.token_hex(32)
+
+
+def on_hangup(reactor: Any, call: Callable[[], None]) -> None:
+    """Call that whenever the process is sent SIGHUP, from when the reactor runs."""
+    reactor.callWhenRunning(signal.signal, signal.SIGHUP, lambda *_: reactor.callFromThread(call))
 
 
 def boot_id() -> str:
@@ -109,6 +121,9 @@ class RoleOptions(usage.Options):
                 given[name] = [part for part in str(given[name]).split(",") if part]
         try:
             self.config = configured(self.shape, given, file)
+            for name in ("token_file", "node_token_file"):
+                if getattr(self.config, name, None) is not None:
+                    read_tokens(Path(getattr(self.config, name)))
             self.checked(self.config)
         except BadConfig as error:
             raise usage.UsageError(f"{error.detail} ({error.hint})") from None
@@ -147,6 +162,7 @@ ALLOW_FLUSH = ["allow-flush", None, None, "Whether FLUSHALL may delete every key
 LANE = ["lane", None, None, "Whether the fast lane answers common calls in front of klein: true or false (true)."]
 TRANSPORT = ["transport", None, None, "How the proxy speaks to nodes: http, or link, its own kept connections (http)."]
 WORKERS = ["workers", "w", None, "Processes that share the proxy's port, for machines with several cores (1)."]
+TOKEN_FILE = ["token-file", None, None, "File of the tokens that clients have to show (none: everybody may come in)."]
 LEASH = ["leash", None, "Stop when standard input ends, and ignore SIGINT: for a parent that holds the other end."]
 
 
@@ -161,6 +177,7 @@ class NodeOptions(RoleOptions):
         ["engine", "e", None, "Where data is kept: rocksdb, or memory, which is empty after every start (rocksdb)."],
         ["sync", None, None, "When rocksdb syncs: always, before each answer; interval, every second; never (always)."],
         LANE,
+        ["token-file", None, None, "File of the tokens that proxies have to show; the first is shown to other nodes."],
         ["config", "c", None, "TOML file with the same options; a flag wins over it."],
     ]
 
@@ -184,6 +201,8 @@ class ProxyOptions(RoleOptions):
         LANE,
         TRANSPORT,
         WORKERS,
+        TOKEN_FILE,
+        ["node-token-file", None, None, "The nodes' token file: its first read-write token is shown to them."],
         ["config", "c", None, "TOML file with the same options; a flag wins over it."],
     ]
     worker = FIRST
@@ -227,6 +246,7 @@ class ClusterOptions(RoleOptions):
         LANE,
         TRANSPORT,
         WORKERS,
+        TOKEN_FILE,
         ["data-dir", "d", None, "Folder for everything the cluster writes (./kvcluster)."],
         ["config", "c", None, "TOML file with the same options; a flag wins over it."],
     ]

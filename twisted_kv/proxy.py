@@ -24,6 +24,7 @@ from .options import (
     end_with_failure,
     fresh_random,
     monotonic_reactor,
+    on_hangup,
     spare_the_collector,
     wall_ms,
 )
@@ -37,6 +38,7 @@ from .state.etcd import EtcdStore
 from .state.file import FileStore
 from .state.gateway import HttpGateway
 from .state.store import StateStore
+from .token_files import TokenFile
 from .web.site import KvSite
 from .workers import part_of
 
@@ -93,41 +95,55 @@ class Proxy(Service):
         self._redis: IService | None = None
         self._redis_door: RedisDoor | None = None
         self._first_nodes: list[Deferred[None]] = []
+        self._tokens = TokenFile(config.token_file)
+        self._node_tokens = TokenFile(config.node_token_file)
+        self._gateway: HttpTransport | None = None
+        self._part = part_of(reactor, config, worker)
+
+    def read_tokens_again(self) -> None:
+        self._tokens.read_again()
+        self._node_tokens.read_again()
+        self._part.read_tokens_again()
 
     def startService(self) -> None:
         super().startService()
         config, limits = self._config, self._config.limits
         if not FNV_IS_COMPILED:
             self.log.warn("fnv-hash-fast has no compiled part here: every look-up costs 3 us more")
-        http = HttpTransport(self._reactor, limits)
+        self._tokens.read()
+        self._node_tokens.read()
+        http = HttpTransport(self._reactor, limits, keyring=self._node_tokens.keyring)
         links = LinkTransport(self._reactor, limits, http) if config.transport == "link" else None
         transport = self._transport = links or http
-        store = self._state_store(http)
+        store = self._state_store()
         self._rooms = Rooms(self._reactor, self._random, self._now_ms, limits, store, transport)
         if links is not None:
             self._rooms.metrics.watch("kv_links", "Links to nodes that are open now", links.links)
-        part = self._part = part_of(self._reactor, config, self._worker)
+        part = self._part
         found = part.founding(founding(config, self._random))
         starting = ensureDeferred(self._rooms.start(found, part.drives))
         starting.addCallback(self._open).addErrback(self._cannot_start)
 
-    def _state_store(self, http: HttpTransport) -> StateStore:
+    def _state_store(self) -> StateStore:
         config, limits = self._config, self._config.limits
         place = config.state_place
         if isinstance(place, Path):
             return FileStore(self._reactor, place, limits)
-        gateway = HttpGateway(http, place.urls, limits)
+        # A transport of its own: the nodes' token is none of etcd's business.
+        self._gateway = HttpTransport(self._reactor, limits)
+        gateway = HttpGateway(self._gateway, place.urls, limits)
         name = f"{url_of(config.interface, config.port)}/{self._random.getrandbits(64):016x}"
         return EtcdStore(self._reactor, gateway, place.prefix, name, limits)
 
     def _open(self, state: State) -> None:
         config, part, metrics = self._config, self._part, self._rooms.metrics
         app = self._rooms.app(config.limits, parse_level(config.consistency), part.app(metrics), part.troubles)
-        site = KvSite(self._reactor, app, config.limits, config.limits.body_bytes_max, config.lane)
+        keyring = self._tokens.keyring
+        site = KvSite(self._reactor, app, config.limits, config.limits.body_bytes_max, config.lane, keyring=keyring)
         self._door = listening(self._reactor, config.interface, config.port, site, part.shares_port)
         if config.resp_port:
             redis = self._redis_door = self._rooms.redis(
-                config.limits, parse_level(config.consistency), config.allow_flush
+                config.limits, parse_level(config.consistency), config.allow_flush, keyring
             )
             metrics.watch("kv_redis_clients", "Connections of Redis clients", lambda: len(redis.sessions()))
             try:
@@ -199,6 +215,8 @@ class Proxy(Service):
         yield parting
         yield ensureDeferred(self._rooms.stop())
         yield self._transport.close()
+        if self._gateway is not None:
+            yield self._gateway.close()
 
 
 def makeService(options: ProxyOptions) -> IService:
@@ -206,4 +224,6 @@ def makeService(options: ProxyOptions) -> IService:
     spare_the_collector()
     if options["leash"]:
         Leash.put_on(reactor)
-    return Proxy(reactor, fresh_random(), wall_ms, options.config, options.worker, options.redis_is_named)
+    proxy = Proxy(reactor, fresh_random(), wall_ms, options.config, options.worker, options.redis_is_named)
+    on_hangup(reactor, proxy.read_tokens_again)
+    return proxy

@@ -29,6 +29,7 @@ from .resp.whole import Whole
 from .roster import Roster
 from .state.store import StateStore
 from .sweeper import Sweeper
+from .tokens import Keyring
 from .versions import COUNTER_BITS, Ballot, HybridClock, is_value
 from .views import View
 from .web.bulk import add_bulk
@@ -187,14 +188,19 @@ class Rooms:
         found = self.coordinator.get(key, Level.STRONG)
         return found.addCallback(lambda done: is_value(done.record))
 
-    def redis(self, limits: Limits, default: Level, allow_flush: bool) -> RedisDoor:
-        """The proxy's Redis door."""
+    def redis(self, limits: Limits, default: Level, allow_flush: bool, keyring: Keyring | None = None) -> RedisDoor:
+        """The proxy's Redis door.
+
+        :param keyring: the tokens that its clients have to show, if any.
+        """
 
         def durable() -> bool:
             seats = self.roster.view.seats if self.roster.view is not None else {}
             return not any(seat.forgetful for seat in seats.values())
 
-        return RedisDoor(self._clock, self._now_ms, limits, self.coordinator, self.whole, default, allow_flush, durable)
+        return RedisDoor(
+            self._clock, self._now_ms, limits, self.coordinator, self.whole, default, allow_flush, durable, keyring
+        )
 
     def app(self, limits: Limits, default: Level, app: App | None = None, elsewhere: Elsewhere = nowhere) -> App:
         """The proxy's whole door.

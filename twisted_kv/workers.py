@@ -71,6 +71,9 @@ class Part(Protocol):
     def open(self, app: App, metrics: Metrics) -> None:
         """Begin to answer the others, once this process listens. ``app`` is its whole door."""
 
+    def read_tokens_again(self) -> None:
+        """Have the others read their token files, too."""
+
     async def stop(self) -> None:
         """Answer the others no more; the first one ends them before."""
 
@@ -92,6 +95,9 @@ class Alone:
 
     def open(self, app: App, metrics: Metrics) -> None:
         """There is nobody to answer."""
+
+    def read_tokens_again(self) -> None:
+        """There is nobody to tell."""
 
     async def stop(self) -> None:
         """There is nobody to end."""
@@ -133,6 +139,9 @@ class First(Alone):
             self._children.add_daemon(name, "kvproxy", "--worker", str(number), *handed_down(config, limits))
             self._started.append(name)
         self._children.startService()
+
+    def read_tokens_again(self) -> None:
+        self._children.signal_all("HUP")
 
     async def stop(self) -> None:
         """End the others first: the last calls that they took may want the first one."""
@@ -192,6 +201,9 @@ class Child:
 
         self._inner = answering(self._reactor, self._socket, inner, self._limits)
 
+    def read_tokens_again(self) -> None:
+        """The first one tells everybody."""
+
     async def stop(self) -> None:
         self._first.stop()
         if self._inner is not None:
@@ -231,6 +243,8 @@ def handed_down(config: ProxyConfig, limits: Path) -> list[str]:
         "allow-flush": str(config.allow_flush).lower(),
         "lane": str(config.lane).lower(),
         "transport": config.transport,
+        "token-file": config.token_file and Path(config.token_file).absolute(),
+        "node-token-file": config.node_token_file and Path(config.node_token_file).absolute(),
         "config": limits,
     }
     return [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]

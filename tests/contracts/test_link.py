@@ -32,6 +32,7 @@ from twisted_kv.peers.peer import Answer
 from twisted_kv.simulation.network import Network, Weather
 from twisted_kv.simulation.tcp import Socket, Stack, Tcp
 from twisted_kv.simulation.world import Host, World
+from twisted_kv.tokens import Ticket
 from twisted_kv.web.answers import MSGPACK, answer
 from twisted_kv.web.site import App, KvSite
 
@@ -290,12 +291,12 @@ def test_both_sides_of_the_link_understand_each_other_however_the_network_cuts_i
 def test_a_node_s_one_port_takes_the_link_beside_all_else() -> None:
     counted: list[int] = []
 
-    def link(asked: Head, intake: Intake) -> Linked | None:
+    def link(asked: Head, intake: Intake, ticket: Ticket | None) -> Linked | None:
         def serve(body: bytes) -> Deferred[tuple[int, bytes]]:
             counted.append(site.intake.bytes)
             return succeed((200, b"link " + body))
 
-        return Linked(serve, LIMITS, intake) if asks_for_link(asked) else None
+        return Linked(serve, LIMITS, intake, ticket) if asks_for_link(asked) else None
 
     app = App()
 

@@ -21,6 +21,9 @@ from zope.interface import implementer
 
 from ..errors import BadInput, KvError, Overloaded, RequestTooSlow
 from ..limits import Limits
+from ..tokens import Ticket
+from .frames import LINK_PATH
+from .gate import Gate
 from .heads import END, Fields, Head, Remembered, read_head
 from .intake import Intake
 from .outlet import Outlet
@@ -59,6 +62,7 @@ class Door(Protocol):
     clock: IReactorTime
     limits: Limits
     bytes_max: int
+    gate: Gate
     intake: Intake
     remembered: Remembered
     stamp: Stamp
@@ -69,8 +73,11 @@ class Door(Protocol):
 
     def web_guest(self) -> WebGuest: ...
 
-    def link_guest(self, head: Head) -> Guest | None:
-        """Give who speaks the link, if there is one behind this port and the client may switch to it."""
+    def link_guest(self, head: Head, ticket: Ticket | None) -> Guest | None:
+        """Give who speaks the link, if there is one behind this port and the client asks to switch to it.
+
+        :param ticket: what the client's token allows, where one is asked for; the link ends when it holds no longer.
+        """
 
 
 @implementer(IPushProducer)
@@ -193,6 +200,10 @@ class Lane(Connection):
         if self._lacking > door.bytes_max:
             return None
         method, path, query = call.groups(b"")
+        try:
+            door.gate.judge(method, path, fields)
+        except BadInput:
+            return None
         self._call = method, path, query
         return fields
 
@@ -201,9 +212,10 @@ class Lane(Connection):
         if _link_call(data):
             try:
                 head = read_head(data[: end + len(END)], self._door.limits.head_fields_max)
+                ticket = self._door.gate.judge(head.method, LINK_PATH, head)
             except BadInput:
                 return self._door.web_guest()
-            guest = self._door.link_guest(head)
+            guest = self._door.link_guest(head, ticket)
             if guest is not None:
                 self._buffer = data[end + len(END) :]
                 return guest

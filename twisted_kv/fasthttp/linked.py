@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ..limits import KIB, Limits
+from ..tokens import Ticket
 from .frames import Frame, Frames, head
 from .intake import Intake
 from .outlet import Outlet
@@ -44,13 +45,17 @@ class Linked:
     on, and its answers are dropped.
 
     :param intake: the port's; one of its own where the link is all that the port has.
+    :param ticket: what the proxy's token allows, where one was asked for; the link ends when it holds no longer.
     """
 
     log = Logger()
 
-    def __init__(self, serve: Serve, limits: Limits, intake: Intake | None = None) -> None:
+    def __init__(
+        self, serve: Serve, limits: Limits, intake: Intake | None = None, ticket: Ticket | None = None
+    ) -> None:
         self._serve = serve
         self._limits = limits
+        self._ticket = ticket
         self._intake = intake if intake is not None else Intake(limits.intake_bytes_max)
         self._frames = Frames(limits.node_body_bytes_max)
         self._waiting: deque[Frame] = deque()
@@ -188,6 +193,9 @@ class Linked:
                 self._hung_up_s = now_s
             elif self._hung_up_s is not None and now_s - self._hung_up_s > limits.linger_s:
                 self._transport.abortConnection()  # the proxy does not read what it waits to send
+            return
+        if self._ticket is not None and not self._ticket.holds():
+            self._give_up("its token is not among those that hold any more")
             return
         if not self._stalled:
             self._stalled_s = None

@@ -15,9 +15,14 @@ SWITCHED = SWITCHING + b" Switching Protocols\r\nConnection: Upgrade\r\nUpgrade:
 """A node's whole answer."""
 
 
-def request_to_switch(path: bytes, host: bytes) -> bytes:
-    """Give a proxy's request. Whatever a node wants to know of who asks belongs here: its token, one day."""
-    fields = (b"Host: " + host, b"Connection: Upgrade", b"Upgrade: " + PROTOCOL)
+def request_to_switch(path: bytes, host: bytes, token: str | None) -> bytes:
+    """Give a proxy's request.
+
+    :param token: the one to show, None for none.
+    """
+    fields = [b"Host: " + host, b"Connection: Upgrade", b"Upgrade: " + PROTOCOL]
+    if token is not None:
+        fields.append(b"Authorization: Bearer " + token.encode())
     return b"\r\n".join((b"GET " + path + b" HTTP/1.1", *fields, b"", b""))
 
 

@@ -89,6 +89,11 @@ class Control:
             info = msgspec.json.decode(answer.body, type=Info)
         except UNDECODED:
             info = None
+        if answer.code in (401, 403):
+            raise NotANode(
+                f"the node at {url} asks for a token that it is not shown (status {answer.code})",
+                "name the nodes' token file with --node-token-file",
+            )
         if info is None or answer.code != 200 or info.role != "kvnode":
             raise NotANode(f"what answers at {url} is no kvnode (status {answer.code})", hint)
         if info.format != FORMAT:

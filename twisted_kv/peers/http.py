@@ -22,6 +22,7 @@ from zope.interface import implementer
 from ..errors import KvError, PeerSilent, PeerUnreachable
 from ..fasthttp.agent import PooledAgent
 from ..limits import Limits
+from ..tokens import Keyring
 from .peer import Answer
 
 PARTS_MAX = 4096
@@ -168,26 +169,31 @@ class Endpoints:
         return endpoint
 
 
-def _of_type(content_type: str) -> Headers:
+def _headers(content_type: str, token: str | None) -> Headers:
     """Give a request's headers. Nobody changes them: treq makes a copy for what it adds."""
-    return Headers({b"content-type": [content_type.encode()]})
+    headers = Headers({b"content-type": [content_type.encode()]})
+    if token is not None:
+        headers.setRawHeaders(b"authorization", [b"Bearer " + token.encode()])
+    return headers
 
 
 class HttpTransport:
     """Requests over a pool of connections. See ``peer.Transport``.
 
+    :param keyring: holds the token to show, if any.
     :param agent: makes the requests, instead of one of the transport's own; is closed with it, as a pool of
         connections that are kept (``closeCachedConnections``).
     """
 
-    def __init__(self, reactor: Any, limits: Limits, agent: Any = None) -> None:
+    def __init__(self, reactor: Any, limits: Limits, agent: Any = None, keyring: Keyring | None = None) -> None:
         self._clock: IReactorTime = reactor
         self._limits = limits
+        self.keyring = keyring or Keyring()
         self._agent = agent if agent is not None else PooledAgent(reactor, Endpoints(reactor, limits), limits)
         self._cookies = _NoCookies()
         self._client = HTTPClient(PlainAgent(self._agent), self._cookies, data_to_body_producer=WholeBody)
         self._url = lru_cache(maxsize=1024)(_Url.of)
-        self._headers = lru_cache(maxsize=16)(_of_type)
+        self._headers = lru_cache(maxsize=16)(_headers)
 
     def request(
         self,
@@ -210,7 +216,7 @@ class HttpTransport:
             self._url(url),
             data=body,
             cookies=self._cookies,
-            headers=self._headers(content_type),
+            headers=self._headers(content_type, self.keyring.shown),
             allow_redirects=False,
             unbuffered=True,
             reactor=self._clock,

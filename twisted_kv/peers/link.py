@@ -26,6 +26,7 @@ from ..fasthttp.heads import END
 from ..fasthttp.outlet import Outlet
 from ..fasthttp.upgrade import SWITCHING, is_link, request_to_switch
 from ..limits import Limits
+from ..tokens import Keyring
 from .http import Endpoints, HttpTransport
 from .peer import Answer
 
@@ -249,8 +250,11 @@ class Way:
 
     log = Logger()
 
-    def __init__(self, clock: IReactorTime, limits: Limits, endpoints: IAgentEndpointFactory, uri: URI) -> None:
+    def __init__(
+        self, clock: IReactorTime, limits: Limits, endpoints: IAgentEndpointFactory, uri: URI, keyring: Keyring
+    ) -> None:
         self._clock = clock
+        self._keyring = keyring
         self._limits = limits
         self._endpoints = endpoints
         self._uri = uri
@@ -286,7 +290,7 @@ class Way:
 
     def _try(self) -> None:
         limits, uri = self._limits, self._uri
-        request = request_to_switch(uri.path[: -len(BATCH_PATH)] + LINK_PATH, uri.netloc)
+        request = request_to_switch(uri.path[: -len(BATCH_PATH)] + LINK_PATH, uri.netloc, self._keyring.shown)
         link = self._trying = Link(self._clock, limits, request, self._opened, self._ended)
         self._timer = self._clock.callLater(
             limits.control_timeout_s, self._stop_trying, f"not open within {limits.control_timeout_s:g} s"
@@ -403,5 +407,5 @@ class LinkTransport:
             return None
         # Members leave, and their links end when nobody asks any more. Here is the one place where ways become more.
         self._ways = {known: way for known, way in self._ways.items() if not way.is_forgotten}
-        way = self._ways[url] = Way(self._clock, self._limits, self._endpoints, uri)
+        way = self._ways[url] = Way(self._clock, self._limits, self._endpoints, uri, self._http.keyring)
         return way

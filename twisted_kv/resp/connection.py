@@ -18,6 +18,8 @@ from ..errors import KvError, Overloaded
 from ..fasthttp.intake import Intake
 from ..fasthttp.outlet import Outlet
 from ..fasthttp.overdue import Overdue
+from ..tokens import Access
+from .greeting import permit
 from .order import Order, Store
 from .plans import Errand, Plan, Refused
 from .refusals import BUG, reply_to
@@ -170,6 +172,7 @@ class Client(Connection):
         if self._gone or self._last is not None:
             return
         requests = self._requests
+        requests.guarded = self.session.ticket.access is None
         was_whole = not requests.held
         fault: Unreadable | None = None
         commands: list[list[bytes]] = []
@@ -243,7 +246,10 @@ class Client(Connection):
         """Begin a command; say whether its reply waits for the store."""
         door, session = self._door, self.session
         try:
-            outcome = door.table.find(words).plan(session, words)
+            command = door.table.find(words)
+            if session.ticket.access is not Access.READ_WRITE:
+                permit(session, command)
+            outcome = command.plan(session, words)
         except Refused as refusal:
             outcome = error(refusal.text)
         except Exception:
@@ -399,8 +405,10 @@ class Client(Connection):
 
     def look(self, now_s: float) -> None:
         """See ``overdue``. Who asks nothing may stay: clients keep their connections for hours."""
-        limits = self._door.limits
-        if self._stalled_s is not None:
+        limits, ticket = self._door.limits, self.session.ticket
+        if ticket.shown and not ticket.holds():
+            self.transport.abortConnection()
+        elif self._stalled_s is not None:
             if now_s - self._stalled_s > limits.unread_s(self._unread):
                 self.transport.abortConnection()
         elif self._requests.held and not self._todo and now_s - self._since_s > limits.body_s(self._requests.held):

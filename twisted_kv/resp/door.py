@@ -13,6 +13,7 @@ from ..fasthttp.intake import Intake
 from ..fasthttp.overdue import Overdue
 from ..limits import Limits
 from ..quorum import Level
+from ..tokens import Keyring
 from . import about, counters, expiry, greeting, strings
 from . import keyspace as whole_keyspace
 from .connection import Client
@@ -40,6 +41,7 @@ class RedisDoor(Factory):
         level: Level,
         allow_flush: bool = False,
         durable: Callable[[], bool] = lambda: True,
+        keyring: Keyring | None = None,
     ) -> None:
         self.clock = clock
         self.now_ms = now_ms
@@ -49,6 +51,7 @@ class RedisDoor(Factory):
         self.level = level
         self.allow_flush = allow_flush
         self._durable = durable
+        self.keyring = keyring or Keyring()
         self.table = TABLE
         self.cutter = Cutter()
         self.intake = Intake(limits.intake_bytes_max)

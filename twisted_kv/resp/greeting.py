@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from ..errors import BadParameter
 from ..quorum import parse_level
+from ..tokens import Access, Ticket
 from .arguments import SYNTAX, number_of
 from .numbers import integer_of
 from .plans import Outcome, Refused
 from .replies import EMPTY, OK, PONG, bulk, integer, mapping, null, simple, verbatim
 from .session import Session
-from .table import TABLE
+from .table import TABLE, Command
 
 SPOKEN = b"7.0.15"
 """The version of Redis whose commands and texts are spoken here: clients look at it to know what they may use."""
@@ -18,6 +19,10 @@ NO_PASSWORD = (
     "is correct?"
 )
 WRONG_PASSWORD = "WRONGPASS invalid username-password pair or user is disabled."
+HELLO_FIRST = (
+    "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> "
+    "option can be used to authenticate the client and select the RESP protocol version at the same time"
+)
 DEFAULT_USER = b"default"
 TOLD_MAX = 128
 """How much is kept of what a client says of its library."""
@@ -31,10 +36,25 @@ def set_name(session: Session, name: bytes) -> None:
     session.name = name
 
 
-def authenticate(user: bytes, password: bytes) -> None:
-    """:raises Refused: unless it is the one user that there is, who has no password."""
-    if user != DEFAULT_USER:
+def authenticate(session: Session, user: bytes, password: bytes) -> None:
+    """Take a token for a password; where there are no tokens, any is right.
+
+    :raises Refused: unless it is the one user that there is, with a token that holds.
+    """
+    ticket = Ticket(session.server.keyring, password)
+    if user != DEFAULT_USER or ticket.access is None:
         raise Refused(WRONG_PASSWORD)
+    session.ticket = ticket
+
+
+def permit(session: Session, command: Command) -> None:
+    """:raises Refused: unless the token that was shown allows a command."""
+    access = session.ticket.access
+    if access is None:
+        if "no_auth" not in command.flags:
+            raise Refused("NOAUTH Authentication required.")
+    elif access is Access.READ_ONLY and "write" in command.flags:
+        raise Refused(f"NOPERM this user has no permissions to run the '{command.name}' command")
 
 
 @TABLE.add("hello", -1, "noscript loading stale fast no_auth")
@@ -52,13 +72,15 @@ def hello(session: Session, words: list[bytes]) -> Outcome:
     while at < len(words):
         option, left = words[at].upper(), len(words) - at - 1
         if option == b"AUTH" and left >= 2:
-            authenticate(words[at + 1], words[at + 2])
+            authenticate(session, words[at + 1], words[at + 2])
             at += 3
         elif option == b"SETNAME" and left:
             name = words[at + 1]
             at += 2
         else:
             raise Refused(b"ERR Syntax error in HELLO option '%b'" % words[at])
+    if session.ticket.access is None:
+        raise Refused(HELLO_FIRST)
     if name is not None:
         set_name(session, name)
     session.protocol = protocol
@@ -81,9 +103,10 @@ def auth(session: Session, words: list[bytes]) -> Outcome:
     """Show a password."""
     if len(words) > 3:
         raise Refused(SYNTAX)
-    if len(words) == 2:
+    if len(words) == 2 and session.server.keyring.tokens is None:
         raise Refused(NO_PASSWORD)
-    authenticate(words[1], words[2])
+    user, password = words[1:] if len(words) == 3 else (DEFAULT_USER, words[1])
+    authenticate(session, user, password)
     return OK
 
 

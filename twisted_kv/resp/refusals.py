@@ -29,6 +29,8 @@ CODES: dict[type[KvError], str] = {
     errors.KeyAbsent: "ERR",
     errors.PreconditionFailed: "ERR",
     errors.ForeignOrigin: "ERR",
+    errors.TokenMissing: "NOAUTH",
+    errors.TokenTooWeak: "NOPERM",
     errors.Unreached: "NOREPLICAS",
     errors.DeadlinePassed: "NOREPLICAS",
     errors.NoRoom: "OOM",

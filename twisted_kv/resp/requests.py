@@ -18,6 +18,8 @@ LINE_BYTES_MAX = 65_536
 """The longest inline command, and the longest announcement (Redis: PROTO_INLINE_MAX_SIZE)."""
 ARGUMENTS_MAX = 1_048_576
 """Words of one command. Redis takes 2^31; this many keys would already take seconds."""
+GUARDED_ARGUMENTS_MAX, GUARDED_BULK_BYTES_MAX = 10, 16_384
+"""The same of a client that has shown no token, as in Redis."""
 DIGITS_MAX = 20
 PIECE_BYTES_MAX = 131_072
 """What is larger is not cut in one go: a transport's read brings 64 KiB, and no command in that is too large."""
@@ -89,6 +91,7 @@ class Requests:
         "_parts",
         "_rest",
         "_words",
+        "guarded",
         "held",
     )
 
@@ -104,6 +107,8 @@ class Requests:
         """The size of the word that is being read, -1 where that has yet to be announced."""
         self._parts: list[bytes] = []
         """What is there of a large word."""
+        self.guarded = False
+        """Whether the client has yet to show a token: until then commands are short."""
         self.held = 0
         """Bytes that are here and belong to no whole command."""
 
@@ -161,6 +166,8 @@ class Requests:
             end = _end_of_line(data, at, b"too big mbulk count string")
             if end <= len(data):
                 self._left = max(0, _number(data[at + 1 : end - 2], ARGUMENTS_MAX, b"invalid multibulk length"))
+                if self.guarded and self._left > GUARDED_ARGUMENTS_MAX:
+                    raise Unreadable(b"unauthenticated multibulk length")
             return end
         newline = data.find(b"\n", at)
         if newline < 0:
@@ -184,6 +191,8 @@ class Requests:
         length = _number(data[at + 1 : end - 2], self._bulk_bytes_max, b"invalid bulk length")
         if length < 0:
             raise Unreadable(b"invalid bulk length")
+        if self.guarded and length > GUARDED_BULK_BYTES_MAX:
+            raise Unreadable(b"unauthenticated bulk length")
         if length + sum(map(len, self._words)) > self._command_bytes_max:
             raise Unreadable(b"the command is too large")
         self._lacking = length

@@ -9,6 +9,7 @@ from ..limits import Limits
 from ..listing import KeyPage
 from ..names import Key
 from ..quorum import Level
+from ..tokens import Keyring, Ticket
 
 
 class Keyspace(Protocol):
@@ -36,12 +37,14 @@ class Keyspace(Protocol):
 class Server(Protocol):
     """What commands need of the server.
 
-    ``level`` is that of connections that have chosen none; ``durable`` says whether what is answered is on disks.
+    ``keyring`` holds the tokens that clients have to show; ``level`` is that of connections that have chosen none;
+    ``durable`` says whether what is answered is on disks.
     """
 
     limits: Limits
     now_ms: Callable[[], int]
     level: Level
+    keyring: Keyring
     keyspace: Keyspace
     allow_flush: bool
     since_ms: int
@@ -56,9 +59,22 @@ class Server(Protocol):
 
 
 class Session:
-    """A connection's settings. ``protocol`` is 2 or 3, as HELLO has set it; ``level`` is KV.LEVEL's."""
+    """A connection's settings. ``protocol`` is 2 or 3, as HELLO has set it; ``level`` is KV.LEVEL's; ``ticket`` is for
+    the token that AUTH has shown."""
 
-    __slots__ = ("address", "closing", "id", "level", "local", "name", "protocol", "server", "since_ms", "told")
+    __slots__ = (
+        "address",
+        "closing",
+        "id",
+        "level",
+        "local",
+        "name",
+        "protocol",
+        "server",
+        "since_ms",
+        "ticket",
+        "told",
+    )
 
     def __init__(self, server: Server, number: int, address: str, local: str) -> None:
         self.server = server
@@ -77,3 +93,4 @@ class Session:
         self.protocol = 2
         self.level = self.server.level
         self.name = b""
+        self.ticket = Ticket(self.server.keyring, None)

@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 
-from ..errors import BadInput, HeadTooLarge, KvError, MalformedRequest, RequestTooSlow
+from ..errors import BadInput, HeadTooLarge, KvError, MalformedRequest, RequestTooSlow, TokenMissing, TokenTooWeak
 from ..fasthttp.heads import entries_of, judge_trailers, read_head
 from ..limits import Limits
 from .answers import PROBLEM, RETRY_AFTER_S, STATUS, problem_body
@@ -27,6 +27,8 @@ class Phase(Enum):
 
 _REASONS = {
     400: b"Bad Request",
+    401: b"Unauthorized",
+    403: b"Forbidden",
     408: b"Request Timeout",
     413: b"Content Too Large",
     429: b"Too Many Requests",
@@ -99,7 +101,8 @@ class StrictChannel(HTTPChannel):
             return
         lines, self._lines, self._head_bytes, self._blank = self._lines, [], 0, False
         try:
-            read_head(b"\r\n".join(lines) + b"\r\n", self._limits.head_fields_max)
+            head = read_head(b"\r\n".join(lines) + b"\r\n", self._limits.head_fields_max)
+            self.site.gate.judge(head.method, head.target.partition(b"?")[0], head)
         except BadInput as error:
             self.refuse(error)
             return
@@ -156,10 +159,10 @@ class StrictChannel(HTTPChannel):
         status = STATUS[type(error)]
         body = problem_body(error, status)
         transport = self.transport
-        retry = b"Retry-After: %s\r\n" % RETRY_AFTER_S[status] if status in RETRY_AFTER_S else b""
+        more = b"Retry-After: %s\r\n" % RETRY_AFTER_S[status] if status in RETRY_AFTER_S else _challenge(error)
         transport.write(
             b"HTTP/1.1 %d %s\r\nConnection: close\r\n%sContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s"
-            % (status, _REASONS[status], retry, PROBLEM, len(body), body)
+            % (status, _REASONS[status], more, PROBLEM, len(body), body)
         )
         if hasattr(transport, "loseWriteConnection"):
             transport.loseWriteConnection()
@@ -216,3 +219,14 @@ class StrictChannel(HTTPChannel):
     def _enter(self, phase: Phase) -> None:
         self._phase = phase
         self._since_s = self._clock.seconds()
+
+
+def _challenge(error: KvError) -> bytes:
+    """Give the field that says which token is asked for (RFC 6750, section 3), where one is."""
+    if isinstance(error, TokenMissing):
+        why = b', error="invalid_token"' if error.shown else b""
+    elif isinstance(error, TokenTooWeak):
+        why = b', error="insufficient_scope"'
+    else:
+        return b""
+    return b'WWW-Authenticate: Bearer realm="twisted_kv"%s\r\n' % why

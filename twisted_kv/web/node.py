@@ -19,6 +19,7 @@ from ..limits import Limits
 from ..metrics import CONTENT_TYPE, NodeMetrics
 from ..pulling import Puller
 from ..replica import Replica
+from ..tokens import Ticket
 from ..wire import (
     UNDECODED,
     Batch,
@@ -42,6 +43,7 @@ from ..wire import (
 )
 from .answers import MSGPACK, answer, answer_json, problem_body, status_of
 from .health import add_liveness, answer_health
+from .site import Link
 
 
 def decoded(decode: Callable[[bytes], Any], body: bytes) -> Any:
@@ -76,10 +78,13 @@ class Batches:
         """Answer as the route does, without the head. See ``fasthttp.linked.Serve``."""
         return maybeDeferred(self.serve, body).addCallbacks(self._encoded, self._problem)
 
-    def link(self, limits: Limits) -> Callable[[Head, Intake], Linked | None]:
+    def link(self, limits: Limits) -> Link:
         """Give what takes over the connections of proxies that ask for the link (see ``web.site``)."""
-        # Here a node's token will be asked for, before anything is switched.
-        return lambda head, intake: Linked(self.by_link, limits, intake) if asks_for_link(head) else None
+
+        def linked(head: Head, intake: Intake, ticket: Ticket | None) -> Linked | None:
+            return Linked(self.by_link, limits, intake, ticket) if asks_for_link(head) else None
+
+        return linked
 
     def _encoded(self, reply: BatchReply) -> tuple[int, bytes]:
         return self.status(reply), encode(reply)

@@ -15,12 +15,14 @@ from twisted.python.failure import Failure
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from ..errors import BodyTooLarge, ForeignOrigin, KvError, NoSuchRoute, Overloaded, WrongMethod
+from ..fasthttp.gate import SAFE_METHODS, Gate
 from ..fasthttp.heads import Head, Remembered
 from ..fasthttp.intake import Intake
 from ..fasthttp.lane import Guest, Lane
 from ..fasthttp.overdue import Overdue
 from ..fasthttp.request import Stamp
 from ..limits import Limits
+from ..tokens import Keyring, Ticket
 from .answers import answer_bug, answer_problem, log_bug
 from .channel import StrictChannel
 
@@ -28,8 +30,6 @@ ORIGINAL_PATHS = frozenset((b"/PUT", b"/GET", b"/AddServer"))
 KV_PREFIX = b"/v1/kv/"
 KV_ROUTE = b"/v1/kv/-"
 """The route that the key calls have in klein: their keys are raw bytes, which no router is shown."""
-
-SAFE_METHODS = frozenset((b"GET", b"HEAD", b"QUERY"))
 
 log = Logger()
 
@@ -93,6 +93,9 @@ class BoundedRequest(Request):
         self.channel.refuse(error)
 
 
+Link: TypeAlias = Callable[[Head, Intake, Ticket | None], Guest | None]
+"""Gives who speaks the link, if a request asks to switch to it (see ``lane.Door.link_guest``)."""
+
 View: TypeAlias = Callable[[Any], "bytes | Deferred[bytes] | Coroutine[Any, Any, bytes]"]
 """A route's function: given the request, it gives the answer's body, now or later."""
 
@@ -104,7 +107,8 @@ class KvSite(Site):
 
     :param bytes_max: the largest body.
     :param lane: whether the lane stands in front of klein.
-    :param link: gives who speaks the link, if there is one behind this port and the client may switch to it.
+    :param link: gives who speaks the link, where there is one behind this port.
+    :param keyring: the tokens that its clients have to show, if any.
     """
 
     def __init__(
@@ -114,12 +118,14 @@ class KvSite(Site):
         limits: Limits,
         bytes_max: int,
         lane: bool = True,
-        link: Callable[[Head, Intake], Guest | None] = lambda head, intake: None,
+        link: Link = lambda head, intake, ticket: None,
+        keyring: Keyring | None = None,
     ) -> None:
         super().__init__(Door(app), requestFactory=BoundedRequest, parsePOSTFormSubmission=False, reactor=reactor)
         self.clock = reactor
         self.limits = limits
         self.bytes_max = bytes_max
+        self.gate = Gate(keyring or Keyring())
         self.intake = Intake(limits.intake_bytes_max)
         self.remembered = Remembered(limits.head_fields_max)
         self.stamp = Stamp(reactor)
@@ -136,9 +142,9 @@ class KvSite(Site):
         """Give twisted.web's connection, for a lane that hands its own over."""
         return self._channel(watched=False)
 
-    def link_guest(self, head: Head) -> Guest | None:
+    def link_guest(self, head: Head, ticket: Ticket | None) -> Guest | None:
         """See ``lane.Door``."""
-        return self._link(head, self.intake)
+        return self._link(head, self.intake, ticket)
 
     def _channel(self, watched: bool) -> StrictChannel:
         return StrictChannel(self, self.clock, self.limits, watched)
