@@ -392,7 +392,7 @@ def test_a_node_s_links_count_what_they_bring_in_the_intake_of_its_port() -> Non
     intake = Intake(INTAKE_BYTES_MAX)
     intake.count(INTAKE_BYTES_MAX)
     # What is no batch never comes to the replica.
-    linked = Batches(cast(Any, None), NodeMetrics()).link(LIMITS)(asked(*ASKING["as proxies do"]), intake)
+    linked = Batches(cast(Any, None), NodeMetrics()).link(LIMITS)(asked(*ASKING["as proxies do"]), intake, None)
     assert linked is not None
     wire = Wire()
     linked.makeConnection(wire)
