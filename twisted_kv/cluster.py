@@ -187,5 +187,5 @@ def makeService(options: ClusterOptions) -> IService:
     # A second Ctrl-C would not hurry the stop, which is bounded; Twisted would only answer it with a traceback.
     reactor.addSystemEventTrigger("before", "shutdown", signal.signal, signal.SIGINT, signal.SIG_IGN)
     cluster = Cluster(reactor, fresh_random(), options.config, options.redis_is_named)
-    on_hangup(reactor, cluster.read_tokens_again)
+    on_hangup(reactor, cluster.read_tokens_again, options.config.token_file)
     return cluster

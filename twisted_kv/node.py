@@ -259,5 +259,5 @@ def makeService(options: NodeOptions) -> IService:
     if options["leash"]:
         Leash.put_on(reactor)
     node = Node(reactor, fresh_random(), wall_ms, options.config)
-    on_hangup(reactor, node.read_tokens_again)
+    on_hangup(reactor, node.read_tokens_again, options.config.token_file)
     return node

@@ -50,9 +50,13 @@ def fresh_token() -> str:
     return secrets.token_hex(32)
 
 
-def on_hangup(reactor: Any, call: Callable[[], None]) -> None:
-    """Call that whenever the process is sent SIGHUP, from when the reactor runs."""
-    reactor.callWhenRunning(signal.signal, signal.SIGHUP, lambda *_: reactor.callFromThread(call))
+def on_hangup(reactor: Any, call: Callable[[], None], *files: str | None) -> None:
+    """Call that whenever the process is sent SIGHUP, from when the reactor runs.
+
+    Without a file to read again it ends the process, as ever: so does the terminal that is closed over it.
+    """
+    if any(files):
+        reactor.callWhenRunning(signal.signal, signal.SIGHUP, lambda *_: reactor.callFromThread(call))
 
 
 def boot_id() -> str:

@@ -225,5 +225,5 @@ def makeService(options: ProxyOptions) -> IService:
     if options["leash"]:
         Leash.put_on(reactor)
     proxy = Proxy(reactor, fresh_random(), wall_ms, options.config, options.worker, options.redis_is_named)
-    on_hangup(reactor, proxy.read_tokens_again)
+    on_hangup(reactor, proxy.read_tokens_again, options.config.token_file, options.config.node_token_file)
     return proxy
