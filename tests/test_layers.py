@@ -35,7 +35,7 @@ FLOORS: list[set[str]] = [
         "wire",
         "tokens",
     },
-    {"storage", "metrics", "buggify"},
+    {"storage", "metrics", "buggify", "tls"},
     {
         "replica",
         "answering",

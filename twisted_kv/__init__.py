@@ -14,7 +14,7 @@ floor 0, the laws: no Twisted, no clock, no randomness, no files
     ``liveness`` ``wire`` ``preconditions`` ``tokens``   who is avoided; bytes to messages and back; If-Match; who may
                                         do what
 floor 1, the disk, what is counted, and what the simulation lets happen
-    ``storage`` ``metrics`` ``buggify``
+    ``storage`` ``metrics`` ``buggify`` ``tls``
 floor 2, one replica, and the way to the others
     ``replica`` ``answering`` ``holding`` ``upkeep`` ``hinting`` ``scrubbing`` ``identity`` ``commit``   one owner's
                                         data

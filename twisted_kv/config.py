@@ -32,6 +32,10 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     engine: Literal["rocksdb", "memory"] = "rocksdb"
     sync: Literal["always", "interval", "never"] = "always"
     lane: bool = True
+    listen: str | None = None
+    """An endpoint in the place of interface and port."""
+    tls_authority: str | None = None
+    tls_identity: str | None = None
     token_file: str | None = None
     """What proxies have to show, and what this node shows to others."""
     limits: Limits = Limits()
@@ -77,6 +81,12 @@ class ProxyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lane: bool = True
     transport: Literal["http", "link"] = "http"
     workers: Workers = 1
+    listen: str | None = None
+    """An endpoint in the place of interface and port."""
+    resp_listen: str | None = None
+    """An endpoint in the place of interface and resp_port."""
+    tls_authority: str | None = None
+    tls_identity: str | None = None
     token_file: str | None = None
     """What clients have to show."""
     node_token_file: str | None = None
@@ -149,6 +159,12 @@ def configured(shape: type[C], flags: Mapping[str, Any], file: str | None) -> C:
         config = msgspec.convert({**from_file, **flags}, shape, strict=False)
     except msgspec.ValidationError as error:
         raise BadConfig(_plain(error, shape, "--"), "twistd COMMAND --help lists the options") from None
+    for key in ("listen", "resp_listen"):
+        if config.token_file is None and getattr(config, key, None) is not None:
+            raise BadConfig(
+                f"{_source(key, from_file, flags, file)}{key} names an endpoint, and there is no token file",
+                "name one with --token-file (docs/security.md), or leave it out and listen on 127.0.0.1",
+            )
     if config.token_file is None:
         _check_interface(config.interface, _source("interface", from_file, flags, file))
     limits = getattr(config, "limits", None)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from twisted.application.internet import TCPServer
 from twisted.application.service import IService, Service
 from twisted.application.strports import service as listening_service
 from twisted.internet.defer import CancelledError, ensureDeferred, inlineCallbacks
@@ -15,6 +14,7 @@ from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.task import deferLater
 from twisted.internet.tcp import makeBinding
 from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
 from . import __version__
@@ -48,6 +48,7 @@ from .storage.engine import Engine
 from .storage.marks import ALWAYS, INTERVAL
 from .storage.memory import MemoryEngine
 from .storage.opening import Disk
+from .tls import client_tls
 from .token_files import TokenFile
 from .web.node import Batches, add_node
 from .web.original import add_original_node
@@ -126,18 +127,19 @@ class Node(Service):
         replica.on_renewal = self._renew
         self._scrubber = Scrubber(reactor, random, limits, replica)
         self._scrubber.start()
-        self._transport = HttpTransport(reactor, limits, keyring=keyring)
+        tls = client_tls(config.tls_authority, config.tls_identity)
+        self._transport = HttpTransport(reactor, limits, keyring=keyring, tls=tls)
         puller = Puller(reactor, limits, Control(self._transport, limits), replica)
         app, link = node_app(replica, puller, metrics, limits), Batches(replica, metrics).link(limits)
         site = self._site = KvSite(reactor, app, limits, limits.node_body_bytes_max, config.lane, link, keyring)
         try:
-            self._door = listening(reactor, config.interface, config.port, site)
+            self._door = listening(reactor, config.listen or tcp_endpoint(config.interface, config.port), site)
         except SystemExit:
             self._close_disk()  # the thread that syncs would outlast the reactor, and the process never end
             raise
         self.log.info(
             "kvnode on {url}, engine {engine}, incarnation {incarnation}",
-            url=url_of(config.interface, config.port),
+            url=config.listen or url_of(config.interface, config.port),
             engine=engine.name,
             incarnation=replica.incarnation,
         )
@@ -231,23 +233,46 @@ def url_of(interface: str, port: int) -> str:
     return f"http://[{interface}]:{port}" if ":" in interface else f"http://{interface}:{port}"
 
 
-def listening(reactor: Any, interface: str, port: int, site: IProtocolFactory, shared: bool = False) -> IService:
+def tcp_endpoint(interface: str, port: int) -> str:
+    address = interface.replace(":", "\\:")
+    return f"tcp:{port}:interface={address}:backlog={BACKLOG}"
+
+
+class Sharing:
+    """Stands for the reactor where a port is opened that other processes listen on, too. No endpoint can say this."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)
+
+    def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Any:
+        """See ``IReactorTCP``."""
+        # Without the interface beside the binding, Twisted would try ::1 as IPv4.
+        binding = makeBinding(interface, port, reuseAddress=True, reusePort=True)
+        return self._reactor.listenTCP(binding, factory, backlog, interface)
+
+    def listenSSL(self, port: int, factory: Any, contextFactory: Any, backlog: int = 50, interface: str = "") -> Any:
+        """See ``IReactorSSL``."""
+        return self.listenTCP(port, TLSMemoryBIOFactory(contextFactory, False, factory), backlog, interface)
+
+
+def listening(reactor: Any, endpoint: str, site: IProtocolFactory, shared: bool = False) -> IService:
     """Listen, or end the process with a plain sentence.
 
+    :param endpoint: where, as ``twisted.internet.endpoints.serverFromString`` reads it.
     :param shared: whether other processes listen on the port, too; the kernel gives each of them its share of clients.
     """
     reactor = watching(reactor)
-    if shared:
-        # No endpoint's string can say this. Without the interface beside the binding, Twisted would try ::1 as IPv4.
-        binding = makeBinding(interface, port, reuseAddress=True, reusePort=True)
-        door: Any = TCPServer(binding, site, BACKLOG, interface, reactor=reactor)
-    else:
-        address = interface.replace(":", "\\:")
-        door = listening_service(f"tcp:{port}:interface={address}:backlog={BACKLOG}", site, reactor)
     try:
+        door: Any = listening_service(endpoint, site, Sharing(reactor) if shared else reactor)
         door.privilegedStartService()
     except CannotListenError as error:
-        raise SystemExit(f"port {port} on {interface} cannot be used: {error.socketError}") from None
+        raise SystemExit(f"port {error.port} on {error.interface} cannot be used: {error.socketError}") from None
+    except Exception as error:
+        # What stands in an endpoint's string is read by whoever it is for, and each has errors of its own.
+        raise SystemExit(f"nobody can listen at {endpoint}: {error}") from None
     door.startService()
     return door
 

@@ -32,6 +32,7 @@ from .config import (
     worker_socket,
 )
 from .errors import BadConfig
+from .tls import client_tls
 from .token_files import read_tokens
 
 log = Logger()
@@ -128,6 +129,7 @@ class RoleOptions(usage.Options):
             for name in ("token_file", "node_token_file"):
                 if getattr(self.config, name, None) is not None:
                     read_tokens(Path(getattr(self.config, name)))
+            client_tls(getattr(self.config, "tls_authority", None), getattr(self.config, "tls_identity", None))
             self.checked(self.config)
         except BadConfig as error:
             raise usage.UsageError(f"{error.detail} ({error.hint})") from None
@@ -138,7 +140,8 @@ class RoleOptions(usage.Options):
 
         :raises BadConfig: saying what and why.
         """
-        check_port(config.interface, config.port)
+        if config.listen is None:
+            check_port(config.interface, config.port)
 
     def _settle_in(self, folder: Path) -> None:
         """Keep twistd's pid and log files in the role's own folder, so that several roles run from one place."""
@@ -167,6 +170,11 @@ LANE = ["lane", None, None, "Whether the fast lane answers common calls in front
 TRANSPORT = ["transport", None, None, "How the proxy speaks to nodes: http, or link, its own kept connections (http)."]
 WORKERS = ["workers", "w", None, "Processes that share the proxy's port, for machines with several cores (1)."]
 TOKEN_FILE = ["token-file", None, None, "File of the tokens that clients have to show (none: everybody may come in)."]
+LISTEN = ["listen", None, None, "Endpoint to listen at, in the place of --interface and --port: ssl:..., mtls:... ."]
+CLIENT_TLS = [
+    ["tls-authority", None, None, "PEM file of those who sign the certificates of https nodes (the system's)."],
+    ["tls-identity", None, None, "PEM file with a certificate and its key, for nodes that ask for one."],
+]
 LEASH = ["leash", None, "Stop when standard input ends, and ignore SIGINT: for a parent that holds the other end."]
 
 
@@ -181,6 +189,8 @@ class NodeOptions(RoleOptions):
         ["engine", "e", None, "Where data is kept: rocksdb, or memory, which is empty after every start (rocksdb)."],
         ["sync", None, None, "When rocksdb syncs: always, before each answer; interval, every second; never (always)."],
         LANE,
+        LISTEN,
+        *CLIENT_TLS,
         ["token-file", None, None, "File of the tokens that proxies have to show; the first is shown to other nodes."],
         ["config", "c", None, "TOML file with the same options; a flag wins over it."],
     ]
@@ -205,6 +215,9 @@ class ProxyOptions(RoleOptions):
         LANE,
         TRANSPORT,
         WORKERS,
+        LISTEN,
+        ["resp-listen", None, None, "Endpoint of the Redis door, in the place of --interface and --resp-port."],
+        *CLIENT_TLS,
         TOKEN_FILE,
         ["node-token-file", None, None, "The nodes' token file: its first read-write token is shown to them."],
         ["config", "c", None, "TOML file with the same options; a flag wins over it."],
@@ -287,6 +300,8 @@ def with_usual_redis_door(config: Any, others: set[int]) -> Any:
     """
     if config.resp_port is not None:
         return config
+    if getattr(config, "resp_listen", None) is not None:
+        return replace(config, resp_port=0)
     try:
         if USUAL_RESP_PORT in others:
             raise BadConfig(f"port {USUAL_RESP_PORT} is another one of its ports")

@@ -17,7 +17,7 @@ from .config import FIRST, ProxyConfig
 from .errors import BadInput, ForeignNode, KvError, NodeHasData, StateUnusable
 from .membership import State, founded
 from .names import ClusterId
-from .node import listening, url_of
+from .node import listening, tcp_endpoint, url_of
 from .options import (
     Leash,
     ProxyOptions,
@@ -38,6 +38,7 @@ from .state.etcd import EtcdStore
 from .state.file import FileStore
 from .state.gateway import HttpGateway
 from .state.store import StateStore
+from .tls import client_tls
 from .token_files import TokenFile
 from .web.site import KvSite
 from .workers import part_of
@@ -112,7 +113,8 @@ class Proxy(Service):
             self.log.warn("fnv-hash-fast has no compiled part here: every look-up costs 3 us more")
         self._tokens.read()
         self._node_tokens.read()
-        http = HttpTransport(self._reactor, limits, keyring=self._node_tokens.keyring)
+        tls = client_tls(config.tls_authority, config.tls_identity)
+        http = HttpTransport(self._reactor, limits, keyring=self._node_tokens.keyring, tls=tls)
         links = LinkTransport(self._reactor, limits, http) if config.transport == "link" else None
         transport = self._transport = links or http
         store = self._state_store()
@@ -140,14 +142,16 @@ class Proxy(Service):
         app = self._rooms.app(config.limits, parse_level(config.consistency), part.app(metrics), part.troubles)
         keyring = self._tokens.keyring
         site = KvSite(self._reactor, app, config.limits, config.limits.body_bytes_max, config.lane, keyring=keyring)
-        self._door = listening(self._reactor, config.interface, config.port, site, part.shares_port)
-        if config.resp_port:
+        place = config.listen or tcp_endpoint(config.interface, config.port)
+        self._door = listening(self._reactor, place, site, part.shares_port)
+        if config.resp_port or config.resp_listen:
             redis = self._redis_door = self._rooms.redis(
                 config.limits, parse_level(config.consistency), config.allow_flush, keyring
             )
             metrics.watch("kv_redis_clients", "Connections of Redis clients", lambda: len(redis.sessions()))
             try:
-                self._redis = listening(self._reactor, config.interface, config.resp_port, redis, part.shares_port)
+                place = config.resp_listen or tcp_endpoint(config.interface, config.resp_port or 0)
+                self._redis = listening(self._reactor, place, redis, part.shares_port)
             except SystemExit as error:
                 if self._redis_is_named or part.shares_port:
                     raise
@@ -156,7 +160,7 @@ class Proxy(Service):
         self.log.info(
             "{name} on {url}, cluster {cluster} at epoch {epoch} with {count} members",
             name="kvproxy" if self._worker == FIRST else f"worker {self._worker} of kvproxy",
-            url=url_of(config.interface, config.port),
+            url=config.listen or url_of(config.interface, config.port),
             cluster=state.cluster_id,
             epoch=state.epoch,
             count=len(state.members),

@@ -15,12 +15,11 @@ from twisted.internet import reactor as real_reactor
 from twisted.internet import ssl
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.protocol import Factory
-from twisted.web.client import BrowserLikePolicyForHTTPS
 
 from tests.contracts.test_transports import LIMITS, LONG_S, Line, Server, answering, error_of, ok, post
 from twisted_kv.errors import PeerSilent
-from twisted_kv.fasthttp.agent import PooledAgent
-from twisted_kv.peers.http import Endpoints, HttpTransport
+from twisted_kv.peers.http import HttpTransport
+from twisted_kv.tls import PUBLIC, ClientTls
 
 reactor: Any = real_reactor
 
@@ -28,7 +27,8 @@ reactor: Any = real_reactor
 pytestmark = pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")
 
 
-def certificate_for(host: str) -> ssl.PrivateCertificate:
+def pem_for(host: str) -> tuple[bytes, bytes]:
+    """Make a certificate that is its own authority, and its key, as PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
     now = datetime.datetime.now(datetime.UTC)
@@ -47,7 +47,11 @@ def certificate_for(host: str) -> ssl.PrivateCertificate:
     secret = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    return ssl.PrivateCertificate.loadPEM(certificate.public_bytes(serialization.Encoding.PEM) + secret)
+    return certificate.public_bytes(serialization.Encoding.PEM), secret
+
+
+def certificate_for(host: str) -> ssl.PrivateCertificate:
+    return ssl.PrivateCertificate.loadPEM(b"".join(pem_for(host)))
 
 
 class TlsServer(Server):
@@ -69,10 +73,8 @@ class TlsServer(Server):
 
 def transport_to(trusted: ssl.PrivateCertificate | None) -> HttpTransport:
     """Give a transport that trusts a certificate, beside those that everybody trusts."""
-    endpoints = Endpoints(reactor, LIMITS)
-    if trusted is not None:
-        endpoints._tls = BrowserLikePolicyForHTTPS(ssl.trustRootFromCertificates([trusted]))
-    return HttpTransport(reactor, LIMITS, PooledAgent(reactor, endpoints, LIMITS))
+    tls = PUBLIC if trusted is None else ClientTls(ssl.trustRootFromCertificates([trusted]))
+    return HttpTransport(reactor, LIMITS, tls=tls)
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["its certificate is trusted", "its certificate is not"])

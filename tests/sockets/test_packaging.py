@@ -118,7 +118,8 @@ def test_an_archive_holds_every_module_and_nothing_of_twisted_itself(
 
     source = archive.parents[1]
     ours = {str(path.relative_to(source)) for path in (source / "twisted_kv").rglob("*.py")}
-    assert packed == {*ours, "twisted_kv/py.typed", "twisted/plugins/twisted_kv_plugin.py"}
+    plugins = {"twisted/plugins/twisted_kv_plugin.py", "twisted/plugins/twisted_kv_endpoints.py"}
+    assert packed == {*ours, *plugins, "twisted_kv/py.typed"}
 
 
 def test_the_folders_that_belong_to_twisted_are_no_packages_of_ours() -> None:

@@ -13,8 +13,9 @@ from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.interfaces import IConsumer, IDelayedCall, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.ssl import optionsForClientTLS, platformTrust
 from twisted.python.failure import Failure
-from twisted.web.client import URI, BrowserLikePolicyForHTTPS, ResponseDone, ResponseNeverReceived
+from twisted.web.client import URI, ResponseDone, ResponseNeverReceived
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
@@ -22,6 +23,7 @@ from zope.interface import implementer
 from ..errors import KvError, PeerSilent, PeerUnreachable
 from ..fasthttp.agent import PooledAgent
 from ..limits import Limits
+from ..tls import PUBLIC, ClientTls
 from ..tokens import Keyring
 from .peer import Answer
 
@@ -151,10 +153,10 @@ class Endpoints:
     after 0.3 s, on the only address there is as well: as long as three reads take.
     """
 
-    def __init__(self, reactor: Any, limits: Limits) -> None:
+    def __init__(self, reactor: Any, limits: Limits, tls: ClientTls = PUBLIC) -> None:
         self._reactor = reactor
         self._limits = limits
-        self._tls = BrowserLikePolicyForHTTPS()
+        self._tls = tls
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         endpoint = HostnameEndpoint(
@@ -165,7 +167,9 @@ class Endpoints:
             attemptDelay=self._limits.connect_attempt_s,
         )
         if uri.scheme == b"https":
-            return wrapClientTLS(self._tls.creatorForNetloc(uri.host, uri.port), endpoint)
+            trust = self._tls.trust or platformTrust()
+            host = uri.host.strip(b"[]").decode("ascii")
+            return wrapClientTLS(optionsForClientTLS(host, trust, self._tls.identity), endpoint)
         return endpoint
 
 
@@ -181,15 +185,24 @@ class HttpTransport:
     """Requests over a pool of connections. See ``peer.Transport``.
 
     :param keyring: holds the token to show, if any.
+    :param tls: what is gone by where a URL is an ``https`` one.
     :param agent: makes the requests, instead of one of the transport's own; is closed with it, as a pool of
         connections that are kept (``closeCachedConnections``).
     """
 
-    def __init__(self, reactor: Any, limits: Limits, agent: Any = None, keyring: Keyring | None = None) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        limits: Limits,
+        agent: Any = None,
+        keyring: Keyring | None = None,
+        tls: ClientTls = PUBLIC,
+    ) -> None:
+        self.endpoints = Endpoints(reactor, limits, tls)
         self._clock: IReactorTime = reactor
         self._limits = limits
         self.keyring = keyring or Keyring()
-        self._agent = agent if agent is not None else PooledAgent(reactor, Endpoints(reactor, limits), limits)
+        self._agent = agent if agent is not None else PooledAgent(reactor, self.endpoints, limits)
         self._cookies = _NoCookies()
         self._client = HTTPClient(PlainAgent(self._agent), self._cookies, data_to_body_producer=WholeBody)
         self._url = lru_cache(maxsize=1024)(_Url.of)

@@ -27,7 +27,7 @@ from ..fasthttp.outlet import Outlet
 from ..fasthttp.upgrade import SWITCHING, is_link, request_to_switch
 from ..limits import Limits
 from ..tokens import Keyring
-from .http import Endpoints, HttpTransport
+from .http import HttpTransport
 from .peer import Answer
 
 BATCH_PATH = "/node/v1/batch"
@@ -364,7 +364,7 @@ class LinkTransport:
         self._clock: IReactorTime = reactor
         self._limits = limits
         self._http = http
-        self._endpoints = endpoints if endpoints is not None else Endpoints(reactor, limits)
+        self._endpoints = endpoints if endpoints is not None else http.endpoints
         self._ways: dict[str, Way] = {}
         self._closed = False
 

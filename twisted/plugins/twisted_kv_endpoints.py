@@ -1,0 +1,3 @@
+from twisted_kv.tls import MutualTls
+
+mtls = MutualTls()
