@@ -2,6 +2,8 @@
 
 Twisted's own ``ssl:`` endpoint shows a certificate and asks for none. ``mtls:`` takes the same words, and ``clientCA``:
 a file of the authorities of which one has to have signed what a client shows.
+
+Whoever parses an endpoint imports this module, as a plugin: OpenSSL is imported where it is needed.
 """
 
 from __future__ import annotations

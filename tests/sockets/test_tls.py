@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from tests.contracts.test_agent_tls import pem_for
-from tests.sockets.daemons import Daemon, free_port, wait_until
-from tests.sockets.test_tokens import CLIENT, NODE, bearer, is_open, refusal, token_file
+from tests.sockets.daemons import free_port, wait_until
+from tests.sockets.test_tokens import CLIENT, NODE, Silent, bearer, refusal, token_file
 
 pytestmark = pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")
 
@@ -48,12 +48,11 @@ class Encrypted:
         clients = token_file(folder / "client.tokens", f"read-write {CLIENT}")
         nodes = token_file(folder / "node.tokens", f"read-write {NODE}")
         self.node_port, self.port, self.resp_port = free_port(), free_port(), free_port()
-        self.daemons: list[Daemon] = []
         asks = self.server.endpoint("mtls", self.node_port, f"clientCA={self.proxy_s.certificate}")
-        self._start(
+        node = Silent(
             folder, "kvnode", self.node_port, "--engine", "memory", "--token-file", str(nodes), "--listen", asks
         )
-        self._start(
+        proxy = Silent(
             folder,
             "kvproxy",
             self.port,
@@ -64,15 +63,8 @@ class Encrypted:
             *("--nodes", f"https://localhost:{self.node_port}", "--replicas", "1"),
             *options,
         )
+        self.daemons = [node, proxy]
         wait_until(lambda: self.ask("GET", "/health/ready")[0] == 200, "the proxy to be ready")
-
-    def _start(self, folder: Path, role: str, port: int, *options: str) -> None:
-        daemon = Daemon.__new__(Daemon)
-        daemon.wait_alive = lambda: wait_until(  # type: ignore[method-assign]
-            lambda: is_open(port) or daemon._died(), f"{role} to listen"
-        )
-        daemon.__init__(folder, role, port, *options)  # type: ignore[misc]
-        self.daemons.append(daemon)
 
     def context(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=str(self.server.certificate))

@@ -34,6 +34,18 @@ def token_file(path: Path, *lines: str) -> Path:
     return path
 
 
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+class Silent(Daemon):
+    """A daemon that answers nobody without more ado: it is there when its port is open."""
+
+    def wait_alive(self) -> None:
+        wait_until(lambda: is_open(self.port) or self._died(), f"port {self.port} to be open")
+
+
 class Guarded:
     """A node and a proxy, each with tokens of its own."""
 
@@ -41,21 +53,12 @@ class Guarded:
         self.clients = token_file(folder / "client.tokens", f"read-write {CLIENT}", f"read-only {READER}")
         self.nodes = token_file(folder / "node.tokens", f"read-write {NODE}", f"read-only {READER}")
         self.resp_port = free_port()
-        self.daemons: list[Daemon] = []
-        self.node = self._start(folder, "kvnode", "--engine", "memory", "--token-file", str(self.nodes))
+        self.node = Silent(folder, "kvnode", free_port(), "--engine", "memory", "--token-file", str(self.nodes))
         files = ("--token-file", str(self.clients), "--node-token-file", str(self.nodes))
         nodes = ("--nodes", self.node.url, "--resp-port", str(self.resp_port), "--replicas", "1")
-        self.proxy = self._start(folder, "kvproxy", *files, *nodes, *options)
+        self.proxy = Silent(folder, "kvproxy", free_port(), *files, *nodes, *options)
+        self.daemons = [self.node, self.proxy]
         wait_until(lambda: self.put("there").status == 200, "the proxy to serve")
-
-    def _start(self, folder: Path, role: str, *options: str) -> Daemon:
-        daemon = Daemon.__new__(Daemon)
-        daemon.wait_alive = lambda: wait_until(  # type: ignore[method-assign]
-            lambda: is_open(daemon.port) or daemon._died(), f"{role} to listen"
-        )
-        daemon.__init__(folder, role, free_port(), *options)  # type: ignore[misc]
-        self.daemons.append(daemon)
-        return daemon
 
     def put(self, value: str, token: str = CLIENT) -> Got:
         body = b'{"Key": "k", "Value": "%s"}' % value.encode()
@@ -64,11 +67,6 @@ class Guarded:
     def stop(self) -> None:
         for daemon in reversed(self.daemons):
             daemon.end(signal.SIGTERM)
-
-
-def is_open(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ def only_reads(method: bytes, path: bytes) -> bool:
 
 def bearer(fields: Fields) -> bytes | None:
     """Give the token of a request (RFC 6750, section 2.1), None if there is not exactly one."""
-    [*given] = fields.getRawHeaders(b"authorization") or ()
+    given = fields.getRawHeaders(b"authorization") or ()
     found = _bearer(given[0]) if len(given) == 1 else None
     return found[1] if found is not None else None
 
