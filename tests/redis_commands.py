@@ -127,3 +127,33 @@ COMMANDS: SearchStrategy[Words] = st.one_of(
     ).filter(lambda command: command not in ([b"hello"], [b"time"])),
 )
 """One command. What tells the time, or a connection's number, is left out."""
+
+PASSWORD = b"0123456789abcdef"
+
+GREETINGS = st.one_of(
+    words(b"AUTH", some(st.sampled_from([PASSWORD, PASSWORD, b"default", b"other", b"", b"x" * 300]), 0, 3)),
+    st.just([b"AUTH", PASSWORD]),
+    st.just([b"AUTH", b"default", PASSWORD]),
+    words(
+        b"HELLO",
+        some(st.sampled_from([b"2", b"3", b"4", b"x"]), 0, 1),
+        joined(
+            st.sampled_from(
+                [
+                    [b"AUTH", b"default", PASSWORD],
+                    [b"auth", b"default", b"wrong"],
+                    [b"AUTH", b"other", PASSWORD],
+                    [b"AUTH", PASSWORD],
+                    [b"SETNAME", b"abc"],
+                    [b"SETNAME", b"a b"],
+                    [b"FOO"],
+                ]
+            )
+        ),
+    ).filter(lambda command: len(command) <= 10),
+    st.just([b"RESET"]),
+    words(st.sampled_from([b"SELECT", b"ECHO", b"ping", b"client", b"nosuch"]), some(st.just(b"0"), 0, 2)),
+    words(st.sampled_from([b"GET", b"SET", b"INCR", b"HELLO", b"FLUSHALL"]), some(st.sampled_from([b"a", b"1"]), 0, 3)),
+    st.just([b"CLIENT", b"GETNAME"]),
+)
+"""A command of a client that has shown the password, or has not."""

@@ -47,6 +47,18 @@ def free_ports(count: int) -> int:
             return first
 
 
+def accepts(port: int) -> bool:
+    """Whether somebody listens on it."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def token_file(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(lines), encoding="ascii")
+    path.chmod(0o600)
+    return path
+
+
 def wait_until(holds: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:
     """Ask until the answer is true, and give it."""
     deadline = time.monotonic() + patience_s
@@ -156,6 +168,13 @@ class Daemon:
             self.process = None
 
 
+class Silent(Daemon):
+    """A daemon that answers nobody without more ado: it is there when its port is open."""
+
+    def wait_alive(self) -> None:
+        wait_until(lambda: accepts(self.port) or self._died(), f"port {self.port} to be open")
+
+
 class Farm:
     """Nodes and proxies in one folder."""
 
@@ -170,7 +189,8 @@ class Farm:
 
     def proxy(self, *options: str) -> Daemon:
         state = f"file:{self.folder}/state.json"
-        self.proxies.append(Daemon(self.folder, "kvproxy", free_port(), "--state", state, *options))
+        kind = Silent if "--token-file" in options else Daemon
+        self.proxies.append(kind(self.folder, "kvproxy", free_port(), "--state", state, *options))
         return self.proxies[-1]
 
     def cluster(self, nodes: int, *options: str) -> Daemon:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.sockets.daemons import Daemon, free_port, wait_until
-from tests.sockets.speaker import Speaker, accepts, spelt
+from tests.sockets.daemons import Daemon, accepts, free_port, wait_until
+from tests.sockets.speaker import Speaker, spelt
 from tests.sockets.test_many_clients import (
     IDLE,
     KIB_EACH,

@@ -19,8 +19,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.sockets.daemons import PATIENCE_S, farming, free_port, wait_until
-from tests.sockets.speaker import accepts
+from tests.sockets.daemons import PATIENCE_S, accepts, farming, free_port, wait_until
 
 pytestmark = pytest.mark.system
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
 
-from tests.redis_commands import COMMANDS, Words
-from tests.sockets.daemons import PATIENCE_S, farming, free_port, wait_until
-from tests.sockets.speaker import Error, Speaker, accepts
+from tests.redis_commands import COMMANDS, GREETINGS, PASSWORD, Words
+from tests.sockets.daemons import PATIENCE_S, accepts, farming, free_port, token_file, wait_until
+from tests.sockets.speaker import Error, Speaker
 
 pytestmark = pytest.mark.system
 
@@ -24,11 +26,12 @@ SEVERAL_S = 2
 """By how much expiries may differ: the two hear of a command one after the other."""
 
 
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+@contextmanager
+def a_redis(folder: Path, *options: str) -> Iterator[int]:
+    """Have a Redis, and give its port."""
     port = free_port()
-    command = ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no"]
-    with open(tmp_path_factory.mktemp("redis") / "out", "wb") as log:
+    command = ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no", *options]
+    with open(folder / "out", "wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
         wait_until(lambda: accepts(port), "Redis to accept connections")
@@ -38,28 +41,58 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         process.wait(PATIENCE_S)
 
 
+@contextmanager
+def a_cluster(folder: Path, *options: str) -> Iterator[int]:
+    """Have three nodes and a proxy, and give the port of its Redis door."""
+    port = free_port()
+    with farming(folder) as farm:
+        nodes = [farm.node("--engine", "memory").url for _ in range(3)]
+        door = ("--resp-port", str(port), "--allow-flush", "true")
+        farm.proxy("--nodes", ",".join(nodes), "--transport", "link", *door, *options)
+        wait_until(lambda: accepts(port), "the Redis door to be open")
+        yield port
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    with a_redis(tmp_path_factory.mktemp("redis")) as port:
+        yield port
+
+
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    port = free_port()
-    folder: Path = tmp_path_factory.mktemp("cluster")
-    with farming(folder) as farm:
-        proxy = farm.proxy("--resp-port", str(port), "--allow-flush", "true", "--transport", "link")
-        for _ in range(3):
-            farm.add(farm.node("--engine", "memory"))
-        wait_until(lambda: accepts(port), "the Redis door to be open")
-        assert proxy.ended() is None
+    with a_cluster(tmp_path_factory.mktemp("cluster")) as port:
         yield port
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, int]]:
+    """A cluster and a Redis that ask for the same password."""
+    folder = tmp_path_factory.mktemp("guarded")
+    tokens = token_file(folder / "tokens", f"read-write {PASSWORD.decode()}")
+    with (
+        a_cluster(folder, "--token-file", str(tokens)) as mine,
+        a_redis(folder, "--requirepass", PASSWORD.decode()) as theirs,
+    ):
+        yield mine, theirs
 
 
 def alike(command: Words, one: Any, other: Any) -> bool:
     """Whether two replies say the same, as far as a cluster and one process can."""
     name = command[0].upper()
+    if name == b"HELLO" and not isinstance(one, Error) and not isinstance(other, Error):
+        return all(mine == its for mine, its in zip(pairs(one), pairs(other), strict=True) if mine[0] != b"id")
     if name == b"KEYS" and isinstance(one, list) and isinstance(other, list):
         return sorted(one) == sorted(other)
     if name in (b"TTL", b"EXPIRETIME", b"PTTL", b"PEXPIRETIME") and isinstance(one, int) and isinstance(other, int):
         unit = 1000 if name.startswith(b"P") else 1
         return one == other if min(one, other) < 0 else abs(one - other) <= SEVERAL_S * unit
     return bool(one == other) and isinstance(one, Error) == isinstance(other, Error)
+
+
+def pairs(reply: Any) -> list[tuple[bytes, Any]]:
+    """Take a mapping as RESP3 gives it, or as RESP2 does, in a row."""
+    return list(reply.items()) if isinstance(reply, dict) else list(zip(reply[::2], reply[1::2], strict=True))
 
 
 def untied(command: Words, numbers: Iterator[int]) -> Words:
@@ -74,35 +107,53 @@ def untied(command: Words, numbers: Iterator[int]) -> Words:
     return [*command[:2], b"%d" % (int(command[2]) + 10 * unit * next(numbers)), *command[3:]]
 
 
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("protocol", [b"2", b"3"])
-def test_the_same_commands_get_the_same_replies_as_from_redis(redis: int, ours: int, protocol: bytes) -> None:
+def compared(
+    ours: int, theirs: int, commands: SearchStrategy[Words], examples: int, first: list[Words] | None = None
+) -> int:
+    """Send the same batches of commands to both, on new connections for each example.
+
+    :param first: what is sent at the beginning of each connection.
+    :return: how many commands got the same replies.
+    """
     asked = 0
 
     @settings(
-        max_examples=EXAMPLES,
+        max_examples=examples,
         deadline=None,
         database=None,
         derandomize="KV_ORACLE_EXAMPLES" not in os.environ,
         suppress_health_check=list(HealthCheck),
     )
-    @given(st.lists(st.lists(COMMANDS, min_size=1, max_size=20), min_size=1, max_size=10))
+    @given(st.lists(st.lists(commands, min_size=1, max_size=20), min_size=1, max_size=10))
     def same(batches: list[list[Words]]) -> None:
         nonlocal asked
-        speakers = Speaker(ours), Speaker(redis)
+        speakers = Speaker(ours), Speaker(theirs)
         try:
             for speaker in speakers:
-                speaker.ask([[b"HELLO", protocol], [b"FLUSHALL"]])
+                speaker.ask(first or [])
             numbers = count(1)
             for batch in batches:
                 batch = [untied(command, numbers) for command in batch]
-                mine, theirs = (speaker.ask(batch) for speaker in speakers)
+                mine, its = (speaker.ask(batch) for speaker in speakers)
                 asked += len(batch)
-                for command, one, other in zip(batch, mine, theirs, strict=True):
+                for command, one, other in zip(batch, mine, its, strict=True):
                     assert alike(command, one, other), f"{command}: {one!r}, and from Redis {other!r}"
         finally:
             for speaker in speakers:
                 speaker.close()
 
     same()
+    return asked
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("protocol", [b"2", b"3"])
+def test_the_same_commands_get_the_same_replies_as_from_redis(redis: int, ours: int, protocol: bytes) -> None:
+    asked = compared(ours, redis, COMMANDS, EXAMPLES, [[b"HELLO", protocol], [b"FLUSHALL"]])
     print(f"{asked:,} commands got the same replies in RESP{protocol.decode()}")  # noqa: T201
+
+
+@pytest.mark.timeout(600)
+def test_whoever_has_shown_the_password_or_not_gets_the_same_replies_as_from_redis(guarded: tuple[int, int]) -> None:
+    asked = compared(*guarded, GREETINGS, EXAMPLES)
+    print(f"{asked:,} greetings and commands got the same replies where a password is asked for")  # noqa: T201

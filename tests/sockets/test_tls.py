@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from tests.contracts.test_agent_tls import pem_for
-from tests.sockets.daemons import free_port, wait_until
-from tests.sockets.test_tokens import CLIENT, NODE, Silent, bearer, refusal, token_file
+from tests.sockets.daemons import Silent, free_port, token_file, wait_until
+from tests.sockets.test_tokens import CLIENT, NODE, bearer, refusal
 
 pytestmark = pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from tests.sockets.daemons import TWISTD, Daemon, Got, call, free_port, wait_until
+from tests.sockets.daemons import TWISTD, Got, Silent, call, free_port, token_file, wait_until
 from twisted_kv.fasthttp.gate import READING_POSTS
 from twisted_kv.limits import Limits
 from twisted_kv.metrics import NodeMetrics, ProxyMetrics
@@ -26,24 +26,6 @@ ANY: Any = None
 
 def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
-
-
-def token_file(path: Path, *lines: str) -> Path:
-    path.write_text("\n".join(lines), encoding="ascii")
-    path.chmod(0o600)
-    return path
-
-
-def is_open(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-class Silent(Daemon):
-    """A daemon that answers nobody without more ado: it is there when its port is open."""
-
-    def wait_alive(self) -> None:
-        wait_until(lambda: is_open(self.port) or self._died(), f"port {self.port} to be open")
 
 
 class Guarded:

@@ -48,8 +48,6 @@ def _whole() -> list[Command]:
 @TABLE.add("command", -1, "loading stale")
 def command(session: Session, words: list[bytes]) -> Outcome:
     """Describe all commands."""
-    if len(words) > 1:
-        return TABLE.chosen("command", session, words)
     return array([_described(one, session.protocol) for one in _whole()])
 
 

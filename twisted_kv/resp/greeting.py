@@ -20,7 +20,7 @@ NO_PASSWORD = (
 )
 WRONG_PASSWORD = "WRONGPASS invalid username-password pair or user is disabled."
 HELLO_FIRST = (
-    "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> "
+    "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH <user> <pass> "
     "option can be used to authenticate the client and select the RESP protocol version at the same time"
 )
 DEFAULT_USER = b"default"
@@ -60,7 +60,7 @@ def permit(session: Session, command: Command) -> None:
 @TABLE.add("hello", -1, "noscript loading stale fast no_auth")
 def hello(session: Session, words: list[bytes]) -> Outcome:
     """Begin: choose the protocol, and say who is there."""
-    protocol, name = session.protocol, None
+    protocol = session.protocol
     if len(words) > 1:
         asked = integer_of(words[1])
         if asked is None:
@@ -75,14 +75,12 @@ def hello(session: Session, words: list[bytes]) -> Outcome:
             authenticate(session, words[at + 1], words[at + 2])
             at += 3
         elif option == b"SETNAME" and left:
-            name = words[at + 1]
+            set_name(session, words[at + 1])
             at += 2
         else:
             raise Refused(b"ERR Syntax error in HELLO option '%b'" % words[at])
     if session.ticket.access is None:
         raise Refused(HELLO_FIRST)
-    if name is not None:
-        set_name(session, name)
     session.protocol = protocol
     return mapping(
         protocol,

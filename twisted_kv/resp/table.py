@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple, TypeAlias
 
 from .plans import Outcome, Refused
@@ -59,9 +58,7 @@ class Table:
             container, _, own = name.partition("|")
             if own:
                 if container not in self.commands:
-                    chooser = partial(self.chosen, container)
-                    chooser.__doc__ = f"Holds {container.upper()}'s subcommands."
-                    self.add(container, -2, flags)(chooser)
+                    self.add(container, -2, flags)(_never)
                 self._subcommands.setdefault(container, {})[own.upper().encode()] = command
             else:
                 for spelt in (name, name.upper()):
@@ -71,7 +68,7 @@ class Table:
         return added
 
     def find(self, words: list[bytes]) -> Command:
-        """Find a command by its words.
+        """Find a command, or the subcommand that is meant, by its words.
 
         :raises Refused: if there is none, or it takes another number of words.
         """
@@ -82,20 +79,26 @@ class Table:
                 raise unknown(words)
         if not command.takes(len(words)):
             raise wrong_count(command)
+        if command.name in self._subcommands and len(words) > 1:
+            return self._subcommand(command.name, words)
         return command
 
-    def chosen(self, container: str, session: Session, words: list[bytes]) -> Outcome:
-        """Make a plan of a subcommand, which is the second word. Errors as in ``find``."""
+    def _subcommand(self, container: str, words: list[bytes]) -> Command:
         command = self._subcommands[container].get(words[1].upper())
         if command is None:
             shown = words[1][:SHOWN_MAX]
             raise Refused(b"ERR unknown subcommand '%b'. Try %b HELP." % (shown, container.upper().encode()))
         if not command.takes(len(words)):
             raise wrong_count(command)
-        return command.plan(session, words)
+        return command
 
     def subcommands(self, container: str) -> list[Command]:
         return list(self._subcommands.get(container, {}).values())
+
+
+def _never(session: Session, words: list[bytes]) -> Outcome:
+    """Holds subcommands."""
+    raise AssertionError("a subcommand is found in its place")
 
 
 def wrong_count(command: Command) -> Refused:
