@@ -30,6 +30,8 @@ from twisted_kv.commit import GroupCommit
 from twisted_kv.conversation import Send
 from twisted_kv.crowd import Crowd
 from twisted_kv.errors import Damaged, KvError, PeerUnreachable, Unreached
+from twisted_kv.fasthttp.gate import Gate, only_reads
+from twisted_kv.fasthttp.heads import Fields
 from twisted_kv.filling import Filling
 from twisted_kv.identity import Identity
 from twisted_kv.membership import Seat, State, finished, ring_of
@@ -58,6 +60,7 @@ from twisted_kv.simulation.story import DRAWN, Settings, Story
 from twisted_kv.storage.engine import Change as Placed
 from twisted_kv.storage.engine import Place
 from twisted_kv.storage.memory import MemoryEngine
+from twisted_kv.tokens import Ticket
 from twisted_kv.versions import NONE, HybridClock, decode_record, is_value, record_version
 from twisted_kv.views import Pair, electorate_of, foreign
 from twisted_kv.web import answers
@@ -585,12 +588,23 @@ def redis_door_reads_and_then_writes(patch: Patch) -> None:
     patch.setattr(order._Line, "start", wrong)
 
 
+def strangers_may_read(patch: Patch) -> None:
+    """A door asks for a token only where something changes."""
+    judge = Gate.judge
+
+    def wrong(self: Gate, method: bytes, path: bytes, fields: Fields) -> Ticket | None:
+        return None if only_reads(method, path) else judge(self, method, path, fields)
+
+    patch.setattr(Gate, "judge", wrong)
+
+
 WIRE_MUTANTS: list[Mutant] = [
     reset_is_unreachable,
     door_denies_doubt,
     etag_is_not_compared,
     redis_door_denies_doubt,
     redis_door_reads_and_then_writes,
+    strangers_may_read,
 ]
 
 

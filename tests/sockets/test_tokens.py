@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,11 +32,12 @@ def bearer(token: str) -> dict[str, str]:
 class Guarded:
     """A node and a proxy, each with tokens of its own."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, of_node: Sequence[str] = ()) -> None:
         self.clients = token_file(folder / "client.tokens", f"read-write {CLIENT}", f"read-only {READER}")
         self.nodes = token_file(folder / "node.tokens", f"read-write {NODE}", f"read-only {READER}")
         self.resp_port = free_port()
-        self.node = Silent(folder, "kvnode", free_port(), "--engine", "memory", "--token-file", str(self.nodes))
+        own = ("--engine", "memory", "--token-file", str(self.nodes))
+        self.node = Silent(folder, "kvnode", free_port(), *own, *of_node)
         files = ("--token-file", str(self.clients), "--node-token-file", str(self.nodes))
         nodes = ("--nodes", self.node.url, "--resp-port", str(self.resp_port), "--replicas", "1")
         self.proxy = Silent(folder, "kvproxy", free_port(), *files, *nodes, *options)
@@ -103,7 +105,7 @@ def test_a_token_is_asked_for_before_the_body_comes(guarded: Guarded) -> None:
 
 
 def test_over_links(tmp_path: Path) -> None:
-    started = Guarded(tmp_path, "--transport", "link")
+    started = Guarded(tmp_path, "--transport", "link", of_node=("--lane", "true"))
     try:
         links = wait_until(
             lambda: "kv_links 1.0" in call("GET", f"{started.proxy.url}/metrics", **bearer(CLIENT)).body.decode(),

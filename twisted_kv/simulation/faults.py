@@ -35,6 +35,8 @@ class Swarm:
         self._random = random = cluster.world.random
         allowed = [name for name in PROFILES[profile] if cluster.durable or name not in DISK_FAULTS]
         self.on = [name for name in allowed if random.random() < (0.25 if profile == EVERYTHING else 0.7)]
+        if cluster.carriage.tokens is not None and profile != CALM and random.random() < 0.7:
+            self.on.append("rotate")
         self.pace_s = random.choice([0.3, 1.0, 3.0, 10.0] if profile == EVERYTHING else [0.1, 0.3, 1.0, 3.0])
         self.happened: Counter[str] = Counter()
         self.bands: list[tuple[str, float, float]] = []
@@ -372,6 +374,12 @@ class Swarm:
         shelf.unusable = True
         self._later(self._random.choice([0.5, 5.0]), lambda: setattr(shelf, "unusable", False))
         return True
+
+    # The operator.
+
+    def rotate(self) -> bool:
+        """All tokens are exchanged, and each process hears of it when it does."""
+        return self._cluster.carriage.rotate(self._cluster.world_host)
 
     # What may be done without losing what nobody could keep.
 

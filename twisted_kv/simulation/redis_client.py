@@ -57,6 +57,8 @@ class Connection(Protocol):
     def __init__(self) -> None:
         self.level = Level.STRONG
         self.open = True
+        self.shown = b""
+        """The token that was shown."""
         self._reader = hiredis.Reader()
         self._asked: deque[Deferred[Told]] = deque()
 
@@ -171,6 +173,24 @@ class RedisClient(Client):
         door = HostnameEndpoint(self._stack, host.encode(), RESP_PORT)
         return connectProtocol(door, Connection()).addCallback(made)
 
+    def _greeting(self, connection: Connection, level: Level) -> list[Words]:
+        """Give what has to be said before a command of some level."""
+        first: list[Words] = []
+        tokens = self._cluster.carriage.tokens
+        if tokens is not None and not connection.shown:
+            connection.shown = tokens.shown
+            first.append((b"AUTH", connection.shown))
+        if connection.level is not level:
+            connection.level = level
+            first.append((b"KV.LEVEL", level.value.encode()))
+        return first
+
+    def _greeted(self, connection: Connection, first: Sequence[Words], told: list[Told]) -> list[Told]:
+        """Take the answers to a greeting from those to the commands."""
+        if first and told[0].error:
+            connection.transport.loseConnection()
+        return told[len(first) :]
+
     def _ask(
         self, proxy: Proxy, level: Level, commands: Sequence[Words], ended: Callable[[Replies], object]
     ) -> Deferred[object]:
@@ -185,11 +205,8 @@ class RedisClient(Client):
             if not connection.open:
                 return fail(ConnectError())
             sent = True
-            if connection.level is level:
-                return connection.ask(commands)
-            connection.level = level
-            named = connection.ask([(b"KV.LEVEL", level.value.encode()), *commands])
-            return named.addCallback(lambda told: told[1:])
+            first = self._greeting(connection, level)
+            return connection.ask([*first, *commands]).addCallback(lambda told: self._greeted(connection, first, told))
 
         def finished(result: list[Told] | Failure | None) -> None:
             errors = self._history.errors

@@ -24,6 +24,9 @@ from .linearizability import Event, Fate, Kind
 from .tcp import Stack
 from .workload import Client, Mix
 
+STRANGERS = 0.02
+"""How many requests show no token where one is asked for."""
+
 SUFFIXES = (b"", b"/a//b", b"%2F", b"\xff\x00 ?#", b"/../.")
 """What keys end with: a path is taken as it is, and its escapes are undone once."""
 
@@ -119,6 +122,10 @@ class WireClient(Client):
         :param ended: told what was answered, or None where that is unknown; not called if nothing was sent.
         """
         url = b"http://%b:%d%b" % (proxy.host.name.encode(), PORT, target)
+        tokens = self._cluster.carriage.tokens
+        stranger = tokens is not None and self._random.random() < STRANGERS
+        if tokens is not None and not stranger:
+            headers["authorization"] = b"Bearer " + tokens.shown
         sent = Headers({name.replace("_", "-").encode(): [value] for name, value in headers.items()})
         producer = WholeBody(body) if body is not None else None
         asked: Deferred[Any] = self._agent.request(method, url, sent, producer)
@@ -139,6 +146,7 @@ class WireClient(Client):
                     return  # it was never sent
                 ended(None)
             else:
+                assert result is None or not stranger or result.code == 401, result
                 if result is not None and result.code >= 400 and result.code not in (404, 412):
                     slug = str(result.problem["type"])
                     self._history.errors[slug] = self._history.errors.get(slug, 0) + 1
