@@ -36,6 +36,7 @@ setup(
         "click>=8.2",
         "rich>=14",
         "hiredis>=3.2",
+        "psutil>=7.1",
     ],
     entry_points={"console_scripts": ["kvctl = twisted_kv.ctl.main:main"]},
     extras_require={

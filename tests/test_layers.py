@@ -34,6 +34,7 @@ FLOORS: list[set[str]] = [
         "liveness",
         "wire",
         "tokens",
+        "networks",
     },
     {"storage", "metrics", "buggify", "tls"},
     {
@@ -79,7 +80,7 @@ FLOORS: list[set[str]] = [
         "purging",
     },
     {"web", "resp"},
-    {"config", "options", "token_files", "node", "rooms", "proxy", "workers", "children", "cluster"},
+    {"config", "options", "token_files", "interfaces", "node", "rooms", "proxy", "workers", "children", "cluster"},
     {"simulation"},
     {"ctl"},
 ]

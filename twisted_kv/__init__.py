@@ -11,8 +11,8 @@ floor 0, the laws: no Twisted, no clock, no randomness, no files
                                         a key's owners, as state machines
     ``ring`` ``quorum`` ``membership`` ``views`` ``planning`` ``seating``   who owns what; who votes; the state and its
                                         changes; what a change has to copy
-    ``liveness`` ``wire`` ``preconditions`` ``tokens``   who is avoided; bytes to messages and back; If-Match; who may
-                                        do what
+    ``liveness`` ``wire`` ``preconditions`` ``tokens`` ``networks``   who is avoided; bytes to messages and back;
+                                        If-Match; who may do what; who may be called
 floor 1, the disk, what is counted, and what the simulation lets happen
     ``storage`` ``metrics`` ``buggify`` ``tls``
 floor 2, one replica, and the way to the others
@@ -30,7 +30,8 @@ floor 3, conversations, one purpose each
 floor 4, the doors
     ``web`` ``resp``                    HTTP; Redis's protocol
 floor 5, assembly
-    ``config`` ``options`` ``token_files`` ``node`` ``rooms`` ``proxy`` ``workers`` ``children`` ``cluster``
+    ``config`` ``options`` ``token_files`` ``interfaces`` ``node`` ``rooms`` ``proxy`` ``workers`` ``children``
+    ``cluster``
 beside them, over all the rooms
     ``simulation``                      whole clusters on a simulated clock, network and disk; judges of histories
     ``ctl``                             the command ``kvctl``

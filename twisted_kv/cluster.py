@@ -31,6 +31,9 @@ READY_RETRY_S = 0.2
 READY_PATIENCE_S = 10.0  # then the terminal says what is waited for
 ANSWER_TIMEOUT_S = 2.0
 
+ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"""Where those who listen on every address are found from here."""
+
 log = Logger(namespace="kvcluster")
 
 
@@ -45,7 +48,8 @@ class Cluster(Service):
         self._redis_is_named = redis_is_named
         self._config = config
         self._folder = config.folder.absolute()  # twistd may change the working directory before the start
-        host = f"[{config.interface}]" if ":" in config.interface else config.interface
+        host = ANYWHERE.get(config.interface, config.interface)
+        host = f"[{host}]" if ":" in host else host
         self._proxy = f"http://{host}:{config.port}"
         self._nodes = {f"node-{port}": f"http://{host}:{port}" for port in config.node_ports}
         self._children = Children(reactor, self._folder, log)
@@ -79,6 +83,8 @@ class Cluster(Service):
         for name, port in zip(self._nodes, config.node_ports, strict=True):
             add(name, "kvnode", *place, str(port), "--engine", config.engine, "--sync", config.sync, *asked)
         ways = ("--transport", config.transport, "--workers", str(config.workers))
+        if config.hosts:
+            ways += ("--hosts", ",".join(config.hosts))
         ways += ("--allow-flush", str(config.allow_flush).lower())
         if self._redis_is_named or not config.resp_port:
             ways += ("--resp-port", str(config.resp_port))

@@ -14,6 +14,7 @@ import msgspec
 
 from .errors import BadConfig
 from .limits import MIB, Limits
+from .networks import parse_networks
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
 USUAL_RESP_PORT = 6380
@@ -38,6 +39,10 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tls_identity: str | None = None
     token_file: str | None = None
     """What proxies have to show, and what this node shows to others."""
+    hosts: list[str] = []
+    """What else than localhost and addresses a request may name as its host where no token is asked for."""
+    node_networks: list[str] | None = None
+    """Where nodes may be; None for loopback and the networks of this machine's interfaces."""
     limits: Limits = Limits()
 
     @property
@@ -91,6 +96,10 @@ class ProxyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What clients have to show."""
     node_token_file: str | None = None
     """What is shown to nodes."""
+    hosts: list[str] = []
+    """What else than localhost and addresses a request may name as its host where no token is asked for."""
+    node_networks: list[str] | None = None
+    """Where nodes may be; None for loopback and the networks of this machine's interfaces."""
     limits: Limits = Limits()
 
     @property
@@ -134,6 +143,8 @@ class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     workers: Workers = 1
     token_file: str | None = None
     """What clients have to show. Nodes and proxy then have tokens of their own, too."""
+    hosts: list[str] = []
+    """What else than localhost and addresses a request to the proxy may name as its host without a token file."""
     data_dir: str | None = None
 
     @property
@@ -167,6 +178,7 @@ def configured(shape: type[C], flags: Mapping[str, Any], file: str | None) -> C:
             )
     if config.token_file is None:
         _check_interface(config.interface, _source("interface", from_file, flags, file))
+    parse_networks(getattr(config, "node_networks", None) or ())
     limits = getattr(config, "limits", None)
     if limits is not None:
         _check_limits(limits, _source("limits", from_file, flags, file))

@@ -76,6 +76,11 @@ class ForeignOrigin(BadInput):
     title = "The call comes from another site's page"
 
 
+class ForeignHost(BadInput):
+    slug = "foreign-host"
+    title = "The call is meant for another host"
+
+
 class TokenMissing(BadInput):
     """``shown`` says whether there was one, which is not known here."""
 

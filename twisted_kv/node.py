@@ -22,7 +22,9 @@ from .aside import Aside
 from .commit import AtOnce, Commit, GroupCommit
 from .config import NodeConfig
 from .errors import DiskBusy, DiskFull, KvError
+from .fasthttp.gate import Gate
 from .fasthttp.readers import watching
+from .interfaces import allowed_networks
 from .limits import Limits
 from .metrics import NodeMetrics
 from .options import (
@@ -128,10 +130,12 @@ class Node(Service):
         self._scrubber = Scrubber(reactor, random, limits, replica)
         self._scrubber.start()
         tls = client_tls(config.tls_authority, config.tls_identity)
-        self._transport = HttpTransport(reactor, limits, keyring=keyring, tls=tls)
+        networks = allowed_networks(config.node_networks)
+        self._transport = HttpTransport(reactor, limits, keyring=keyring, tls=tls, networks=networks)
         puller = Puller(reactor, limits, Control(self._transport, limits), replica)
         app, link = node_app(replica, puller, metrics, limits), Batches(replica, metrics).link(limits)
-        site = self._site = KvSite(reactor, app, limits, limits.node_body_bytes_max, config.lane, link, keyring)
+        gate = Gate(keyring, config.hosts)
+        site = self._site = KvSite(reactor, app, limits, limits.node_body_bytes_max, config.lane, link, gate)
         try:
             self._door = listening(reactor, config.listen or tcp_endpoint(config.interface, config.port), site)
         except SystemExit:

@@ -170,6 +170,8 @@ LANE = ["lane", None, None, "Whether the fast lane answers common calls in front
 TRANSPORT = ["transport", None, None, "How the proxy speaks to nodes: http, or link, its own kept connections (http)."]
 WORKERS = ["workers", "w", None, "Processes that share the proxy's port, for machines with several cores (1)."]
 TOKEN_FILE = ["token-file", None, None, "File of the tokens that clients have to show (none: everybody may come in)."]
+HOSTS = ["hosts", None, None, "Names by which clients may call it without a token, beside localhost; with commas."]
+NETWORKS = ["node-networks", None, None, "Networks in which nodes may be, with commas (loopback, this machine's own)."]
 LISTEN = ["listen", None, None, "Endpoint to listen at, in the place of --interface and --port: ssl:..., mtls:... ."]
 CLIENT_TLS = [
     ["tls-authority", None, None, "PEM file of those who sign the certificates of https nodes (the system's)."],
@@ -181,6 +183,7 @@ LEASH = ["leash", None, "Stop when standard input ends, and ignore SIGINT: for a
 class NodeOptions(RoleOptions):
     longdesc = "Runs one storage node. A proxy takes it into a cluster with POST /AddServer."
     shape = NodeConfig
+    lists = ("hosts", "node_networks")
     optFlags = [LEASH]
     optParameters = [
         ["port", "p", None, "Port to listen on (8081)."],
@@ -192,6 +195,8 @@ class NodeOptions(RoleOptions):
         LISTEN,
         *CLIENT_TLS,
         ["token-file", None, None, "File of the tokens that proxies have to show; the first is shown to other nodes."],
+        HOSTS,
+        NETWORKS,
         ["config", "c", None, "TOML file with the same options; a flag wins over it."],
     ]
 
@@ -199,7 +204,7 @@ class NodeOptions(RoleOptions):
 class ProxyOptions(RoleOptions):
     longdesc = "Runs the proxy that clients talk to: it routes, replicates, and reads through failures."
     shape = ProxyConfig
-    lists = ("nodes",)
+    lists = ("nodes", "hosts", "node_networks")
     optFlags = [LEASH]
     optParameters = [
         ["port", "p", None, "Port to listen on (8080)."],
@@ -220,6 +225,8 @@ class ProxyOptions(RoleOptions):
         *CLIENT_TLS,
         TOKEN_FILE,
         ["node-token-file", None, None, "The nodes' token file: its first read-write token is shown to them."],
+        HOSTS,
+        NETWORKS,
         ["config", "c", None, "TOML file with the same options; a flag wins over it."],
     ]
     worker = FIRST
@@ -251,6 +258,7 @@ class ProxyOptions(RoleOptions):
 class ClusterOptions(RoleOptions):
     longdesc = "Runs a whole cluster on this machine: nodes, each a process of its own, and a proxy."
     shape = ClusterConfig
+    lists = ("hosts",)
     optParameters = [
         ["nodes", "n", None, "How many storage nodes (3)."],
         ["base-port", "b", None, "Port of the first node; the others follow it (8081)."],
@@ -264,6 +272,7 @@ class ClusterOptions(RoleOptions):
         TRANSPORT,
         WORKERS,
         TOKEN_FILE,
+        HOSTS,
         ["data-dir", "d", None, "Folder for everything the cluster writes (./kvcluster)."],
         ["config", "c", None, "TOML file with the same options; a flag wins over it."],
     ]

@@ -15,6 +15,8 @@ from twisted.python.failure import Failure
 
 from .config import FIRST, ProxyConfig
 from .errors import BadInput, ForeignNode, KvError, NodeHasData, StateUnusable
+from .fasthttp.gate import Gate
+from .interfaces import allowed_networks
 from .membership import State, founded
 from .names import ClusterId
 from .node import listening, tcp_endpoint, url_of
@@ -114,7 +116,9 @@ class Proxy(Service):
         self._tokens.read()
         self._node_tokens.read()
         tls = client_tls(config.tls_authority, config.tls_identity)
-        http = HttpTransport(self._reactor, limits, keyring=self._node_tokens.keyring, tls=tls)
+        networks = allowed_networks(config.node_networks)
+        keyring = self._node_tokens.keyring
+        http = HttpTransport(self._reactor, limits, keyring=keyring, tls=tls, networks=networks)
         links = LinkTransport(self._reactor, limits, http) if config.transport == "link" else None
         transport = self._transport = links or http
         store = self._state_store()
@@ -141,7 +145,14 @@ class Proxy(Service):
         config, part, metrics = self._config, self._part, self._rooms.metrics
         app = self._rooms.app(config.limits, parse_level(config.consistency), part.app(metrics), part.troubles)
         keyring = self._tokens.keyring
-        site = KvSite(self._reactor, app, config.limits, config.limits.body_bytes_max, config.lane, keyring=keyring)
+        site = KvSite(
+            self._reactor,
+            app,
+            config.limits,
+            config.limits.body_bytes_max,
+            config.lane,
+            gate=Gate(keyring, config.hosts),
+        )
         place = config.listen or tcp_endpoint(config.interface, config.port)
         self._door = listening(self._reactor, place, site, part.shares_port)
         if config.resp_port or config.resp_listen:

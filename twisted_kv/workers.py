@@ -26,12 +26,13 @@ from twisted.logger import Logger
 from .children import Children
 from .config import FIRST, EtcdPlace, ProxyConfig, worker_socket
 from .errors import BadConfig, KvError, PeerSilent, StateUnusable
+from .fasthttp.gate import Gate
 from .limits import Limits
 from .membership import State
 from .metrics import CONTENT_TYPE, Metrics, Workers
 from .together import answers
 from .web.answers import answer
-from .web.relay import Relay, Relayed, StandIn
+from .web.relay import WORKER_HOST, Relay, Relayed, StandIn
 from .web.site import App, KvSite
 from .wire import parse_json
 
@@ -266,7 +267,7 @@ def answering(reactor: Any, path: Path, app: App, limits: Limits) -> IService:
 
     :raises BadConfig: if there can be none.
     """
-    site = KvSite(reactor, app, limits, limits.body_bytes_max, lane=False)
+    site = KvSite(reactor, app, limits, limits.body_bytes_max, lane=False, gate=Gate(names=[WORKER_HOST]))
     inner: Any = UNIXServer(str(path), site, mode=0o600, reactor=reactor)
     try:
         path.unlink(missing_ok=True)

@@ -22,6 +22,7 @@ from twisted.web import http, server
 from tests.streams import FINE, chunked, get, kv_put, node_call, put, spoilt
 from twisted_kv.coordinator import Coordinator
 from twisted_kv.fasthttp import request as lane_request
+from twisted_kv.fasthttp.gate import Gate
 from twisted_kv.limits import Limits
 from twisted_kv.operation import Done
 from twisted_kv.quorum import Level
@@ -144,7 +145,7 @@ class Port:
         def bug(request: Any) -> bytes:
             raise RuntimeError("a bug")
 
-        self.site = KvSite(self.clock, app, limits, BODY_MAX, lane)
+        self.site = KvSite(self.clock, app, limits, BODY_MAX, lane, gate=Gate(names=["a"]))
         self.connect()
 
     def connect(self) -> None:

@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 
 from twisted_kv.errors import KvError, PeerSilent, PeerUnreachable
 from twisted_kv.fasthttp.frames import ID_MAX, LINK_PATH, Frame, Frames, head
+from twisted_kv.fasthttp.gate import Gate
 from twisted_kv.fasthttp.heads import Head
 from twisted_kv.fasthttp.intake import Intake
 from twisted_kv.fasthttp.linked import Linked
@@ -305,7 +306,8 @@ def test_a_node_s_one_port_takes_the_link_beside_all_else() -> None:
         return answer(request, b"http " + request.content.read(), MSGPACK)
 
     with scene_of(ScriptedNode()) as scene:
-        site = KvSite(Stack(scene.tcp, scene.server), app, LIMITS, LIMITS.node_body_bytes_max, link=link)
+        gate, stack = Gate(names=["node"]), Stack(scene.tcp, scene.server)
+        site = KvSite(stack, app, LIMITS, LIMITS.node_body_bytes_max, link=link, gate=gate)
         scene.tcp.listen(scene.server, PORT, site)
         assert scene.ask(b"1").body == b"http 1"
         heard = [scene.batch(b"%d" % number) for number in range(2, 5)]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from twisted_kv.errors import BadConfig, TokenMissing, TokenTooWeak
-from twisted_kv.fasthttp.gate import Gate
+from twisted_kv.errors import BadConfig, ForeignHost, TokenMissing, TokenTooWeak
+from twisted_kv.fasthttp.gate import HOSTS_MET_MAX, Gate
 from twisted_kv.fasthttp.heads import Head, read_head
 from twisted_kv.tokens import TOKENS_MAX, Access, Keyring, Ticket, Tokens, digest_of, parse_tokens
 
@@ -18,7 +18,11 @@ def allows(tokens: Tokens, token: str) -> Access | None:
 
 
 def head(*fields: str, method: str = "GET") -> Head:
-    return read_head("\r\n".join((f"{method} / HTTP/1.1", "Host: a", *fields, "", "")).encode(), 100)
+    return named("localhost", *fields, method=method)
+
+
+def named(host: str, *fields: str, method: str = "GET") -> Head:
+    return read_head("\r\n".join((f"{method} / HTTP/1.1", f"Host: {host}", *fields, "", "")).encode(), 100)
 
 
 def test_a_file_says_what_each_token_allows() -> None:
@@ -119,3 +123,33 @@ def test_a_ticket_holds_as_long_as_its_token() -> None:
 
     keyring.tokens = parse_tokens(f"read-write {'n' * 32}", "file")
     assert not ticket.holds()
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["localhost", "LOCALHOST:8080", "a.localhost", "localhost.", "127.0.0.1", "10.1.2.3:80", "[::1]:8080", "[::1]", ""],
+)
+def test_a_gate_without_tokens_answers_names_that_lead_nowhere_else(host: str) -> None:
+    assert Gate().judge(b"GET", b"/", named(host)) is None
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.a.b", "1"])
+def test_a_page_whose_own_name_leads_here_is_refused(host: str) -> None:
+    gate = Gate(names=["kv.example"])
+    for _ in range(2):
+        with pytest.raises(ForeignHost) as refused:
+            gate.judge(b"GET", b"/", named(host))
+    assert "--hosts" in refused.value.hint
+    assert gate.judge(b"GET", b"/", named("KV.example.:80")) is None
+
+
+def test_where_a_token_is_asked_for_any_name_will_do() -> None:
+    gate = Gate(Keyring(parse_tokens(FILE, "file")))
+    assert gate.judge(b"GET", b"/", named("kv.example", f"Authorization: Bearer {READS}")) is not None
+
+
+def test_the_hosts_that_a_gate_remembers_are_bounded() -> None:
+    gate = Gate()
+    for number in range(3 * HOSTS_MET_MAX):
+        gate.judge(b"GET", b"/", named(f"{number}.localhost"))
+    assert len(gate._met) <= HOSTS_MET_MAX

@@ -238,6 +238,17 @@ def test_a_call_that_another_sites_page_sends_is_refused(connection: http.client
     assert call("PUT", f"{proxy.url}/v1/kv/stays", b"here", Origin=proxy.url).status == 204
 
 
+@pytest.mark.parametrize(("method", "path"), [("GET", "/GET?Key=stays"), ("PUT", "/PUT"), ("GET", "/metrics")])
+def test_a_page_whose_own_name_leads_here_is_refused(
+    connection: http.client.HTTPConnection, farm: Farm, method: str, path: str
+) -> None:
+    for daemon in (farm.proxies[0], farm.nodes[0]):
+        page = f"evil.example:{daemon.port}"
+        got = call(method, f"{daemon.url}{path}", b"v", Host=page, Origin=f"http://{page}")
+        assert (got.status, got.json()["type"]) == (421, "foreign-host")
+        assert "--hosts" in got.json()["hint"]
+
+
 HOSTS = [b"", b"a" * 300, b".".join([b"a" * 70] * 2), "ü..a".encode(), b"\xff\xfe", b"a b", b"[::1"]
 
 
@@ -248,7 +259,7 @@ def test_a_host_or_path_of_odd_bytes_is_no_fault_of_the_daemons(
 ) -> None:
     for daemon in (farm.proxies[0], farm.nodes[0]):
         answer = raw(daemon.port, b"GET %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n" % (path, host))
-        assert answer[9:12] in (b"200", b"400", b"404")
+        assert answer[9:12] in (b"200", b"400", b"404", b"421")
         assert b"text/html" not in answer
     assert "Traceback" not in farm.proxies[0].log() + farm.nodes[0].log()
 
@@ -256,7 +267,7 @@ def test_a_host_or_path_of_odd_bytes_is_no_fault_of_the_daemons(
 def test_the_absolute_form_of_a_target_is_served(connection: http.client.HTTPConnection, farm: Farm) -> None:
     answer = raw(
         farm.proxies[0].port,
-        b"GET http://anything.example:1/GET?Key=stays HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        b"GET http://anything.example:1/GET?Key=stays HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
     )
     assert answer.endswith(b'"here"')
 

@@ -84,7 +84,7 @@ class Control:
         try:
             answer = await self._request("GET", url, "info", b"", JSON, timeout_s)
         except KvError as error:
-            raise NotANode(f"{url} does not answer as a kvnode: {error.detail}", hint) from None
+            raise NotANode(f"{url} does not answer as a kvnode: {error.detail}", error.hint or hint) from None
         try:
             info = msgspec.json.decode(answer.body, type=Info)
         except UNDECODED:

@@ -23,8 +23,10 @@ from zope.interface import implementer
 from ..errors import KvError, PeerSilent, PeerUnreachable
 from ..fasthttp.agent import PooledAgent
 from ..limits import Limits
+from ..networks import Networks
 from ..tls import PUBLIC, ClientTls
 from ..tokens import Keyring
+from .allowed import AddressDenied, AllowedEndpoint
 from .peer import Answer
 
 PARTS_MAX = 4096
@@ -147,20 +149,26 @@ class Body(Protocol):
 
 @implementer(IAgentEndpointFactory)
 class Endpoints:
-    """Connects to nodes by name or address.
+    """Connects to nodes by name or address; in allowed networks only, where there are such.
 
     Twisted's endpoint learns that a connection was refused only when its next attempt is due, which by default is
     after 0.3 s, on the only address there is as well: as long as three reads take.
     """
 
-    def __init__(self, reactor: Any, limits: Limits, tls: ClientTls = PUBLIC) -> None:
+    def __init__(self, reactor: Any, limits: Limits, tls: ClientTls = PUBLIC, networks: Networks | None = None) -> None:
         self._reactor = reactor
         self._limits = limits
         self._tls = tls
+        self._networks = networks
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        if self._networks is None:
+            return self._endpoint_on(self._reactor, uri)
+        return AllowedEndpoint(self._reactor, self._networks, lambda judged: self._endpoint_on(judged, uri))
+
+    def _endpoint_on(self, reactor: Any, uri: URI) -> IStreamClientEndpoint:
         endpoint = HostnameEndpoint(
-            self._reactor,
+            reactor,
             uri.host.strip(b"[]"),
             uri.port,
             timeout=self._limits.control_timeout_s,
@@ -186,6 +194,7 @@ class HttpTransport:
 
     :param keyring: holds the token to show, if any.
     :param tls: what is gone by where a URL is an ``https`` one.
+    :param networks: where those who are asked have to be; None for anywhere.
     :param agent: makes the requests, instead of one of the transport's own; is closed with it, as a pool of
         connections that are kept (``closeCachedConnections``).
     """
@@ -197,8 +206,9 @@ class HttpTransport:
         agent: Any = None,
         keyring: Keyring | None = None,
         tls: ClientTls = PUBLIC,
+        networks: Networks | None = None,
     ) -> None:
-        self.endpoints = Endpoints(reactor, limits, tls)
+        self.endpoints = Endpoints(reactor, limits, tls, networks)
         self._clock: IReactorTime = reactor
         self._limits = limits
         self.keyring = keyring or Keyring()
@@ -280,6 +290,8 @@ class _Request:
             self._finish(failure)
         elif self._timed_out or failure.check(CancelledError):
             self._finish(Failure(PeerSilent(f"no answer within {self._timeout_s:g} s")))
+        elif failure.check(AddressDenied):
+            self._finish(self._not_sent(str(failure.value), "allow its network with --node-networks"))
         elif failure.check(ConnectError, DNSLookupError):
             self._finish(self._not_sent(f"cannot connect: {failure.value}"))
         elif failure.check(ResponseNeverReceived) and not self._resent:
@@ -288,9 +300,9 @@ class _Request:
         else:
             self._finish(Failure(PeerSilent(f"the connection broke: {failure.getErrorMessage()}")))
 
-    def _not_sent(self, why: str) -> Failure:
+    def _not_sent(self, why: str, hint: str = "") -> Failure:
         """Say that nothing has left; a copy that left before may have arrived all the same."""
-        return Failure(PeerSilent(why) if self._resent else PeerUnreachable(why))
+        return Failure(PeerSilent(why, hint) if self._resent else PeerUnreachable(why, hint))
 
     def _time_out(self) -> None:
         self._timed_out = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from ..fasthttp.gate import Gate
 from ..fasthttp.heads import Head
 from ..fasthttp.intake import Intake
 from ..fasthttp.lane import Guest
@@ -128,5 +129,6 @@ class Wire:
         link: Callable[[Head, Intake], Guest | None],
         keyring: Keyring | None,
     ) -> None:
+        gate = Gate(keyring, [host.name])
         lane = self._random.random() < LANED
-        self.tcp.listen(host, PORT, KvSite(Stack(self.tcp, host), app, self._limits, bytes_max, lane, link, keyring))
+        self.tcp.listen(host, PORT, KvSite(Stack(self.tcp, host), app, self._limits, bytes_max, lane, link, gate))

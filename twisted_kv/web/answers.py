@@ -55,6 +55,7 @@ STATUS: dict[type[KvError], int] = {
     errors.NoSuchMember: 404,
     errors.NoSuchTask: 404,
     errors.ForeignOrigin: 403,
+    errors.ForeignHost: 421,
     errors.TokenMissing: 401,
     errors.TokenTooWeak: 403,
     errors.PeerRefused: 409,
@@ -72,7 +73,7 @@ log = Logger()
 def status_of(error: KvError, original: bool = False) -> int:
     """Give an error's status. The original program's calls know fewer: what is wrong with a request is 400 there."""
     status = STATUS[type(error)]
-    if original and isinstance(error, BadInput) and status not in (401, 403, 404, 405):
+    if original and isinstance(error, BadInput) and status not in (401, 403, 404, 405, 421):
         return 400
     return 503 if original and status == 504 else status
 

@@ -31,6 +31,7 @@ _REASONS = {
     403: b"Forbidden",
     408: b"Request Timeout",
     413: b"Content Too Large",
+    421: b"Misdirected Request",
     429: b"Too Many Requests",
     431: b"Request Header Fields Too Large",
 }

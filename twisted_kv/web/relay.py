@@ -25,6 +25,9 @@ from ..peers.http import Body, WholeBody
 from .answers import JSON
 from .site import App
 
+WORKER_HOST = "worker"
+"""What a worker is called at its socket."""
+
 KEPT = (b"content-type", b"retry-after")
 """The fields of an answer that are its own; the others are the door's."""
 
@@ -82,7 +85,9 @@ class Relay:
 
     async def _ask(self, method: bytes, target: bytes, body: bytes, content_type: bytes) -> Relayed:
         heads = Headers({b"Content-Type": [content_type]})
-        response = await self._agent.request(method, b"http://worker" + target, heads, WholeBody(body))
+        response = await self._agent.request(
+            method, b"http://%b%b" % (WORKER_HOST.encode(), target), heads, WholeBody(body)
+        )
         whole = Body(self._limits.relay_bytes_max)
         response.deliverBody(whole)
         found = {name: response.headers.getRawHeaders(name) for name in KEPT}

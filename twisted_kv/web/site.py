@@ -22,7 +22,7 @@ from ..fasthttp.lane import Guest, Lane
 from ..fasthttp.overdue import Overdue
 from ..fasthttp.request import Stamp
 from ..limits import Limits
-from ..tokens import Keyring, Ticket
+from ..tokens import Ticket
 from .answers import answer_bug, answer_problem, log_bug
 from .channel import StrictChannel
 
@@ -108,7 +108,7 @@ class KvSite(Site):
     :param bytes_max: the largest body.
     :param lane: whether the lane stands in front of klein.
     :param link: gives who speaks the link, where there is one behind this port.
-    :param keyring: the tokens that its clients have to show, if any.
+    :param gate: who may ask what.
     """
 
     def __init__(
@@ -119,13 +119,13 @@ class KvSite(Site):
         bytes_max: int,
         lane: bool = True,
         link: Link = lambda head, intake, ticket: None,
-        keyring: Keyring | None = None,
+        gate: Gate | None = None,
     ) -> None:
         super().__init__(Door(app), requestFactory=BoundedRequest, parsePOSTFormSubmission=False, reactor=reactor)
         self.clock = reactor
         self.limits = limits
         self.bytes_max = bytes_max
-        self.gate = Gate(keyring or Keyring())
+        self.gate = gate or Gate()
         self.intake = Intake(limits.intake_bytes_max)
         self.remembered = Remembered(limits.head_fields_max)
         self.stamp = Stamp(reactor)
