@@ -23,7 +23,7 @@ setup(
     packages=[*find_packages(include=["twisted_kv", "twisted_kv.*"]), "twisted.plugins"],
     package_data={"twisted_kv": ["py.typed"]},
     install_requires=[
-        "twisted>=26.10.0",
+        "twisted[tls]>=26.10.0",
         "klein>=24.8.0",
         "treq>=25.5.0",
         "httptools>=0.7.1",

@@ -1,7 +1,7 @@
 """TLS, where it is configured: whom we trust and what we show to others, and an endpoint that asks for certificates.
 
-Twisted's own ``ssl:`` endpoint shows a certificate and asks for none. ``mtls:`` takes the same words, and ``clientCA``:
-a file of the authorities of which one has to have signed what a client shows.
+Twisted's own ``ssl:`` endpoint shows a certificate and asks for none. ``mtls:`` asks for one that an authority in the
+file ``clientCA`` has signed.
 
 Whoever parses an endpoint imports this module, as a plugin: OpenSSL is imported where it is needed.
 """
@@ -29,17 +29,30 @@ class MutualTls:
         reactor: Any,
         port: str,
         privateKey: str,
-        clientCA: str,
+        clientCA: str = "",
         certKey: str = "",
         interface: str = "",
         backlog: str = "50",
     ) -> IStreamServerEndpoint:
-        """See ``IStreamServerEndpointStringParser``. Without ``certKey`` the certificate stands beside its key."""
-        from twisted.internet.endpoints import SSL4ServerEndpoint
-        from twisted.internet.ssl import PrivateCertificate
+        """See ``IStreamServerEndpointStringParser``.
 
-        shown = PrivateCertificate.loadPEM(_texts(privateKey, certKey or privateKey))
-        context = shown.options(*certificates(Path(clientCA)))
+        Without ``certKey`` the certificate stands beside its key. Behind it may stand those between it and its
+        authority.
+
+        :raises ValueError: if it names no ``clientCA``.
+        """
+        from twisted.internet.endpoints import SSL4ServerEndpoint
+        from twisted.internet.ssl import CertificateOptions, trustRootFromCertificates
+
+        if not clientCA:
+            raise ValueError("mtls: asks for certificates; name those who sign them: clientCA=FILE")
+        identity, chain = _identity(privateKey, certKey or privateKey)
+        context = CertificateOptions(
+            identity.privateKey.original,
+            identity.original,
+            trustRoot=trustRootFromCertificates(certificates(Path(clientCA))),
+            extraCertChain=list(chain) or None,
+        )
         endpoint: IStreamServerEndpoint = SSL4ServerEndpoint(reactor, int(port), context, int(backlog), interface)
         return endpoint
 
@@ -49,10 +62,12 @@ class ClientTls(NamedTuple):
 
     :param trust: whom it trusts; None for those whom the system trusts.
     :param identity: what it shows to who asks for a certificate, if anything.
+    :param chain: the certificates between that and its authority.
     """
 
     trust: Any = None
     identity: Any = None
+    chain: tuple[Any, ...] = ()
 
 
 PUBLIC = ClientTls()
@@ -60,20 +75,27 @@ PUBLIC = ClientTls()
 
 
 def client_tls(authority: str | None, identity: str | None) -> ClientTls:
-    """Read PEM files: one of authorities, and one with a certificate and its key.
+    """Read PEM files: one of authorities, and one with a certificate, its key, and those between it and its authority.
 
     :raises BadConfig: if they are none.
     """
-    from twisted.internet.ssl import PrivateCertificate, trustRootFromCertificates
+    from twisted.internet.ssl import trustRootFromCertificates
 
     trust = trustRootFromCertificates(certificates(Path(authority))) if authority is not None else None
-    shown = None
-    if identity is not None:
-        try:
-            shown = PrivateCertificate.loadPEM(_texts(identity))
-        except Exception as error:
-            raise _unusable(identity, "a certificate and its key", error) from None
-    return ClientTls(trust, shown)
+    if identity is None:
+        return ClientTls(trust)
+    return ClientTls(trust, *_identity(identity))
+
+
+def _identity(*paths: str) -> tuple[Any, tuple[Any, ...]]:
+    """Read a certificate and its key, and the certificates behind it. Errors as in ``client_tls``."""
+    from twisted.internet.ssl import PrivateCertificate
+
+    try:
+        shown = PrivateCertificate.loadPEM(_texts(*paths))
+    except Exception as error:
+        raise _unusable(paths[0], "a certificate and its key", error) from None
+    return shown, tuple(one.original for one in certificates(Path(paths[-1]))[1:])
 
 
 def certificates(path: Path) -> list[Any]:

@@ -7,17 +7,14 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from twisted.internet import reactor as real_reactor
 from twisted.internet import ssl
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.protocol import Factory
 
+from tests.authority import DAY, Authority
 from tests.contracts.test_transports import LIMITS, LONG_S, Line, Server, answering, error_of, ok, post
-from twisted_kv.errors import PeerSilent
+from twisted_kv.errors import PeerSilent, PeerUnreachable
 from twisted_kv.peers.http import HttpTransport
 from twisted_kv.tls import PUBLIC, ClientTls
 
@@ -27,31 +24,11 @@ reactor: Any = real_reactor
 pytestmark = pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")
 
 
-def pem_for(host: str) -> tuple[bytes, bytes]:
-    """Make a certificate that is its own authority, and its key, as PEM."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    secret = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return certificate.public_bytes(serialization.Encoding.PEM), secret
+AUTHORITY = Authority()
 
 
-def certificate_for(host: str) -> ssl.PrivateCertificate:
-    return ssl.PrivateCertificate.loadPEM(b"".join(pem_for(host)))
+def certificate_for(*hosts: str, by: Authority = AUTHORITY, lives: datetime.timedelta = DAY) -> ssl.PrivateCertificate:
+    return ssl.PrivateCertificate.loadPEM(b"".join(by.sign("node", *hosts, lives=lives)))
 
 
 class TlsServer(Server):
@@ -71,9 +48,11 @@ class TlsServer(Server):
         await super().stop()
 
 
-def transport_to(trusted: ssl.PrivateCertificate | None) -> HttpTransport:
-    """Give a transport that trusts a certificate, beside those that everybody trusts."""
-    tls = PUBLIC if trusted is None else ClientTls(ssl.trustRootFromCertificates([trusted]))
+def transport_that_trusts(authority: Authority | None) -> HttpTransport:
+    """Give a transport that trusts one authority, or those that everybody trusts."""
+    tls = PUBLIC
+    if authority is not None:
+        tls = ClientTls(ssl.trustRootFromCertificates([ssl.Certificate.loadPEM(authority.certificate)]))
     return HttpTransport(reactor, LIMITS, tls=tls)
 
 
@@ -82,17 +61,81 @@ def transport_to(trusted: ssl.PrivateCertificate | None) -> HttpTransport:
 async def test_nodes_are_asked_over_tls_if_they_are_who_they_say(known: bool) -> None:
     certificate = certificate_for("localhost")
     server = TlsServer(answering(ok(b"x" * 50_000)), certificate)
-    transport = transport_to(certificate if known else None)
+    transport = transport_that_trusts(AUTHORITY if known else None)
     if known:
         for _ in range(3):
             assert (await post(transport, server.url, bytes(70_000))).body == b"x" * 50_000
         assert len(server.lines) == 1
         assert [len(request.partition(b"\r\n\r\n")[2]) for request in server.requests] == [70_000] * 3
     else:
-        await error_of(post(transport, server.url), PeerSilent)
+        error = await error_of(post(transport, server.url), PeerUnreachable)
+        assert "is signed by an authority that is not trusted" in error.detail
+        assert "--tls-authority" in error.hint
         assert server.requests == []
     await transport.close()
     await server.gone()
+    await server.stop()
+
+
+STRANGERS = {
+    "another host": (["elsewhere.example"], "localhost"),
+    "nobody": ([], "localhost"),
+    "a wildcard for a whole level": (["*.localhost"], "localhost"),
+    "a wildcard for everybody": (["*"], "localhost"),
+    "an odd wildcard, and the host": (["l*lhost", "a.*.b"], "localhost"),
+    "an address said to be a name": (["127.0.0.1"], "127.0.0.1"),
+    "another address": (["ip:127.0.0.2"], "127.0.0.1"),
+    "a name, where the address is called": (["localhost"], "127.0.0.1"),
+}
+
+
+@pytest.mark.parametrize(("hosts", "called"), STRANGERS.values(), ids=STRANGERS)
+@pytest_twisted.ensureDeferred
+async def test_who_is_not_called_like_the_host_is_told_nothing(hosts: list[str], called: str) -> None:
+    server = TlsServer(answering(ok(b"x")), certificate_for(*hosts))
+    transport = transport_that_trusts(AUTHORITY)
+    error = await error_of(post(transport, server.url.replace("localhost", called)), PeerUnreachable)
+    assert f"its certificate is not made out to {called}" in error.detail
+    assert server.requests == []
+    await transport.close()
+    await server.gone()
+    await server.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_address_may_be_called_that_is_in_the_certificate() -> None:
+    server = TlsServer(answering(ok(b"x")), certificate_for("ip:127.0.0.1", "localhost"))
+    transport = transport_that_trusts(AUTHORITY)
+    for host in ("127.0.0.1", "localhost"):
+        assert (await post(transport, server.url.replace("localhost", host))).body == b"x"
+    await transport.close()
+    await server.gone()
+    await server.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_certificate_that_has_expired_is_said_to_have() -> None:
+    server = TlsServer(answering(ok(b"x")), certificate_for("localhost", lives=-DAY))
+    transport = transport_that_trusts(AUTHORITY)
+    error = await error_of(post(transport, server.url), PeerUnreachable)
+    assert "its certificate has expired" in error.detail
+    await transport.close()
+    await server.gone()
+    await server.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_speaks_no_tls_is_said_to_be_called_wrongly() -> None:
+    class Blunt(Line):
+        def dataReceived(self, data: bytes) -> None:
+            self.transport.write(ok(b"what?", status=b"400 Bad Request"))  # type: ignore[union-attr]
+
+    server = Server(answering(ok(b"x")), Blunt)
+    transport = transport_that_trusts(AUTHORITY)
+    error = await error_of(post(transport, server.url.replace("http:", "https:")), PeerSilent)
+    assert "wrong version number" in error.detail
+    assert "http or https" in error.hint
+    await transport.close()
     await server.stop()
 
 
@@ -104,7 +147,7 @@ async def test_a_node_that_reads_no_more_does_not_keep_the_transport_open() -> N
 
     certificate = certificate_for("localhost")
     server = TlsServer(script, certificate)
-    transport = transport_to(certificate)
+    transport = transport_that_trusts(AUTHORITY)
     assert (await post(transport, server.url)).body == b"x"
     await transport.close().addTimeout(LONG_S, reactor)
     await server.stop()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.contracts.test_agent_tls import pem_for
+from tests.authority import Authority
 from tests.sockets.daemons import Silent, free_port, token_file, wait_until
 from tests.sockets.test_tokens import CLIENT, NODE, bearer, refusal
 
@@ -20,22 +20,27 @@ pytestmark = pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWar
 
 
 class Pem:
-    """A certificate that is its own authority, in files."""
+    """A certificate for localhost in files, with the one between it and its authority: what a daemon shows."""
 
-    def __init__(self, folder: Path, host: str) -> None:
-        certificate, key = pem_for(host)
-        self.certificate, self.both = folder / f"{host}.pem", folder / f"{host}-key.pem"
-        self.certificate.write_bytes(certificate)
-        self.both.write_bytes(certificate + key)
+    def __init__(self, folder: Path, name: str) -> None:
+        root = Authority(f"{name}'s authority")
+        between = Authority(f"{name}'s issuer", root)
+        certificate, key = between.sign(name, "localhost")
+        self.authority, self.both = folder / f"{name}-authority.pem", folder / f"{name}.pem"
+        self.authority.write_bytes(root.certificate)
+        self.chain = folder / f"{name}-chain.pem"
+        self.chain.write_bytes(between.certificate)
+        self.both.write_bytes(certificate + key + between.certificate)
 
     def endpoint(self, kind: str, port: int, *more: str) -> str:
         words = (
             kind,
             str(port),
             f"privateKey={self.both}",
-            f"certKey={self.certificate}",
+            f"certKey={self.both}",
             "interface=127.0.0.1",
             *more,
+            *([f"extraCertChain={self.chain}"] if kind == "ssl" else []),
         )
         return ":".join(words)
 
@@ -48,7 +53,7 @@ class Encrypted:
         clients = token_file(folder / "client.tokens", f"read-write {CLIENT}")
         nodes = token_file(folder / "node.tokens", f"read-write {NODE}")
         self.node_port, self.port, self.resp_port = free_port(), free_port(), free_port()
-        asks = self.server.endpoint("mtls", self.node_port, f"clientCA={self.proxy_s.certificate}")
+        asks = self.server.endpoint("mtls", self.node_port, f"clientCA={self.proxy_s.authority}")
         node = Silent(
             folder, "kvnode", self.node_port, "--engine", "memory", "--token-file", str(nodes), "--listen", asks
         )
@@ -59,7 +64,7 @@ class Encrypted:
             *("--listen", self.server.endpoint("ssl", self.port)),
             *("--resp-listen", self.server.endpoint("ssl", self.resp_port)),
             *("--token-file", str(clients), "--node-token-file", str(nodes)),
-            *("--tls-authority", str(self.server.certificate), "--tls-identity", str(self.proxy_s.both)),
+            *("--tls-authority", str(self.server.authority), "--tls-identity", str(self.proxy_s.both)),
             *("--nodes", f"https://localhost:{self.node_port}", "--replicas", "1"),
             *options,
         )
@@ -67,7 +72,7 @@ class Encrypted:
         wait_until(lambda: self.ask("GET", "/health/ready")[0] == 200, "the proxy to be ready")
 
     def context(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=str(self.server.certificate))
+        return ssl.create_default_context(cafile=str(self.server.authority))
 
     def ask(self, method: str, path: str, body: bytes = b"", port: int = 0, context: Any = None) -> tuple[int, bytes]:
         place = http.client.HTTPSConnection(

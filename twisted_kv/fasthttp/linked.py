@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ..limits import KIB, Limits
-from ..tokens import Ticket
+from ..tokens import Access, Ticket
 from .frames import Frame, Frames, head
 from .intake import Intake
 from .outlet import Outlet
@@ -194,8 +194,8 @@ class Linked:
             elif self._hung_up_s is not None and now_s - self._hung_up_s > limits.linger_s:
                 self._transport.abortConnection()  # the proxy does not read what it waits to send
             return
-        if self._ticket is not None and not self._ticket.holds():
-            self._give_up("its token is not among those that hold any more")
+        if self._ticket is not None and not (self._ticket.holds() and self._ticket.access is Access.READ_WRITE):
+            self._give_up("its token does not allow it any more")
             return
         if not self._stalled:
             self._stalled_s = None

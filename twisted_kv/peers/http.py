@@ -13,7 +13,6 @@ from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.interfaces import IConsumer, IDelayedCall, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
-from twisted.internet.ssl import optionsForClientTLS, platformTrust
 from twisted.python.failure import Failure
 from twisted.web.client import URI, ResponseDone, ResponseNeverReceived
 from twisted.web.http_headers import Headers
@@ -28,6 +27,7 @@ from ..tls import PUBLIC, ClientTls
 from ..tokens import Keyring
 from .allowed import AddressDenied, AllowedEndpoint
 from .peer import Answer
+from .verified import Verified, refusal_in, tls_fault_in
 
 PARTS_MAX = 4096
 """Parts of a body that are held one by one. 72 MiB come in some 1200 reads, but may come byte by byte, and each part
@@ -175,9 +175,7 @@ class Endpoints:
             attemptDelay=self._limits.connect_attempt_s,
         )
         if uri.scheme == b"https":
-            trust = self._tls.trust or platformTrust()
-            host = uri.host.strip(b"[]").decode("ascii")
-            return wrapClientTLS(optionsForClientTLS(host, trust, self._tls.identity), endpoint)
+            return wrapClientTLS(Verified(uri.host.strip(b"[]").decode("ascii"), self._tls), endpoint)
         return endpoint
 
 
@@ -292,13 +290,17 @@ class _Request:
             self._finish(Failure(PeerSilent(f"no answer within {self._timeout_s:g} s")))
         elif failure.check(AddressDenied):
             self._finish(self._not_sent(str(failure.value), "allow its network with --node-networks"))
+        elif refusal := refusal_in(failure):
+            self._finish(self._not_sent(refusal, "name who signs the nodes' certificates with --tls-authority"))
         elif failure.check(ConnectError, DNSLookupError):
             self._finish(self._not_sent(f"cannot connect: {failure.value}"))
         elif failure.check(ResponseNeverReceived) and not self._resent:
             self._resent = True
             self._send()
         else:
-            self._finish(Failure(PeerSilent(f"the connection broke: {failure.getErrorMessage()}")))
+            why = tls_fault_in(failure)
+            hint = "is its URL http or https as it listens, and does it take our --tls-identity?" if why else ""
+            self._finish(Failure(PeerSilent(f"the connection broke: {why or failure.getErrorMessage()}", hint)))
 
     def _not_sent(self, why: str, hint: str = "") -> Failure:
         """Say that nothing has left; a copy that left before may have arrived all the same."""

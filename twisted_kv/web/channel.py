@@ -6,6 +6,7 @@ from enum import Enum, auto
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 
@@ -165,7 +166,9 @@ class StrictChannel(HTTPChannel):
             b"HTTP/1.1 %d %s\r\nConnection: close\r\n%sContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s"
             % (status, _REASONS[status], more, PROBLEM, len(body), body)
         )
-        if hasattr(transport, "loseWriteConnection"):
+        if isinstance(transport, TLSMemoryBIOProtocol):
+            self.loseConnection()  # it hands what it does not know to the socket, which would close under the answer
+        elif hasattr(transport, "loseWriteConnection"):
             transport.loseWriteConnection()
         self._lingering = self._clock.callLater(self._limits.linger_s, transport.abortConnection)
 

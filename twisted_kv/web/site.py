@@ -135,6 +135,10 @@ class KvSite(Site):
         self._link = link
         self._lane = lane
 
+    def acceptableProtocols(self) -> list[bytes]:
+        """Say what is spoken over TLS (RFC 7301): whatever else is installed here, no HTTP/2."""
+        return [b"http/1.1"]
+
     def buildProtocol(self, addr: Any) -> Any:
         return Lane(self) if self._lane else self._channel(watched=True)
 
