@@ -17,10 +17,11 @@ from twisted.logger import Logger
 
 from .children import Children
 from .config import ClusterConfig
-from .errors import KvError, PeerSilent
+from .errors import BadConfig, KvError, PeerSilent
 from .limits import Limits
-from .options import ClusterOptions, fresh_random, fresh_token, monotonic_reactor, on_hangup
+from .options import ClusterOptions, end_with_failure, fresh_random, fresh_token, monotonic_reactor, on_hangup
 from .peers.http import HttpTransport
+from .peers.peer import denied
 from .periodic import Rounds
 from .token_files import TokenFile
 
@@ -66,7 +67,12 @@ class Cluster(Service):
 
     def startService(self) -> None:
         super().startService()
-        self._tokens.read()
+        try:
+            self._tokens.read()
+        except BadConfig as error:
+            log.critical("the cluster cannot start: {detail} ({hint})", detail=error.detail, hint=error.hint)
+            end_with_failure(self._reactor)
+            return
         config, add = self._config, self._children.add_daemon
         state = self._folder / "proxy" / "state.json"
         if config.engine == "memory" and state.exists():
@@ -149,9 +155,11 @@ class Cluster(Service):
         return "; ".join([*troubles, *(f"{url} is not in" for url in own if url not in up)])
 
     async def _ask(self, path: str) -> Any:
-        """:raises KvError: if the proxy does not answer, or not in JSON."""
+        """:raises KvError: if the proxy does not answer, not in JSON, or does not let this process in."""
         url, kind = self._proxy + path, "application/json"
         answer = await self._transport.request("GET", url, b"", content_type=kind, timeout_s=ANSWER_TIMEOUT_S)
+        if answer.code in (401, 403):
+            raise PeerSilent(denied(answer), "has it read its token file again? (SIGHUP)")
         try:
             return msgspec.json.decode(answer.body)
         except msgspec.DecodeError:
@@ -161,10 +169,15 @@ class Cluster(Service):
         local = self._proxy.replace("127.0.0.1", "localhost")
         rows = {"proxy": self._proxy, **self._nodes}.items()
         lines = [f"  {name:<10} {url}   {self._config.folder / name / 'twistd.log'}" for name, url in rows]
-        put = f"""  curl -X PUT {local}/PUT -d '{{"Key": "language", "Value": "Go"}}'"""
-        get = f"""  curl -X GET {local}/GET -d '{{"Key": "language"}}'"""
-        redis = [f"  redis-cli -p {self._config.resp_port} get language"] if self._config.resp_port else []
-        return "\n".join(["the cluster is ready", *lines, "try", put, get, *redis])
+        by_http = by_redis = token = ""
+        if self._config.token_file is not None:
+            by_http, by_redis = ' -H "Authorization: Bearer $TOKEN"', ' -a "$TOKEN" --no-auth-warning'
+            token = f", with TOKEN one of those in {self._config.token_file}"
+        put = f"""  curl{by_http} -X PUT {local}/PUT -d '{{"Key": "language", "Value": "Go"}}'"""
+        get = f"""  curl{by_http} -X GET {local}/GET -d '{{"Key": "language"}}'"""
+        port = self._config.resp_port
+        redis = [f"  redis-cli -p {port}{by_redis} get language"] if port else []
+        return "\n".join(["the cluster is ready", *lines, f"try{token}", put, get, *redis])
 
 
 def drawn_tokens(path: Path) -> Path:

@@ -52,6 +52,9 @@ class Limits:
     resp_clients_max: int = 10_000
     """Connections of Redis clients to one proxy: as many as Redis allows."""
 
+    resp_token_s_max: float = 10.0
+    """How long a Redis client may be there without a token, where one is asked for: strangers would fill the door."""
+
     resp_pipeline_max: int = 1_000
     """Commands of one Redis client that are under way. What it has sent beyond that waits, and then in its socket."""
 

@@ -85,7 +85,8 @@ class Node(Service):
         self._disk: Disk | None = None
         self._rounds: list[Rounds] = []
         self._renewing = False
-        self._tokens = TokenFile(config.token_file)
+        self._tokens = TokenFile(config.token_file, of_nodes=True)
+        self._tls = client_tls(config.tls_authority, config.tls_identity)
 
     def read_tokens_again(self) -> None:
         self._tokens.read_again()
@@ -129,9 +130,8 @@ class Node(Service):
         replica.on_renewal = self._renew
         self._scrubber = Scrubber(reactor, random, limits, replica)
         self._scrubber.start()
-        tls = client_tls(config.tls_authority, config.tls_identity)
         networks = allowed_networks(config.node_networks)
-        self._transport = HttpTransport(reactor, limits, keyring=keyring, tls=tls, networks=networks)
+        self._transport = HttpTransport(reactor, limits, keyring=keyring, tls=self._tls, networks=networks)
         puller = Puller(reactor, limits, Control(self._transport, limits), replica)
         app, link = node_app(replica, puller, metrics, limits), Batches(replica, metrics).link(limits)
         gate = Gate(keyring, config.hosts)

@@ -57,6 +57,7 @@ def on_hangup(reactor: Any, call: Callable[[], None], *files: str | None) -> Non
     Without a file to read again it ends the process, as ever: so does the terminal that is closed over it.
     """
     if any(files):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nobody has read them yet
         reactor.callWhenRunning(signal.signal, signal.SIGHUP, lambda *_: reactor.callFromThread(call))
 
 
@@ -115,6 +116,8 @@ class RoleOptions(usage.Options):
 
     shape: ClassVar[type[Any]]
     lists: ClassVar[tuple[str, ...]] = ()
+    of_nodes: ClassVar[tuple[str, ...]] = ("node_token_file",)
+    """Which token files hold what is shown to nodes."""
     config: Any
 
     def postOptions(self) -> None:
@@ -128,7 +131,7 @@ class RoleOptions(usage.Options):
             self.config = configured(self.shape, given, file)
             for name in ("token_file", "node_token_file"):
                 if getattr(self.config, name, None) is not None:
-                    read_tokens(Path(getattr(self.config, name)))
+                    read_tokens(Path(getattr(self.config, name)), name in self.of_nodes)
             client_tls(getattr(self.config, "tls_authority", None), getattr(self.config, "tls_identity", None))
             self.checked(self.config)
         except BadConfig as error:
@@ -184,6 +187,7 @@ class NodeOptions(RoleOptions):
     longdesc = "Runs one storage node. A proxy takes it into a cluster with POST /AddServer."
     shape = NodeConfig
     lists = ("hosts", "node_networks")
+    of_nodes = ("token_file",)
     optFlags = [LEASH]
     optParameters = [
         ["port", "p", None, "Port to listen on (8081)."],

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from .config import FIRST, ProxyConfig
-from .errors import BadInput, ForeignNode, KvError, NodeHasData, StateUnusable
+from .errors import BadConfig, BadInput, ForeignNode, KvError, NodeHasData, StateUnusable
 from .fasthttp.gate import Gate
 from .interfaces import allowed_networks
 from .membership import State, founded
@@ -99,8 +99,10 @@ class Proxy(Service):
         self._redis_door: RedisDoor | None = None
         self._first_nodes: list[Deferred[None]] = []
         self._tokens = TokenFile(config.token_file)
-        self._node_tokens = TokenFile(config.node_token_file)
+        self._node_tokens = TokenFile(config.node_token_file, of_nodes=True)
+        self._tls = client_tls(config.tls_authority, config.tls_identity)
         self._gateway: HttpTransport | None = None
+        self._transport: HttpTransport | LinkTransport | None = None
         self._part = part_of(reactor, config, worker)
 
     def read_tokens_again(self) -> None:
@@ -113,12 +115,15 @@ class Proxy(Service):
         config, limits = self._config, self._config.limits
         if not FNV_IS_COMPILED:
             self.log.warn("fnv-hash-fast has no compiled part here: every look-up costs 3 us more")
-        self._tokens.read()
-        self._node_tokens.read()
-        tls = client_tls(config.tls_authority, config.tls_identity)
+        try:
+            self._tokens.read()
+            self._node_tokens.read()
+        except BadConfig:
+            self._cannot_start(Failure())
+            return
         networks = allowed_networks(config.node_networks)
         keyring = self._node_tokens.keyring
-        http = HttpTransport(self._reactor, limits, keyring=keyring, tls=tls, networks=networks)
+        http = HttpTransport(self._reactor, limits, keyring=keyring, tls=self._tls, networks=networks)
         links = LinkTransport(self._reactor, limits, http) if config.transport == "link" else None
         transport = self._transport = links or http
         store = self._state_store()
@@ -213,6 +218,8 @@ class Proxy(Service):
     def stopService(self) -> Any:
         """Close the doors, let what runs end, hang up, stop the rounds, close the pool: in this order."""
         yield super().stopService()
+        if self._transport is None:
+            return  # it could not even start
         for adding in self._first_nodes:
             adding.addErrback(lambda _: None)
             adding.cancel()

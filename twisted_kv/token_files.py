@@ -9,46 +9,58 @@ from pathlib import Path
 from twisted.logger import Logger
 
 from .errors import BadConfig
-from .tokens import Keyring, Tokens, parse_tokens
+from .tokens import EXAMPLE, Keyring, Tokens, parse_tokens
 
 BYTES_MAX = 65_536
 
 
-def read_tokens(path: Path) -> Tokens:
-    """:raises BadConfig: if the file cannot be read, if others may read it, or if a line of it is none."""
+def read_tokens(path: Path, of_nodes: bool = False) -> Tokens:
+    """Read a file of tokens.
+
+    :param of_nodes: whether one of them is to be shown to nodes, which asks for one that is read-write.
+    :raises BadConfig: if the file cannot be read or used, if others may read it, or if a line of it is none.
+    """
     try:
         with open(path, "rb") as stream:
             found = os.fstat(stream.fileno())
-            text = stream.read(BYTES_MAX).decode("ascii")
+            data = stream.read(BYTES_MAX + 1)
     except OSError as error:
         raise BadConfig(
-            f"the token file {path} cannot be read: {error.strerror}", "name a file that is there"
+            f"the token file {path} cannot be read: {error.strerror}", "name a file that its daemon may read"
         ) from None
-    except UnicodeDecodeError:
-        raise BadConfig(f"the token file {path} holds more than letters and digits", "see docs/security.md") from None
+    if len(data) > BYTES_MAX:
+        raise BadConfig(f"the token file {path} has more than {BYTES_MAX} bytes", "see docs/security.md")
+    if not data.isascii():
+        number = next(number for number, line in enumerate(data.splitlines(), 1) if not line.isascii())
+        raise BadConfig(f"{path}: line {number} holds more than ASCII characters", "see docs/security.md")
     if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise BadConfig(f"others than its owner may read or write the token file {path}", f"run: chmod 600 {path}")
     if found.st_uid not in (0, os.geteuid()):
         raise BadConfig(f"the token file {path} belongs to somebody else", "let the daemon's own user have it")
-    return parse_tokens(text, str(path))
+    tokens = parse_tokens(data.decode("ascii"), str(path))
+    if of_nodes and not tokens.may_write:
+        raise BadConfig(f"{path} holds no read-write token, which nodes want to be shown", f"add one: {EXAMPLE}")
+    return tokens
 
 
 class TokenFile:
     """A file, and the keyring of all who go by it.
 
     :param path: None where there is no such file: then nobody is asked for a token, and none is shown.
+    :param of_nodes: see ``read_tokens``.
     """
 
     log = Logger()
 
-    def __init__(self, path: str | None) -> None:
+    def __init__(self, path: str | None, of_nodes: bool = False) -> None:
+        self._of_nodes = of_nodes
         self._path = Path(path).absolute() if path is not None else None
         self.keyring = Keyring()
 
     def read(self) -> None:
         """Errors as in ``read_tokens``."""
         if self._path is not None:
-            self.keyring.tokens = read_tokens(self._path)
+            self.keyring.tokens = read_tokens(self._path, self._of_nodes)
 
     def read_again(self) -> None:
         """Take what the file says now. One that cannot be used changes nothing, and is complained of."""

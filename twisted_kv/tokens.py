@@ -28,14 +28,17 @@ class Access(Enum):
 class Tokens:
     """The tokens of one file. Of those that are shown by others only digests are compared, in constant time.
 
-    ``shown`` is the first one that allows everything: what a daemon shows that was given the file.
+    ``shown`` is what a daemon shows that was given the file: the first one that allows everything, or the first if none
+    does; ``may_write`` says which.
     """
 
-    __slots__ = ("_known", "shown")
+    __slots__ = ("_known", "may_write", "shown")
 
     def __init__(self, tokens: list[tuple[str, Access]]) -> None:
         self._known = [(digest_of(token.encode()), access) for token, access in tokens]
-        self.shown = next((token for token, access in tokens if access is Access.READ_WRITE), None)
+        writes = [token for token, access in tokens if access is Access.READ_WRITE]
+        self.may_write = bool(writes)
+        self.shown = (writes or [token for token, _ in tokens])[0]
 
     def __len__(self) -> int:
         return len(self._known)

@@ -129,6 +129,21 @@ def test_a_node_hangs_up_on_who_shows_no_certificate_or_a_stranger_s(tmp_path: P
         started.stop()
 
 
+def test_refusals_arrive_over_tls_and_end_it_in_order(encrypted: Encrypted) -> None:
+    for asked in (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"nonsense\r\n\r\n"):
+        with (
+            socket.create_connection(("127.0.0.1", encrypted.port), timeout=10) as plain,
+            encrypted.context().wrap_socket(plain, server_hostname="localhost") as client,
+        ):
+            client.sendall(asked)
+            heard = b""
+            while part := client.recv(4096):  # an end without close_notify would be an error
+                heard += part
+            assert heard[:12] == (b"HTTP/1.1 401" if asked.startswith(b"GET") else b"HTTP/1.1 400")
+            client.unwrap()
+    assert "Unhandled" not in encrypted.daemons[1].log()
+
+
 @pytest.mark.parametrize("option", ["--listen", "--resp-listen"])
 def test_an_endpoint_asks_for_a_token_file(tmp_path: Path, option: str) -> None:
     assert "there is no token file" in refusal(tmp_path, "kvproxy", option, "tcp:0")

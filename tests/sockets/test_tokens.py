@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import socket
@@ -163,7 +165,14 @@ class Resp:
     def __call__(self, *words: str) -> bytes:
         said = b"".join(b"$%d\r\n%b\r\n" % (len(word), word.encode()) for word in words)
         self._socket.sendall(b"*%d\r\n%b" % (len(words), said))
-        return self._socket.recv(65536)
+        return self.hears()
+
+    def hears(self) -> bytes:
+        """Take what comes; nothing if the connection ends."""
+        try:
+            return self._socket.recv(65536)
+        except ConnectionResetError:
+            return b""
 
     def close(self) -> None:
         self._socket.close()
@@ -210,6 +219,79 @@ def test_a_redis_client_whose_token_is_taken_away_is_cut_off(guarded: Guarded) -
     redis.close()
 
 
+def test_a_redis_client_that_shows_no_token_in_time_is_cut_off(tmp_path: Path) -> None:
+    bounds = tmp_path / "kvproxy.toml"
+    bounds.write_text("[limits]\nresp_token_s_max = 1.0\n")
+    started = Guarded(tmp_path, "--config", str(bounds))
+    try:
+        known, forgetful = Resp(started.resp_port), Resp(started.resp_port)
+        assert known("AUTH", READER) == forgetful("AUTH", READER) == b"+OK\r\n"
+        assert forgetful("RESET") == b"+RESET\r\n"
+        for stranger in (Resp(started.resp_port), forgetful):
+            assert stranger.hears() == b""
+            stranger.close()
+        assert known("PING") == b"+PONG\r\n"
+        known.close()
+    finally:
+        started.stop()
+
+
+def test_a_link_ends_when_its_token_may_only_read(guarded: Guarded) -> None:
+    assert guarded.node.process is not None
+    with socket.create_connection(("127.0.0.1", guarded.node.port), timeout=10) as client:
+        client.sendall(
+            b"GET /node/v1/link HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: kv-link/1\r\n"
+            b"Authorization: Bearer " + NODE.encode() + b"\r\n\r\n"
+        )
+        assert client.recv(4096).startswith(b"HTTP/1.1 101 ")
+        token_file(guarded.nodes, f"read-write {'x' * 20}", f"read-only {NODE}")
+        os.kill(guarded.node.process.pid, signal.SIGHUP)
+        with contextlib.suppress(ConnectionResetError):
+            assert client.recv(4096) == b""
+
+
+def test_a_write_that_no_node_let_in_is_known_to_have_had_no_effect(guarded: Guarded) -> None:
+    assert guarded.node.process is not None
+    token_file(guarded.nodes, f"read-write {'x' * 20}")
+    os.kill(guarded.node.process.pid, signal.SIGHUP)
+
+    def refused() -> Got | None:
+        got = guarded.put("a")
+        return None if got.status == 200 else got
+
+    got = wait_until(refused, "the node to let the proxy in no more")
+    assert got.status == 503
+    assert got.json()["maybe_applied"] is False
+    assert b"we are not let in (status 401)" in got.body
+
+
+def test_who_may_only_read_cannot_have_a_ring_of_any_size_worked_out(guarded: Guarded) -> None:
+    nodes = [{"url": f"http://h{number}:1", "weight": 100} for number in range(4)]
+    body = json.dumps({"add": nodes}).encode()
+    got = call("POST", f"{guarded.proxy.url}/v1/cluster/plan", body, **bearer(READER))
+    assert (got.status, got.json()["type"]) == (400, "bad-parameter")
+
+
+@pytest.mark.parametrize(("role", "option"), [("kvnode", "--token-file"), ("kvproxy", "--node-token-file")])
+def test_what_is_shown_to_nodes_has_to_be_read_write(tmp_path: Path, role: str, option: str) -> None:
+    path = token_file(tmp_path / "tokens", f"read-only {READER}")
+    assert "holds no read-write token" in refusal(tmp_path, role, option, str(path))
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (f"# ü\nread-write {CLIENT}".encode(), "line 1 holds more than ASCII"),
+        (b"\xef\xbb\xbf" + f"read-write {CLIENT}".encode(), "line 1 holds more than ASCII"),
+        (b"#" * 65_510 + f"\nread-write {CLIENT}".encode(), "has more than 65536 bytes"),
+    ],
+)
+def test_an_odd_token_file_is_refused_by_what_is_odd(tmp_path: Path, data: bytes, why: str) -> None:
+    path = token_file(tmp_path / "tokens")
+    path.write_bytes(data)
+    assert why in refusal(tmp_path, "kvproxy", "--token-file", str(path))
+
+
 @pytest.mark.parametrize(
     ("text", "mode", "why"),
     [
@@ -250,8 +332,9 @@ def refusal(folder: Path, role: str, *options: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_a_cluster_gives_its_nodes_a_token_of_their_own(tmp_path: Path) -> None:
-    path = token_file(tmp_path / "tokens", f"read-write {CLIENT}")
+@pytest.mark.parametrize("access", ["read-write", "read-only"])
+def test_a_cluster_gives_its_nodes_a_token_of_their_own(tmp_path: Path, access: str) -> None:
+    path = token_file(tmp_path / "tokens", f"{access} {CLIENT}")
     port, base, resp = free_port(), free_port(), free_port()
     log = tmp_path / "out"
     options = ("--port", str(port), "--base-port", str(base), "--resp-port", str(resp), "--nodes", "1")
@@ -269,6 +352,8 @@ def test_a_cluster_gives_its_nodes_a_token_of_their_own(tmp_path: Path) -> None:
         assert call("GET", f"http://127.0.0.1:{port}/v1/cluster").status == 401
         assert call("GET", f"http://127.0.0.1:{port}/v1/cluster", **bearer(CLIENT)).status == 200
         assert (tmp_path / "kvcluster" / "node.tokens").stat().st_mode & 0o777 == 0o600
+        assert 'curl -H "Authorization: Bearer $TOKEN"' in log.read_text()
+        assert "Traceback" not in log.read_text()
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(20)

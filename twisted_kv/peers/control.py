@@ -9,7 +9,17 @@ import msgspec
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from ..errors import Damaged, ForeignNode, KvError, NodeHasData, NotANode, OtherEpoch, PeerRefused, PeerSilent
+from ..errors import (
+    Damaged,
+    ForeignNode,
+    KvError,
+    NodeHasData,
+    NotANode,
+    OtherEpoch,
+    PeerRefused,
+    PeerSilent,
+    PeerUnreachable,
+)
 from ..limits import Limits
 from ..membership import Seat, State, encode_state
 from ..register import AGAIN, Op, Reply
@@ -58,7 +68,7 @@ from ..wire import (
     slot_keys_page_decoder,
     verify_reply_decoder,
 )
-from .peer import Answer, Transport
+from .peer import Answer, Transport, denied
 from .queue import MSGPACK
 
 JSON = "application/json"
@@ -90,10 +100,7 @@ class Control:
         except UNDECODED:
             info = None
         if answer.code in (401, 403):
-            raise NotANode(
-                f"the node at {url} asks for a token that it is not shown (status {answer.code})",
-                "name the nodes' token file with --node-token-file",
-            )
+            raise NotANode(f"at {url} {denied(answer)}", "name the nodes' token file with --node-token-file")
         if info is None or answer.code != 200 or info.role != "kvnode":
             raise NotANode(f"what answers at {url} is no kvnode (status {answer.code})", hint)
         if info.format != FORMAT:
@@ -280,6 +287,8 @@ class Control:
 
     async def _order(self, seat: Seat, path: str, body: bytes) -> BatchReply:
         answer = await self._request("POST", seat.url, path, body, MSGPACK)
+        if answer.code in (401, 403) and not answer.resent:
+            raise PeerUnreachable(denied(answer))
         try:
             reply = batch_reply_decoder.decode(answer.body)
         except UNDECODED:

@@ -24,6 +24,19 @@ class Answer(NamedTuple):
     resent: bool = False
 
 
+class _Problem(msgspec.Struct):
+    detail: str
+
+
+def denied(answer: Answer) -> str:
+    """Say what a daemon told whom it does not let in: with status 401 or 403, by the request's head."""
+    try:
+        why = msgspec.json.decode(answer.body, type=_Problem).detail
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        why = "no word why"
+    return f"we are not let in (status {answer.code}): {why}"
+
+
 class Transport(Protocol):
     """Carries one request to a daemon. Fails with nothing but ``PeerUnreachable`` and ``PeerSilent``.
 

@@ -38,7 +38,7 @@ from ..wire import (
     batch_reply_decoder,
 )
 from .lane import Cargo, Lane, Parcel, Question
-from .peer import Answer, Asker, Askers, Transport
+from .peer import Answer, Asker, Askers, Transport, denied
 
 MSGPACK = "application/msgpack"
 ALL_TAKEN = BundleReply()
@@ -140,6 +140,9 @@ class PeerQueue:
             result.trap(KvError)
             self._metrics.batch_failures.labels(self.node, lane).inc()
             self._fail(cargo, result.value.detail, not result.check(PeerUnreachable))
+            return
+        if result.code in (401, 403) and not result.resent:
+            self._fail(cargo, denied(result), arrived=False)  # it was refused by its head, whatever is in it
             return
         try:
             reply = batch_reply_decoder.decode(result.body)

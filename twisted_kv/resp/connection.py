@@ -120,6 +120,8 @@ class Client(Connection):
         """When the command began to come that is not whole."""
         self._stalled_s: float | None = None
         """Since when the client does not read."""
+        self._known_s = door.clock.seconds()
+        """When the client was seen last with a token, where one is asked for; at first, when it came."""
         self._expected: float = door.limits.value_bytes_max
         """How large the next replies may be, going by the last ones: so many are under way as could be kept."""
         self._ready = 0
@@ -406,9 +408,12 @@ class Client(Connection):
     def look(self, now_s: float) -> None:
         """See ``overdue``. Who asks nothing may stay: clients keep their connections for hours."""
         limits, ticket = self._door.limits, self.session.ticket
-        if ticket.shown and not ticket.holds():
+        if ticket.holds():
+            self._known_s = now_s
+        elif ticket.shown or now_s - self._known_s > limits.resp_token_s_max:
             self.transport.abortConnection()
-        elif self._stalled_s is not None:
+            return
+        if self._stalled_s is not None:
             if now_s - self._stalled_s > limits.unread_s(self._unread):
                 self.transport.abortConnection()
         elif self._requests.held and not self._todo and now_s - self._since_s > limits.body_s(self._requests.held):

@@ -126,7 +126,7 @@ class Requests:
             self._parts = []
         elif self._rest:
             data = self._rest + data
-        if not self._left and data[:1] == b"*" and self._cutter.cut(data, found):
+        if not self._left and not self.guarded and data[:1] == b"*" and self._cutter.cut(data, found):
             self._rest = b""
             self.held = 0
         else:

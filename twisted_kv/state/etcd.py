@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from ..errors import StateUnusable
 from ..limits import Limits
@@ -221,9 +220,6 @@ class _Watch:
         ensureDeferred(self._looked()).addErrback(
             lambda failure: self.log.failure("a look at the state failed", failure)
         )
-
-    def _bug(self, failure: Failure) -> None:
-        self.log.failure("a look at the state failed", failure)
 
     async def _looked(self) -> None:
         try:

@@ -41,6 +41,11 @@ class PlanBody(msgspec.Struct, forbid_unknown_fields=True):
     dead: list[str] = []
 
 
+PLAN_WEIGHT_MAX = 300
+"""The weights in one plan, together. Each is hundreds of tokens of a ring that is worked out while all else waits, and
+who may only read may ask for one."""
+
+
 def task_of(state: State, node: str) -> str | None:
     """Name the task in which something becomes of a member; None where that has ended meanwhile."""
     if any(wish.seat.id == node for wish in state.pending):
@@ -124,6 +129,9 @@ class TaskDoor:
         }
 
     def _wished(self, body: PlanBody) -> State:
+        asked = sum(node.weight for node in body.add) + sum(body.weights.values())
+        if asked > PLAN_WEIGHT_MAX:
+            raise BadParameter(f"the plan has weights of {asked} together", f"plan {PLAN_WEIGHT_MAX} at most at a time")
         state = msgspec.structs.replace(self._roster.state, pending=())
         for number, node in enumerate(body.add):
             checked_zone(node.zone, self._limits)
