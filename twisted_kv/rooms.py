@@ -27,11 +27,13 @@ from .quorum import Level
 from .resp.door import RedisDoor
 from .resp.whole import Whole
 from .roster import Roster
+from .saving import Saver
 from .state.store import StateStore
 from .sweeper import Sweeper
 from .tokens import Keyring
 from .versions import COUNTER_BITS, Ballot, HybridClock, is_value
 from .views import View
+from .web.backups import add_backups
 from .web.bulk import add_bulk
 from .web.cluster import ClusterDoor, Elsewhere, add_cluster, nowhere
 from .web.keys import add_keys
@@ -108,6 +110,7 @@ class Rooms:
             self.coordinator.refill,
             buggify,
         )
+        self.saver = Saver(clock, now_ms, control, lambda: self.roster.view)
         self.sweeper = Sweeper(
             clock,
             random,
@@ -178,6 +181,7 @@ class Rooms:
         return state
 
     async def stop(self) -> None:
+        self.saver.stop()
         await self.courier.stop()
         await self.mender.stop()
         await self.sweeper.stop()
@@ -214,5 +218,6 @@ class Rooms:
         add_keys(app, self.listing, limits)
         add_bulk(app, self.coordinator, self._now_ms, limits, default)
         add_cluster(app, ClusterDoor(self.roster, self.mover, limits, default), self.metrics, elsewhere)
-        add_tasks(app, TaskDoor(self.roster, self.mover, self.mender, limits))
+        add_tasks(app, TaskDoor(self.roster, self.mover, self.mender, self.saver, limits))
+        add_backups(app, self.saver)
         return app

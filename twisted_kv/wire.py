@@ -385,6 +385,50 @@ class Announcement(msgspec.Struct, array_like=True):
     state: bytes
 
 
+class BackupRequest(msgspec.Struct, array_like=True):
+    """Asks a node to keep a backup of this name, or how far it is with it: the same question twice is harmless.
+
+    ``state`` is the state document of the sender's epoch. Without ``begin`` nothing is begun.
+    """
+
+    header: Header
+    name: str
+    state: bytes = b""
+    begin: bool = True
+
+
+class BackupReply(msgspec.Struct, array_like=True):
+    """How far a node is with a backup: bytes read and written down of how many; ``folder`` is on the node's machine.
+
+    ``trouble`` says why it failed.
+    """
+
+    format: int
+    done: int
+    total: int
+    finished: bool
+    folder: str = ""
+    trouble: str = ""
+
+
+class Kept(msgspec.Struct):
+    """One backup that a node keeps, as JSON at ``/node/v1/backups``."""
+
+    name: str
+    made_ms: int
+    epoch: int
+    keys: int
+    bytes: int
+    file_bytes: int
+    folder: str
+
+
+class KeptBackups(msgspec.Struct):
+    """All of them, by name."""
+
+    backups: list[Kept]
+
+
 class Info(msgspec.Struct):
     """Who a node is, as JSON at ``/node/v1/info``. ``cluster`` and ``member`` are empty until it has joined one."""
 
@@ -444,6 +488,8 @@ marks_request_decoder = msgspec.msgpack.Decoder(MarksRequest)
 marks_decoder = msgspec.msgpack.Decoder(Marks)
 drop_request_decoder = msgspec.msgpack.Decoder(DropRequest)
 announcement_decoder = msgspec.msgpack.Decoder(Announcement)
+backup_request_decoder = msgspec.msgpack.Decoder(BackupRequest)
+backup_reply_decoder = msgspec.msgpack.Decoder(BackupReply)
 
 
 T = TypeVar("T")
