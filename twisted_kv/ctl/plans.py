@@ -69,7 +69,7 @@ def drawn(plan: Mapping[str, Any]) -> list[RenderableType]:
     weakest = plan["weakest"]
     survives = weakest["survives"]
     said = f"{survives} node{'s' * (survives > 1)} may fail" if survives else "no node may fail"
-    lines.append(f"at the weakest moment, {weakest['when']}, {said} without keys becoming unreachable")
+    lines.append(f"at the weakest moment ({weakest['when']}) {said} without keys becoming unreachable")
     if plan["clients_wait"]:
         lines.append("clients wait until it is done")
     return lines

@@ -61,7 +61,6 @@ NEXT: dict[str, str] = {
     "no-nodes": "kvctl cluster add URL adds the first node",
     "change-waits": "kvctl cluster watch follows what is under way",
     "change-failed": "kvctl doctor looks for the reason",
-    "not-a-node": "twistd kvnode --port PORT starts one",
     "token-missing": "name the file that holds it: --token-file FILE, or KV_TOKEN_FILE",
     "overloaded": "try again in a moment; kvctl top shows the load",
     "deadline-passed": "kvctl cluster status shows who is slow; --timeout SECONDS waits longer",
