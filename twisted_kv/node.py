@@ -48,7 +48,7 @@ from .pulling import Puller
 from .replica import Replica
 from .scrubbing import Scrubber
 from .storage.engine import Engine
-from .storage.marks import ALWAYS, INTERVAL
+from .storage.marks import ALWAYS, INTERVAL, NEVER
 from .storage.memory import MemoryEngine
 from .storage.opening import Disk
 from .tls import client_tls
@@ -130,6 +130,8 @@ class Node(Service):
             metrics,
             self._broken,
             __version__,
+            sync=config.sync if self._disk is not None else NEVER,
+            free_bytes=self._disk.free_bytes if self._disk is not None else None,
         )
         metrics.watch("kv_node_keys", "Keys that hold a value", lambda: engine.totals().keys)
         metrics.watch("kv_node_bytes", "Bytes of keys and records", lambda: engine.totals().bytes)

@@ -449,6 +449,12 @@ class Info(msgspec.Struct):
     """Slots that are to be repaired."""
     spoiled: bool = False
     """Whether part of its data cannot be read at all, so that it has to be renewed."""
+    uptime_s: float | None = None
+    """How long it has been serving; None of a node that does not say, as those of before did not."""
+    free_bytes: int | None = None
+    """The room that is left on its disk; None as well for an engine without one."""
+    sync: str = ""
+    """When what it answers gets to its disk: ``always`` before, at an ``interval``, or ``never``; empty if unsaid."""
 
     @property
     def forgetful(self) -> bool:
