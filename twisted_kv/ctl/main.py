@@ -31,6 +31,7 @@ COMMANDS = {
     "explain": Known("explain", "explain", "Tell all that is known about a key."),
     "cluster": Known("cluster", "cluster", "Look at the members, and change them."),
     "ring": Known("ring", "ring", "Look at the ring: who owns what."),
+    "backup": Known("backups", "backup", "Make, list, verify and restore backups."),
     "top": Known("top", "top", "Watch members and operations."),
     "doctor": Known("doctor", "doctor", "Check what an operator would check by hand."),
     "config": Known("configuring", "config", "Check the daemons' configuration files."),
