@@ -341,6 +341,10 @@ class Limits:
     idle_s_max: float = 60.0
     """How long a connection without a request is kept."""
 
+    stop_notice_s: float = 0.1
+    """How long a stopping proxy goes on listening, and says at ``/health/ready`` that it stops: what a balancer in
+    front of several proxies takes to notice. Without a balancer nobody asks there."""
+
     linger_s: float = 2.0
     """How long a refused upload is still read, so that its sender sees the refusal and not a reset connection; and how
     long a link that is closed waits for its last answers to be read."""

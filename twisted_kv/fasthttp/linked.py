@@ -222,6 +222,16 @@ class Linked:
             self._transport.unregisterProducer()
             self._transport.loseConnection()
 
+    @property
+    def busy(self) -> bool:
+        """See ``overdue``."""
+        return self._open and bool(self._under_way)
+
+    def part_if_idle(self) -> None:
+        """See ``overdue``."""
+        if not self.busy:
+            self.hang_up()
+
     def _give_up(self, why: str) -> None:
         self.log.warn("a link is closed: {why}", why=why)
         self._forget()

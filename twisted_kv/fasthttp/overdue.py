@@ -16,8 +16,15 @@ class Watched(Protocol):
     def look(self, now_s: float) -> None:
         """End what has taken too long."""
 
+    @property
+    def busy(self) -> bool:
+        """Whether something is asked here that was not answered yet, or not read."""
+
     def hang_up(self) -> None:
         """Close when what was answered has been sent."""
+
+    def part_if_idle(self) -> None:
+        """Close if nothing is asked: see ``parting``."""
 
 
 class Overdue:
@@ -48,6 +55,16 @@ class Overdue:
         """Close all connections: whoever keeps one would go on speaking to what is behind here."""
         for connection in list(self._watched):
             connection.hang_up()
+
+    @property
+    def busy(self) -> bool:
+        """Whether somebody was not answered yet."""
+        return any(connection.busy for connection in self._watched)
+
+    def part_with_idle(self) -> None:
+        """Close the connections on which nothing is asked."""
+        for connection in list(self._watched):
+            connection.part_if_idle()
 
     def _look(self) -> None:
         self._timer = self._clock.callLater(LOOK_S, self._look)

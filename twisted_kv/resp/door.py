@@ -90,6 +90,23 @@ class RedisDoor(Factory):
         """See ``session.Server``."""
         return self._durable()
 
+    # The end: see ``fasthttp.parting``.
+
+    @property
+    def crowd(self) -> int:
+        return len(self.overdue)
+
+    @property
+    def busy(self) -> bool:
+        return self.overdue.busy
+
+    def part(self) -> None:
+        """Redis's protocol knows no last reply: everybody is parted with who has all of his."""
+        self.overdue.part_with_idle()
+
+    def part_with_idle(self) -> None:
+        self.overdue.part_with_idle()
+
     def hang_up(self) -> None:
         """Close all connections."""
         self.overdue.hang_up()

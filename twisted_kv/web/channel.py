@@ -12,6 +12,7 @@ from twisted.web.http import HTTPChannel
 
 from ..errors import BadInput, HeadTooLarge, KvError, MalformedRequest, RequestTooSlow, TokenMissing, TokenTooWeak
 from ..fasthttp.heads import entries_of, judge_trailers, read_head
+from ..fasthttp.parting import end_writing
 from ..limits import Limits
 from .answers import PROBLEM, RETRY_AFTER_S, STATUS, problem_body
 
@@ -130,6 +131,8 @@ class StrictChannel(HTTPChannel):
 
     def requestDone(self, request: Any) -> None:
         request.give_back()
+        if self.site.parting:
+            self.persistent = False
         begun = any(self._dataBuffer)
         self._enter(Phase.IDLE)
         # Who does not read this answer is given no further one: HTTPChannel by itself would go on to the next request.
@@ -219,6 +222,19 @@ class StrictChannel(HTTPChannel):
         """See ``fasthttp.overdue``."""
         self._enter(Phase.CLOSING)
         self.loseConnection()
+
+    @property
+    def busy(self) -> bool:
+        """See ``fasthttp.overdue``."""
+        return self._phase is Phase.BUSY or self._stalled_s is not None
+
+    def part_if_idle(self) -> None:
+        """See ``fasthttp.overdue``. What has come in part is nothing yet."""
+        if self._phase in (Phase.IDLE, Phase.HEAD, Phase.BODY) and not (self.busy or self._refused):
+            self._enter(Phase.CLOSING)
+            self._refused = True  # what comes now is thrown away
+            self._networkProducer.unregisterProducer()
+            end_writing(self.transport)
 
     def _enter(self, phase: Phase) -> None:
         self._phase = phase

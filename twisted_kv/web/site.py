@@ -68,6 +68,11 @@ class BoundedRequest(Request):
         self.taken += len(data)
         self.content.write(data)
 
+    def write(self, data: bytes) -> None:
+        if not self.startedWriting and self.channel is not None and self.channel.site.parting:
+            self.setHeader(b"connection", b"close")
+        super().write(data)
+
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         if self._refused:
             return
@@ -130,6 +135,8 @@ class KvSite(Site):
         self.remembered = Remembered(limits.head_fields_max)
         self.stamp = Stamp(reactor)
         self.overdue = Overdue(reactor)
+        self.parting = False
+        """See ``lane.Door``."""
         self.render = self.resource.render
         """See ``lane.Door``."""
         self._link = link
@@ -156,6 +163,23 @@ class KvSite(Site):
     def hang_up(self) -> None:
         """Close the connections that are open still: whoever keeps one would go on speaking to what is behind here."""
         self.overdue.hang_up()
+
+    # The end: see ``fasthttp.parting``.
+
+    @property
+    def crowd(self) -> int:
+        return len(self.overdue)
+
+    @property
+    def busy(self) -> bool:
+        return self.overdue.busy
+
+    def part(self) -> None:
+        self.parting = True
+        self.stamp.part()
+
+    def part_with_idle(self) -> None:
+        self.overdue.part_with_idle()
 
     def log(self, request: Any) -> None:
         pass
