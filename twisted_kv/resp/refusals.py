@@ -29,6 +29,7 @@ CODES: dict[type[KvError], str] = {
     errors.KeyAbsent: "ERR",
     errors.PreconditionFailed: "ERR",
     errors.ForeignOrigin: "ERR",
+    errors.ForeignHost: "ERR",
     errors.TokenMissing: "NOAUTH",
     errors.TokenTooWeak: "NOPERM",
     errors.Unreached: "NOREPLICAS",
