@@ -29,6 +29,7 @@ from .options import (
     monotonic_reactor,
     on_hangup,
     spare_the_collector,
+    take_descriptors,
     wall_ms,
 )
 from .peers.http import HttpTransport
@@ -265,6 +266,7 @@ class Proxy(Service):
 def makeService(options: ProxyOptions) -> IService:
     reactor = monotonic_reactor()
     spare_the_collector()
+    take_descriptors()
     if options["leash"]:
         Leash.put_on(reactor)
     proxy = Proxy(reactor, fresh_random(), wall_ms, options.config, options.worker, options.redis_is_named)

@@ -27,7 +27,7 @@ from .gate import Gate
 from .heads import END, Fields, Head, Remembered, read_head
 from .intake import Intake
 from .outlet import Outlet
-from .overdue import Overdue
+from .overdue import Overdue, Watched
 from .parting import end_writing
 from .request import LaneRequest, Stamp
 
@@ -49,6 +49,8 @@ class Guest(Protocol):
     def look(self, now_s: float) -> None: ...
     @property
     def busy(self) -> bool: ...
+    @property
+    def idle_since_s(self) -> float | None: ...
     def hang_up(self) -> None: ...
     def part_if_idle(self) -> None: ...
 
@@ -73,6 +75,9 @@ class Door(Protocol):
     overdue: Overdue
     parting: bool
     """Whether the daemon stops: each answer is the last of its connection, and says so."""
+
+    def make_room(self, newcomer: Watched, transport: Any) -> None:
+        """Close others, or this new connection, where file descriptors are short."""
 
     def render(self, request: LaneRequest) -> object:
         """Answer a request, now or later."""
@@ -122,6 +127,7 @@ class Lane(Connection):
         self._outlet = Outlet(self.transport)
         self.transport.registerProducer(self, True)
         self._door.overdue.watch(self)
+        self._door.make_room(self, self.transport)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._door.overdue.forget(self)
@@ -357,6 +363,14 @@ class Lane(Connection):
         if self._guest is not None:
             return self._guest.busy
         return self._closed_s is None and (self._request is not None or self._stalled_s is not None)
+
+    @property
+    def idle_since_s(self) -> float | None:
+        """See ``overdue``."""
+        if self._guest is not None:
+            return self._guest.idle_since_s
+        asked = self.busy or self._fields is not None or self._buffer or self._closed_s is not None
+        return None if asked else self._since_s
 
     def part_if_idle(self) -> None:
         """See ``overdue``. What has come in part is nothing yet."""

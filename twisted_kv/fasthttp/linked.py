@@ -227,6 +227,11 @@ class Linked:
         """See ``overdue``."""
         return self._open and bool(self._under_way)
 
+    @property
+    def idle_since_s(self) -> float | None:
+        """See ``overdue``. A link is a proxy's, which needs it."""
+        return None
+
     def part_if_idle(self) -> None:
         """See ``overdue``."""
         if not self.busy:

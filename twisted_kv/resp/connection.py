@@ -427,6 +427,11 @@ class Client(Connection):
         """See ``overdue``."""
         return not self._gone and bool(self._slots or self._todo or self._stalled_s is not None)
 
+    @property
+    def idle_since_s(self) -> float | None:
+        """See ``overdue``. Redis's clients keep their connections, and their door lets so many in."""
+        return None
+
     def part_if_idle(self) -> None:
         """See ``overdue``: everybody is idle who has the replies to all that has come whole."""
         self.part()

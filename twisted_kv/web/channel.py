@@ -72,6 +72,7 @@ class StrictChannel(HTTPChannel):
         super().connectionMade()
         if self._watched:
             self.site.overdue.watch(self)
+            self.site.make_room(self, self.transport)
 
     def connectionLost(self, reason: Failure) -> None:
         if self._watched:
@@ -227,6 +228,11 @@ class StrictChannel(HTTPChannel):
     def busy(self) -> bool:
         """See ``fasthttp.overdue``."""
         return self._phase is Phase.BUSY or self._stalled_s is not None
+
+    @property
+    def idle_since_s(self) -> float | None:
+        """See ``fasthttp.overdue``."""
+        return self._since_s if self._phase is Phase.IDLE and self._stalled_s is None else None
 
     def part_if_idle(self) -> None:
         """See ``fasthttp.overdue``. What has come in part is nothing yet."""

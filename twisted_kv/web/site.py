@@ -15,11 +15,12 @@ from twisted.python.failure import Failure
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from ..errors import BodyTooLarge, ForeignOrigin, KvError, NoSuchRoute, Overloaded, WrongMethod
+from ..fasthttp.descriptors import few_left
 from ..fasthttp.gate import SAFE_METHODS, Gate
 from ..fasthttp.heads import Head, Remembered
 from ..fasthttp.intake import Intake
 from ..fasthttp.lane import Guest, Lane
-from ..fasthttp.overdue import Overdue
+from ..fasthttp.overdue import Overdue, Watched
 from ..fasthttp.request import Stamp
 from ..limits import Limits
 from ..tokens import Ticket
@@ -30,6 +31,9 @@ ORIGINAL_PATHS = frozenset((b"/PUT", b"/GET", b"/AddServer"))
 KV_PREFIX = b"/v1/kv/"
 KV_ROUTE = b"/v1/kv/-"
 """The route that the key calls have in klein: their keys are raw bytes, which no router is shown."""
+
+SHORT_S = 60.0
+"""How often it is said that descriptors are short."""
 
 log = Logger()
 
@@ -135,6 +139,8 @@ class KvSite(Site):
         self.remembered = Remembered(limits.head_fields_max)
         self.stamp = Stamp(reactor)
         self.overdue = Overdue(reactor)
+        self._short_s: float | None = None
+        """When it was last said that descriptors are short."""
         self.parting = False
         """See ``lane.Door``."""
         self.render = self.resource.render
@@ -163,6 +169,17 @@ class KvSite(Site):
     def hang_up(self) -> None:
         """Close the connections that are open still: whoever keeps one would go on speaking to what is behind here."""
         self.overdue.hang_up()
+
+    def make_room(self, newcomer: Watched, transport: Any) -> None:
+        """See ``lane.Door``."""
+        if not few_left(transport, self.limits):
+            return
+        now_s = self.clock.seconds()
+        if self._short_s is None or now_s - self._short_s > SHORT_S:
+            log.warn("file descriptors are short: idle connections are closed (raise the limit, see ulimit -n)")
+            self._short_s = now_s
+        if not self.overdue.hang_up_on_idlest(newcomer):
+            newcomer.hang_up()
 
     # The end: see ``fasthttp.parting``.
 
