@@ -27,7 +27,7 @@ from .ring import slot_of
 from .storage.engine import Engine
 from .upkeep import Upkeep
 from .versions import NONE, HybridClock, Record, Version, is_expired
-from .wire import DISK_BUSY, FORMAT, Announcement, Batch, BatchReply, Info, Join
+from .wire import DISK_BUSY, FORMAT, OLDEST_FORMAT, Announcement, Batch, BatchReply, Info, Join
 
 
 class Replica(Upkeep):
@@ -74,6 +74,7 @@ class Replica(Upkeep):
             hints=dict(self._hints.counts),
             marks=len(self._hints.marks),
             spoiled=self.spoiled,
+            oldest_format=OLDEST_FORMAT,
         )
 
     def join(self, join: Join) -> Deferred[Info]:

@@ -22,7 +22,15 @@ UNDECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What a decoder raises on bytes that are none of its shape."""
 
 FORMAT = 1
-"""The format of batches, pages and answers."""
+"""The format of batches, pages and answers. Who asks chooses it."""
+
+OLDEST_FORMAT = 1
+"""The oldest one that is read. Nodes are upgraded before proxies, so a node has to read what the last build spoke."""
+
+
+def formats(oldest: int, newest: int) -> str:
+    """Name a range of formats."""
+    return str(newest) if oldest == newest else f"{oldest} to {newest}"
 
 
 class Header(msgspec.Struct, array_like=True, frozen=True):
@@ -405,6 +413,12 @@ class Info(msgspec.Struct):
     """Slots that are to be repaired."""
     spoiled: bool = False
     """Whether part of its data cannot be read at all, so that it has to be renewed."""
+    oldest_format: int = 0
+    """The oldest format that it reads, ``format`` being the newest; 0 of builds that read that one alone."""
+
+    def reads(self, form: int) -> bool:
+        """Say whether it understands messages of a format."""
+        return (self.oldest_format or self.format) <= form <= self.format
 
     @property
     def forgetful(self) -> bool:

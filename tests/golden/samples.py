@@ -120,7 +120,7 @@ MESSAGES: dict[str, Any] = {
 }
 """Each under the name of its decoder in ``twisted_kv.wire``."""
 
-INFO = Info("kvnode", FORMAT, "c-1", "n-1", "i-1", 7, "rocksdb", 3, 100, 1_000, "0.1.0", {"n-2": 1}, 2, True)
+INFO = Info("kvnode", FORMAT, "c-1", "n-1", "i-1", 7, "rocksdb", 3, 100, 1_000, "0.1.0", {"n-2": 1}, 2, True, 1)
 JOIN = Join("c-1", "n-1")
 
 SEATS = (Seat("n-1", "http://127.0.0.1:1", 2, "east", "i-1", True), Seat("n-2", "http://127.0.0.1:2"))

@@ -183,6 +183,15 @@ def test_a_node_refuses_messages_of_another_format() -> None:
     assert refusal.detail == f"format {wire.FORMAT + 1} is not known here, only {wire.FORMAT} is"
 
 
+@pytest.mark.parametrize(
+    ("oldest", "newest", "readable"),
+    [(0, 1, True), (1, 1, True), (1, 2, True), (0, 2, False), (2, 3, False), (0, 0, False)],
+)
+def test_a_proxy_speaks_with_nodes_that_read_its_format(oldest: int, newest: int, readable: bool) -> None:
+    info = msgspec.structs.replace(samples.INFO, format=newest, oldest_format=oldest)
+    assert info.reads(1) == readable
+
+
 def test_a_nodes_folder_of_a_later_format_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     unpack_node(generations()[-1], tmp_path / "node")
     place = tmp_path / "node" / "synced"

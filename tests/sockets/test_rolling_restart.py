@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
 import pytest
 
-from tests.sockets.daemons import Daemon, Farm, answers, farming, free_ports, wait_until
+from tests.golden import samples
+from tests.golden.make import generations, unpack_node
+from tests.sockets.daemons import Daemon, Farm, answers, farming, free_ports, get, wait_until
 from tests.sockets.rolling import HttpClients, RedisClients, wait_settled
 
 pytestmark = pytest.mark.system
@@ -32,6 +35,30 @@ def built(farm: Farm, *options: str) -> list[int]:
         farm.add(farm.node())
     wait_settled(farm.proxies)
     return redis_ports
+
+
+@pytest.mark.parametrize("generation", generations())
+def test_a_node_starts_on_a_folder_of_every_build_since_the_first_golden_one(farm: Farm, generation: int) -> None:
+    node = farm.node()
+    node.end()
+    shutil.rmtree(node.home)
+    unpack_node(generation, node.home)
+    node.start()
+    info = node.info()
+    assert (info["member"], info["incarnation"]) == (samples.IDENTITY["member"], samples.INCARNATION)
+    assert get(node, "language").body == b'"Go"'
+    assert get(node, "gone").status == 404
+    assert "does not vote" not in node.log().rpartition("starting up")[2]
+    node.end()
+    later = node.home / "synced"
+    data = bytearray(later.read_bytes())
+    data[0] = data[512] = data[0] + 1
+    later.write_bytes(data)
+    node.launch()
+    wait_until(lambda: node.ended() is not None, "the node to say that this is beyond it")
+    assert node.ended() == 1
+    assert f"the node's folder has format {data[0]}, this version knows {data[0] - 1} " in node.log()
+    assert "Traceback" not in node.log()
 
 
 def restart(daemon: Daemon) -> None:
