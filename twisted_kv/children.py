@@ -33,6 +33,7 @@ class Children(ProcessMonitor):
 
     threshold = 5.0  # to fail takes a daemon a second or two: the default of one would take that for a success
     maxRestartDelay = 30.0
+    killTime = 8.0  # a proxy lets its clients' operations end, which takes up to five seconds
 
     def __init__(self, reactor: Any, folder: Path, log: Logger) -> None:
         super().__init__(reactor)

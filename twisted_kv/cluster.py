@@ -128,12 +128,14 @@ class Cluster(Service):
 
     async def _until_ready(self) -> None:
         said, patient_until = "", self._reactor.seconds() + READY_PATIENCE_S
-        while lacking := await self._lacking():
+        # A stop cancels what is waited for, which passes for a proxy that does not answer.
+        while (lacking := await self._lacking()) and self.running:
             if lacking != said and self._reactor.seconds() > patient_until:
                 log.warn("not ready yet: {lacking}; the logs are in {folder}", lacking=lacking, folder=self._folder)
                 said = lacking
             await deferLater(self._reactor, READY_RETRY_S)
-        log.info("{welcome}", welcome=self._welcome())
+        if self.running:
+            log.info("{welcome}", welcome=self._welcome())
 
     async def _lacking(self) -> str:
         """Say why the cluster is not ready. A proxy is ready for one node already; here all are waited for."""

@@ -17,6 +17,7 @@ from .wire import (
     CLOSED_EPOCH,
     FORMAT,
     OLD_EPOCH,
+    OLDEST_FORMAT,
     OTHER_CLUSTER,
     OTHER_INCARNATION,
     OTHER_MEMBER,
@@ -24,6 +25,7 @@ from .wire import (
     BatchReply,
     Header,
     Join,
+    formats,
 )
 
 
@@ -94,8 +96,9 @@ class Identity:
     def refusal(self, header: Header, copying: bool) -> BatchReply | None:
         """Say why a message is not for this node as it is now, or adopt its epoch and say nothing."""
         notes = self._notes
-        if header.format != FORMAT:
-            return self.refuse(UNKNOWN_FORMAT, f"format {header.format} is not known here, only {FORMAT} is")
+        if not OLDEST_FORMAT <= header.format <= FORMAT:
+            known = formats(OLDEST_FORMAT, FORMAT)
+            return self.refuse(UNKNOWN_FORMAT, f"format {header.format} is not known here, only {known} is")
         if header.cluster != notes.cluster or not notes.cluster:
             return self.refuse(OTHER_CLUSTER, f"this node belongs to cluster {notes.cluster or '(none yet)'}")
         if header.member != notes.member:

@@ -341,6 +341,14 @@ class Limits:
     idle_s_max: float = 60.0
     """How long a connection without a request is kept."""
 
+    descriptors_spare: int = 400
+    """File descriptors that clients do not get, half of all at the most: RocksDB has up to 256 files open, and calls to
+    others need some. Where no more are left, connections on which nothing is asked are closed, the idlest first."""
+
+    stop_notice_s: float = 0.1
+    """How long a stopping proxy goes on listening, and says at ``/health/ready`` that it stops: what a balancer in
+    front of several proxies takes to notice. Without a balancer nobody asks there."""
+
     linger_s: float = 2.0
     """How long a refused upload is still read, so that its sender sees the refusal and not a reset connection; and how
     long a link that is closed waits for its last answers to be read."""

@@ -39,6 +39,7 @@ from .options import (
     monotonic_reactor,
     on_hangup,
     spare_the_collector,
+    take_descriptors,
     wall_ms,
 )
 from .peers.control import Control
@@ -63,6 +64,12 @@ Options = NodeOptions
 BACKLOG = 1024
 """Connections that the kernel keeps until they are accepted. Beyond it clients' attempts are dropped, and tried again
 by their kernels a second later: Twisted's 50 are a burst of a few milliseconds."""
+
+
+SHORT_PATIENCE_S = 2.0
+"""How long an engine may take to find that there is room on its disk again, before it is opened anew."""
+OPEN_SPARE_BYTES = 1024 * 1024
+"""Room that opening a folder takes beside what its log is written out to."""
 
 
 def node_app(
@@ -94,6 +101,8 @@ class Node(Service):
         self._disk: Disk | None = None
         self._rounds: list[Rounds] = []
         self._renewing = False
+        self._short_s: float | None = None
+        """Since when the engine has not found back from the end of the disk, though there is room."""
         self._tokens = TokenFile(config.token_file, of_nodes=True)
         self._tls = client_tls(config.tls_authority, config.tls_identity)
 
@@ -103,6 +112,7 @@ class Node(Service):
     def startService(self) -> None:
         super().startService()
         self._renewing = False
+        self._short_s = None
         self._rounds = []
         try:
             self._open()
@@ -200,18 +210,54 @@ class Node(Service):
 
     async def _look_at_room(self) -> None:
         assert self._disk is not None
-        full = self._disk.free_bytes() < self._config.limits.disk_free_bytes_min
-        if full != self._replica.full:
-            self.log.error("the disk is full, writes are refused") if full else self.log.info("there is room again")
+        free, least = self._disk.free_bytes(), self._config.limits.disk_free_bytes_min
+        full = free < least
+        if full and not self._replica.full:
+            self.log.error(
+                "the disk is full: {free} of the {least} bytes are free that it keeps free; values are refused with 507"
+                " until there is room, reads and deletes go on",
+                free=free,
+                least=least,
+            )
+        elif self._replica.full and not full:
+            self.log.info("there is room again, values are taken")
         self._replica.full = full
+        if full or not self._disk.engine.short:
+            self._short_s = None
+        else:
+            await self._see_to_engine(free)
+
+    async def _see_to_engine(self, free_bytes: int) -> None:
+        """Have the engine find its way back, where it ran into the end of the disk and there is room again.
+
+        RocksDB looks for room every five seconds, and wants as much as it may have in memory: on a small disk there
+        never is. What a node that was killed there comes back from, this one does: the folder is opened anew.
+        """
+        assert self._disk is not None
+        try:
+            await self._syncs.do(self._disk.engine.sync)
+        except (DiskBusy, DiskFull):
+            now_s = self._reactor.seconds()
+            if self._short_s is None:
+                self._short_s = now_s
+            elif now_s - self._short_s > SHORT_PATIENCE_S and free_bytes > self._disk.log_bytes() + OPEN_SPARE_BYTES:
+                self._begin_anew("the engine has not found back from a full disk; its folder is opened anew")
+        except CancelledError:
+            raise
+        except Exception:
+            self._broken(Failure())
 
     def _renew(self) -> None:
         """Begin anew in this process: what cannot be verified is set aside, and got back from the others."""
-        if self._disk is None or not self.running or self._renewing:
+        if self._disk is not None and self.running and not self._renewing:
+            self._disk.doubt()
+            self._begin_anew("part of the data cannot be read; all of it is verified now")
+
+    def _begin_anew(self, why: str) -> None:
+        if not self.running or self._renewing:
             return
         self._renewing = True
-        self.log.warn("part of the data cannot be read; all of it is verified now")
-        self._disk.doubt()
+        self.log.warn("{why}", why=why)
         # The order that this was asked with is answered first.
         again = deferLater(self._reactor, 0.1, self.stopService)
         # Answers that waited for the last sync leave in this turn. On a connection that stayed open a proxy would go on
@@ -301,6 +347,7 @@ def listening(reactor: Any, endpoint: str, site: IProtocolFactory, shared: bool 
 def makeService(options: NodeOptions) -> IService:
     reactor = monotonic_reactor()
     spare_the_collector()
+    take_descriptors()
     let_threads_in()
     if options["leash"]:
         Leash.put_on(reactor)

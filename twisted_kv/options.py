@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -36,6 +37,9 @@ from .tls import client_tls
 from .token_files import read_tokens
 
 log = Logger()
+
+DESCRIPTORS_MAX = 65_536
+"""More clients than one process can serve; where there is no limit, one is needed (see ``fasthttp.descriptors``)."""
 
 
 def wall_ms() -> int:
@@ -83,6 +87,20 @@ def spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+
+
+def take_descriptors() -> None:
+    """Take as many file descriptors as the system lets this process have: each client needs one.
+
+    What a shell or a service gives at first (1,024, on macOS 256) is for programs that use select(2).
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_MAX)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        except (OSError, ValueError):
+            pass  # then it has to do with what it has
 
 
 def let_threads_in() -> None:

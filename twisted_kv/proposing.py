@@ -120,12 +120,13 @@ class Proposer(Conversation):
         in_doubt = self.in_doubt
         acks = self.acks if self.phase == ACCEPT else 0
         attempted = self.attempted
+        undone = "nothing was changed: try again, or ask for ?consistency=one if one copy is enough"
+        if kind is NoRoom:
+            undone = "nothing was changed: make room on these nodes' disks, or add a node; reads and deletes go on"
         error = kind(
             f"{what}: {acks} of the {len(self.owners)} owners took it, level {self.level.value} needs "
             f"{required(self.needed)}",
-            "read the key to see which value holds, and write again if it is not yours"
-            if in_doubt
-            else "nothing was changed: try again, or ask for ?consistency=one if one copy is enough",
+            "read the key to see which value holds, and write again if it is not yours" if in_doubt else undone,
             required=required(self.needed),
             acks=acks,
             maybe_applied=in_doubt,

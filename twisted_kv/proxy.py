@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 from .config import FIRST, ProxyConfig
 from .errors import BadConfig, BadInput, ForeignNode, KvError, NodeHasData, StateUnusable
 from .fasthttp.gate import Gate
+from .fasthttp.parting import Parting, part_with_all
 from .interfaces import allowed_networks
 from .membership import State, founded
 from .names import ClusterId
@@ -28,6 +29,7 @@ from .options import (
     monotonic_reactor,
     on_hangup,
     spare_the_collector,
+    take_descriptors,
     wall_ms,
 )
 from .peers.http import HttpTransport
@@ -47,7 +49,10 @@ from .workers import part_of
 
 Options = ProxyOptions
 
-STOP_PATIENCE_S = 2.0
+PART_GRACE_S = 0.5
+"""How long a stopping proxy waits for the next request of kept connections, to tell them that it is the last."""
+STOP_SPARE_S = 0.5
+"""How much longer a stopping proxy waits than an operation may take."""
 FIRST_NODES_RETRY_S = 0.3
 
 
@@ -97,6 +102,8 @@ class Proxy(Service):
         self._door: IService | None = None
         self._redis: IService | None = None
         self._redis_door: RedisDoor | None = None
+        self._site: KvSite | None = None
+        self._stopping = False
         self._first_nodes: list[Deferred[None]] = []
         self._tokens = TokenFile(config.token_file)
         self._node_tokens = TokenFile(config.node_token_file, of_nodes=True)
@@ -148,9 +155,9 @@ class Proxy(Service):
 
     def _open(self, state: State) -> None:
         config, part, metrics = self._config, self._part, self._rooms.metrics
-        app = self._rooms.app(config.limits, parse_level(config.consistency), part.app(metrics), part.troubles)
+        app = self._rooms.app(config.limits, parse_level(config.consistency), part.app(metrics), self._troubles)
         keyring = self._tokens.keyring
-        site = KvSite(
+        site = self._site = KvSite(
             self._reactor,
             app,
             config.limits,
@@ -184,6 +191,15 @@ class Proxy(Service):
         members = {seat.url for seat in state.members}
         self._first_nodes = [ensureDeferred(self._add_first(url)) for url in config.nodes if url not in members]
 
+    async def _troubles(self) -> list[str]:
+        """Say what the rooms do not know of."""
+        if self._stopping:
+            return ["this proxy is stopping"]
+        return await self._part.troubles()
+
+    def _under_way(self) -> int:
+        return self._rooms.coordinator.under_way
+
     async def _add_first(self, url: str) -> None:
         """Add a node that may be starting at this very moment; give up on one that can never be added."""
         complaint = ""
@@ -216,8 +232,9 @@ class Proxy(Service):
 
     @inlineCallbacks
     def stopService(self) -> Any:
-        """Close the doors, let what runs end, hang up, stop the rounds, close the pool: in this order."""
+        """Say so, close the doors, let what runs end, hang up, stop the rounds, close the pool: in this order."""
         yield super().stopService()
+        self._stopping = True
         if self._transport is None:
             return  # it could not even start
         for adding in self._first_nodes:
@@ -225,13 +242,18 @@ class Proxy(Service):
             adding.cancel()
         # The other workers end at the same time as this one: whoever waits for all of them does not wait for long.
         parting = ensureDeferred(self._part.stop())
+        limits = self._config.limits
+        if self._door is not None:
+            yield deferLater(self._reactor, limits.stop_notice_s)
         if self._door is not None:
             yield self._door.stopService()
         if self._redis is not None:
             yield self._redis.stopService()
-        until = self._reactor.seconds() + STOP_PATIENCE_S
-        while self._rooms.coordinator.under_way and self._reactor.seconds() < until:
-            yield deferLater(self._reactor, 0.02)
+        doors: list[Parting] = [door for door in (self._site, self._redis_door) if door is not None]
+        patience_s = limits.operation_timeout_s + STOP_SPARE_S
+        yield ensureDeferred(part_with_all(self._reactor, doors, self._under_way, PART_GRACE_S, patience_s))
+        if self._site is not None:
+            self._site.hang_up()
         if self._redis_door is not None:
             self._redis_door.hang_up()
         yield parting
@@ -244,6 +266,7 @@ class Proxy(Service):
 def makeService(options: ProxyOptions) -> IService:
     reactor = monotonic_reactor()
     spare_the_collector()
+    take_descriptors()
     if options["leash"]:
         Leash.put_on(reactor)
     proxy = Proxy(reactor, fresh_random(), wall_ms, options.config, options.worker, options.redis_is_named)

@@ -27,7 +27,7 @@ from .ring import slot_of
 from .storage.engine import Engine
 from .upkeep import Upkeep
 from .versions import NONE, HybridClock, Record, Version, is_expired
-from .wire import DISK_BUSY, FORMAT, Announcement, Batch, BatchReply, Info, Join
+from .wire import DISK_BUSY, FORMAT, OLDEST_FORMAT, Announcement, Batch, BatchReply, Info, Join
 
 
 class Replica(Upkeep):
@@ -84,6 +84,7 @@ class Replica(Upkeep):
             uptime_s=round(self._clock.seconds() - self._began_s, 1),
             free_bytes=self._free_bytes() if self._free_bytes is not None else None,
             sync=self._sync,
+            oldest_format=OLDEST_FORMAT,
         )
 
     def join(self, join: Join) -> Deferred[Info]:

@@ -22,7 +22,15 @@ UNDECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What a decoder raises on bytes that are none of its shape."""
 
 FORMAT = 1
-"""The format of batches, pages and answers."""
+"""The format of batches, pages and answers. Who asks chooses it."""
+
+OLDEST_FORMAT = 1
+"""The oldest one that is read. Nodes are upgraded before proxies, so a node has to read what the last build spoke."""
+
+
+def formats(oldest: int, newest: int) -> str:
+    """Name a range of formats."""
+    return str(newest) if oldest == newest else f"{oldest} to {newest}"
 
 
 class Header(msgspec.Struct, array_like=True, frozen=True):
@@ -455,6 +463,12 @@ class Info(msgspec.Struct):
     """The room that is left on its disk; None as well for an engine without one."""
     sync: str = ""
     """When what it answers gets to its disk: ``always`` before, at an ``interval``, or ``never``; empty if unsaid."""
+    oldest_format: int = 0
+    """The oldest format that it reads, ``format`` being the newest; 0 of builds that read that one alone."""
+
+    def reads(self, form: int) -> bool:
+        """Say whether it understands messages of a format."""
+        return (self.oldest_format or self.format) <= form <= self.format
 
     @property
     def forgetful(self) -> bool:

@@ -40,8 +40,8 @@ OWN = ("/PUT", "/GET", "/v1/kv/", "/v1/keys", "/v1/bulk", "/v1/ring/", "/health/
 """What each worker answers by itself; of its health it asks the first one, too. Whatever else there is, now or later,
 is the first one's."""
 
-KILL_S = 3.5
-"""How long another worker has to end. Whoever supervises the first one, ``kvcluster`` too, gives it five seconds."""
+KILL_SPARE_S = 1.5
+"""How much longer than an operation may take another worker has to end; see ``proxy.STOP_SPARE_S``."""
 
 log = Logger(namespace="kvproxy")
 
@@ -114,7 +114,7 @@ class First(Alone):
         self._config = config
         self._folder = config.folder.absolute()
         self._children = Children(reactor, self._folder, log)
-        self._children.killTime = KILL_S
+        self._children.killTime = config.limits.stop_notice_s + config.limits.operation_timeout_s + KILL_SPARE_S
         self._others = range(FIRST + 1, config.workers + 1)
         self._relays = {number: Relay(reactor, self._socket(number), config.limits) for number in self._others}
         self._started: list[str] = []

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -16,6 +14,7 @@ import pytest
 
 from tests.sockets.daemons import Daemon, Farm, answers, call, farming, get, wait_until
 from tests.sockets.direct import Direct
+from tests.sockets.small_disk import SmallDisk
 from tests.sockets.tracing import traced
 from tests.sockets.writers import Writers, value_of, write, wrong
 
@@ -32,38 +31,9 @@ ENGINE_BACK_PATIENCE_S = 15.0
 KEYS = [f"key{number}" for number in range(200)]
 
 
-class SmallDisk:
-    """A file system in memory, and the file that fills it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._filler = folder / "filler"
-        folder.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "kv-test", str(folder)]
-        mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-        if mounted.returncode != 0:
-            pytest.fail(f"this test mounts a small tmpfs and must run as root: {mounted.stderr.strip()}")
-
-    def free_bytes(self) -> int:
-        found = os.statvfs(self.folder)
-        return found.f_bavail * found.f_frsize
-
-    def fill(self, leave_bytes: int = 0) -> None:
-        room = self.free_bytes() - leave_bytes
-        if room > 0:
-            with open(self._filler, "ab") as file:
-                os.posix_fallocate(file.fileno(), file.tell(), room)
-
-    def make_room(self) -> None:
-        self._filler.unlink()
-
-    def unmount(self) -> None:
-        subprocess.run(["umount", str(self.folder)], check=True)
-
-
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    small = SmallDisk(tmp_path / "disk")
+    small = SmallDisk(tmp_path / "disk", DISK_MIB)
     try:
         yield small
     finally:

@@ -27,7 +27,8 @@ from .gate import Gate
 from .heads import END, Fields, Head, Remembered, read_head
 from .intake import Intake
 from .outlet import Outlet
-from .overdue import Overdue
+from .overdue import Overdue, Watched
+from .parting import end_writing
 from .request import LaneRequest, Stamp
 
 _data_call = re.compile(
@@ -46,7 +47,12 @@ class Guest(Protocol):
     def dataReceived(self, data: bytes) -> None: ...
     def connectionLost(self, reason: Failure) -> None: ...
     def look(self, now_s: float) -> None: ...
+    @property
+    def busy(self) -> bool: ...
+    @property
+    def idle_since_s(self) -> float | None: ...
     def hang_up(self) -> None: ...
+    def part_if_idle(self) -> None: ...
 
 
 class WebGuest(Guest, Protocol):
@@ -67,6 +73,11 @@ class Door(Protocol):
     remembered: Remembered
     stamp: Stamp
     overdue: Overdue
+    parting: bool
+    """Whether the daemon stops: each answer is the last of its connection, and says so."""
+
+    def make_room(self, newcomer: Watched, transport: Any) -> None:
+        """Close others, or this new connection, where file descriptors are short."""
 
     def render(self, request: LaneRequest) -> object:
         """Answer a request, now or later."""
@@ -116,6 +127,7 @@ class Lane(Connection):
         self._outlet = Outlet(self.transport)
         self.transport.registerProducer(self, True)
         self._door.overdue.watch(self)
+        self._door.make_room(self, self.transport)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._door.overdue.forget(self)
@@ -254,6 +266,9 @@ class Lane(Connection):
         self._written = len(data)
         self._outlet.write(data)
         self._since_s = self._door.clock.seconds()
+        if self._door.parting:
+            self._part()
+            return
         if self._held:
             self._release()
         if self._buffer:
@@ -293,7 +308,9 @@ class Lane(Connection):
     def resumeProducing(self) -> None:
         self._stalled_s = None
         self._outlet.drained()
-        if self._request is None:
+        if self._door.parting and self._closed_s is None and self._request is None:
+            self._part()
+        elif self._request is None:
             self._release()
             self._advance()
 
@@ -339,6 +356,42 @@ class Lane(Connection):
             self._guest.hang_up()
         elif self._closed_s is None:
             self._close()
+
+    @property
+    def busy(self) -> bool:
+        """See ``overdue``."""
+        if self._guest is not None:
+            return self._guest.busy
+        return self._closed_s is None and (self._request is not None or self._stalled_s is not None)
+
+    @property
+    def idle_since_s(self) -> float | None:
+        """See ``overdue``."""
+        if self._guest is not None:
+            return self._guest.idle_since_s
+        asked = self.busy or self._fields is not None or self._buffer or self._closed_s is not None
+        return None if asked else self._since_s
+
+    def part_if_idle(self) -> None:
+        """See ``overdue``. What has come in part is nothing yet."""
+        if self._guest is not None:
+            self._guest.part_if_idle()
+        elif self._closed_s is None and not self.busy:
+            self._part()
+
+    def _part(self) -> None:
+        """Close as ``_close`` does, and leave an answer on its way whole: see ``parting``."""
+        if self._stalled_s is not None:
+            return  # when the client has read on
+        self._give_back()
+        self._closed_s = self._door.clock.seconds()
+        self._buffer = b""
+        self._fields = None
+        self._parts = []
+        self.transport.unregisterProducer()
+        if self._held:
+            self.transport.resumeProducing()
+        end_writing(self.transport)
 
     def _close(self) -> None:
         """Close when the last answer has been read, and answer nothing more."""

@@ -222,6 +222,21 @@ class Linked:
             self._transport.unregisterProducer()
             self._transport.loseConnection()
 
+    @property
+    def busy(self) -> bool:
+        """See ``overdue``."""
+        return self._open and bool(self._under_way)
+
+    @property
+    def idle_since_s(self) -> float | None:
+        """See ``overdue``. A link is a proxy's, which needs it."""
+        return None
+
+    def part_if_idle(self) -> None:
+        """See ``overdue``."""
+        if not self.busy:
+            self.hang_up()
+
     def _give_up(self, why: str) -> None:
         self.log.warn("a link is closed: {why}", why=why)
         self._forget()

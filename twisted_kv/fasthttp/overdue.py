@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from heapq import nsmallest
 from typing import Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 LOOK_S = 1.0
+IDLE_PARTS = 32
 
 
 class Watched(Protocol):
@@ -16,8 +18,19 @@ class Watched(Protocol):
     def look(self, now_s: float) -> None:
         """End what has taken too long."""
 
+    @property
+    def busy(self) -> bool:
+        """Whether something is asked here that was not answered yet, or not read."""
+
+    @property
+    def idle_since_s(self) -> float | None:
+        """Since when nothing is asked here, None while something is."""
+
     def hang_up(self) -> None:
         """Close when what was answered has been sent."""
+
+    def part_if_idle(self) -> None:
+        """Close if nothing is asked: see ``parting``."""
 
 
 class Overdue:
@@ -48,6 +61,32 @@ class Overdue:
         """Close all connections: whoever keeps one would go on speaking to what is behind here."""
         for connection in list(self._watched):
             connection.hang_up()
+
+    @property
+    def busy(self) -> bool:
+        """Whether somebody was not answered yet."""
+        return any(connection.busy for connection in self._watched)
+
+    def hang_up_on_idlest(self, newcomer: Watched) -> bool:
+        """Close a part of the connections on which nothing is asked, those first that have not been used for longest.
+
+        :param newcomer: one that is not among them.
+        :returns: whether there was any.
+        """
+        idle = [
+            (since_s, number, connection)
+            for number, connection in enumerate(self._watched)
+            if connection is not newcomer and (since_s := connection.idle_since_s) is not None
+        ]
+        # A part, since to look at all of them takes as long as some hundred requests.
+        for _, _, connection in nsmallest(1 + len(idle) // IDLE_PARTS, idle):
+            connection.hang_up()
+        return bool(idle)
+
+    def part_with_idle(self) -> None:
+        """Close the connections on which nothing is asked."""
+        for connection in list(self._watched):
+            connection.part_if_idle()
 
     def _look(self) -> None:
         self._timer = self._clock.callLater(LOOK_S, self._look)

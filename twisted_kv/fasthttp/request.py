@@ -22,22 +22,28 @@ class Answered(Protocol):
 
 
 class Stamp:
-    """The two fields that each answer begins with, made anew once a second."""
+    """The fields that each answer begins with, made anew once a second."""
 
-    __slots__ = ("_clock", "_second", "_text", "_wall")
+    __slots__ = ("_clock", "_last", "_second", "_text", "_wall")
 
     def __init__(self, clock: IReactorTime, wall: Callable[[], bytes] = datetimeToString) -> None:
         self._clock = clock
         self._wall = wall
         self._second = -1
         self._text = b""
+        self._last = b""
 
     def text(self) -> bytes:
         second = int(self._clock.seconds())
         if second != self._second:
             self._second = second
-            self._text = b"Server: %s\r\nDate: %s\r\n" % (version, self._wall())
+            self._text = b"Server: %s\r\nDate: %s\r\n%s" % (version, self._wall(), self._last)
         return self._text
+
+    def part(self) -> None:
+        """Say in each answer from now on that it is the last of its connection (RFC 9112, section 9.6)."""
+        self._last = b"Connection: close\r\n"
+        self._second = -1
 
 
 @lru_cache(maxsize=256)

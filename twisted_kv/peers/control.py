@@ -63,6 +63,7 @@ from ..wire import (
     digests_decoder,
     due_page_decoder,
     encode,
+    formats,
     hints_page_decoder,
     keys_page_decoder,
     marks_decoder,
@@ -107,8 +108,12 @@ class Control:
             raise NotANode(f"at {url} {denied(answer)}", "name the nodes' token file with --node-token-file")
         if info is None or answer.code != 200 or info.role != "kvnode":
             raise NotANode(f"what answers at {url} is no kvnode (status {answer.code})", hint)
-        if info.format != FORMAT:
-            raise NotANode(f"the node at {url} speaks format {info.format}, this proxy {FORMAT}", "upgrade one of them")
+        if not info.reads(FORMAT):
+            spoken = formats(info.oldest_format or info.format, info.format)
+            raise NotANode(
+                f"the node at {url} speaks format {spoken}, this proxy {FORMAT}",
+                "upgrade the one with the lower number: nodes first, then proxies (docs/upgrading.md)",
+            )
         return info
 
     async def join(self, url: str, cluster: str, member: str) -> Info:

@@ -18,6 +18,7 @@ from ..errors import KvError, Overloaded
 from ..fasthttp.intake import Intake
 from ..fasthttp.outlet import Outlet
 from ..fasthttp.overdue import Overdue
+from ..fasthttp.parting import end_writing
 from ..tokens import Access
 from .greeting import permit
 from .order import Order, Store
@@ -135,6 +136,8 @@ class Client(Connection):
         self._last: bytes | None = None
         """What is said when all was replied to, before the connection ends; None while it goes on."""
         self._gone = False
+        self._parting = False
+        """Whether the daemon stops."""
 
     def connectionMade(self) -> None:
         if hasattr(self.transport, "setTcpNoDelay"):
@@ -419,10 +422,35 @@ class Client(Connection):
         elif self._requests.held and not self._todo and now_s - self._since_s > limits.body_s(self._requests.held):
             self.transport.abortConnection()
 
+    @property
+    def busy(self) -> bool:
+        """See ``overdue``."""
+        return not self._gone and bool(self._slots or self._todo or self._stalled_s is not None)
+
+    @property
+    def idle_since_s(self) -> float | None:
+        """See ``overdue``. Redis's clients keep their connections, and their door lets so many in."""
+        return None
+
+    def part_if_idle(self) -> None:
+        """See ``overdue``: everybody is idle who has the replies to all that has come whole."""
+        self.part()
+
+    def part(self) -> None:
+        """Reply to all that has come, and close: see ``parting``. What comes from now on is not begun."""
+        if not self._gone and self._last is None:
+            self._parting = True
+            self._last = b""
+            self._begin()
+
     def hang_up(self) -> None:
         """See ``overdue``: nothing more is answered."""
         if not self._gone:
             self._gone = True
             self._send_ready()
             self.transport.unregisterProducer()
-            self.transport.loseConnection()
+            if self._parting:
+                self.transport.resumeProducing()
+                end_writing(self.transport)
+            else:
+                self.transport.loseConnection()

@@ -9,6 +9,7 @@ from typing import Any
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory
 
+from ..fasthttp.descriptors import few_left
 from ..fasthttp.intake import Intake
 from ..fasthttp.overdue import Overdue
 from ..limits import Limits
@@ -70,7 +71,7 @@ class RedisDoor(Factory):
     def welcome(self, client: Client) -> Session | None:
         """See ``connection.Door``."""
         self.received += 1
-        if len(self._clients) >= self.limits.resp_clients_max:
+        if len(self._clients) >= self.limits.resp_clients_max or few_left(client.transport, self.limits):
             return None
         transport: Any = client.transport
         session = Session(self, next(self._numbers), _shown(transport.getPeer()), _shown(transport.getHost()))
@@ -89,6 +90,23 @@ class RedisDoor(Factory):
     def durable(self) -> bool:
         """See ``session.Server``."""
         return self._durable()
+
+    # The end: see ``fasthttp.parting``.
+
+    @property
+    def crowd(self) -> int:
+        return len(self.overdue)
+
+    @property
+    def busy(self) -> bool:
+        return self.overdue.busy
+
+    def part(self) -> None:
+        """Redis's protocol knows no last reply: everybody is parted with who has all of his."""
+        self.overdue.part_with_idle()
+
+    def part_with_idle(self) -> None:
+        self.overdue.part_with_idle()
 
     def hang_up(self) -> None:
         """Close all connections."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
+from twisted_kv.errors import DiskFailed
 from twisted_kv.storage.manifest import NO_PART, Part
 
 ALWAYS, INTERVAL, NEVER = "always", "interval", "never"
@@ -17,6 +18,8 @@ SYNC_MODES = (ALWAYS, INTERVAL, NEVER)
 _MARK = struct.Struct(">BBB36sQQQI")
 _CHECKSUM = struct.Struct(">I")
 _FORMAT = 2
+"""The format of all that lies in a node's folder: what raises that of a row raises this one, too. A build that does not
+know a row's would take each for damaged, and have it replaced."""
 _SECTOR_BYTES = 512
 
 
@@ -44,7 +47,16 @@ class MarkFile:
         self._writes = count()
 
     def read(self) -> Mark | None:
-        """Give the newest mark that can be read, if any."""
+        """Give the newest mark that can be read, if any.
+
+        :raises DiskFailed: if a later version has written the folder.
+        """
+        forms = [os.pread(self._file, 1, turn * _SECTOR_BYTES) for turn in (0, 1)]
+        if min(forms) > bytes((_FORMAT,)):  # one alone may be spoilt
+            raise DiskFailed(
+                f"the node's folder has format {forms[0][0]}, this version knows {_FORMAT} and those before",
+                "run the version that wrote it, or a later one",
+            )
         found = [self._read(turn) for turn in (0, 1)]
         marks = (mark for mark in found if mark is not None)
         return max(marks, key=lambda mark: (mark.sequence, mark.manifest), default=None)

@@ -107,6 +107,10 @@ class Disk:
         found = os.statvfs(self._folder)
         return found.f_bavail * found.f_frsize
 
+    def log_bytes(self) -> int:
+        """Say how much opening the folder has to write out."""
+        return sum(path.stat().st_size for path in self._data.glob("*.log"))
+
     def doubt(self) -> None:
         """Have everything verified at the next start: the disk has failed under this one."""
         try:

@@ -132,6 +132,11 @@ class RocksEngine:
         return highest
 
     @property
+    def short(self) -> bool:
+        """Whether the last write found no room, or something else was wrong with it."""
+        return self._short
+
+    @property
     def sequence(self) -> int:
         """The number of the newest change; it grows by one for each row written, and a synced one never gets lost."""
         return int(self._db.latest_sequence_number())

@@ -12,6 +12,7 @@ from twisted.web.http import HTTPChannel
 
 from ..errors import BadInput, HeadTooLarge, KvError, MalformedRequest, RequestTooSlow, TokenMissing, TokenTooWeak
 from ..fasthttp.heads import entries_of, judge_trailers, read_head
+from ..fasthttp.parting import end_writing
 from ..limits import Limits
 from .answers import PROBLEM, RETRY_AFTER_S, STATUS, problem_body
 
@@ -71,6 +72,7 @@ class StrictChannel(HTTPChannel):
         super().connectionMade()
         if self._watched:
             self.site.overdue.watch(self)
+            self.site.make_room(self, self.transport)
 
     def connectionLost(self, reason: Failure) -> None:
         if self._watched:
@@ -130,6 +132,8 @@ class StrictChannel(HTTPChannel):
 
     def requestDone(self, request: Any) -> None:
         request.give_back()
+        if self.site.parting:
+            self.persistent = False
         begun = any(self._dataBuffer)
         self._enter(Phase.IDLE)
         # Who does not read this answer is given no further one: HTTPChannel by itself would go on to the next request.
@@ -219,6 +223,24 @@ class StrictChannel(HTTPChannel):
         """See ``fasthttp.overdue``."""
         self._enter(Phase.CLOSING)
         self.loseConnection()
+
+    @property
+    def busy(self) -> bool:
+        """See ``fasthttp.overdue``."""
+        return self._phase is Phase.BUSY or self._stalled_s is not None
+
+    @property
+    def idle_since_s(self) -> float | None:
+        """See ``fasthttp.overdue``."""
+        return self._since_s if self._phase is Phase.IDLE and self._stalled_s is None else None
+
+    def part_if_idle(self) -> None:
+        """See ``fasthttp.overdue``. What has come in part is nothing yet."""
+        if self._phase in (Phase.IDLE, Phase.HEAD, Phase.BODY) and not (self.busy or self._refused):
+            self._enter(Phase.CLOSING)
+            self._refused = True  # what comes now is thrown away
+            self._networkProducer.unregisterProducer()
+            end_writing(self.transport)
 
     def _enter(self, phase: Phase) -> None:
         self._phase = phase

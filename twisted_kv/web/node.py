@@ -15,6 +15,7 @@ from ..fasthttp.heads import Head
 from ..fasthttp.intake import Intake
 from ..fasthttp.linked import Linked
 from ..fasthttp.upgrade import asks_for_link
+from ..holding import HARDLY_ANY_ROOM
 from ..limits import Limits
 from ..metrics import CONTENT_TYPE, NodeMetrics
 from ..pulling import Puller
@@ -175,7 +176,7 @@ def add_node(app: Klein, replica: Replica, puller: Puller, metrics: NodeMetrics)
 
     @app.route("/health/ready", methods=["GET"])
     def ready(request: Any) -> bytes:
-        return answer_health(request, [])
+        return answer_health(request, [HARDLY_ANY_ROOM] if replica.full else [])
 
     add_liveness(app)
 

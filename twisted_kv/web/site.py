@@ -15,11 +15,12 @@ from twisted.python.failure import Failure
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from ..errors import BodyTooLarge, ForeignOrigin, KvError, NoSuchRoute, Overloaded, WrongMethod
+from ..fasthttp.descriptors import few_left
 from ..fasthttp.gate import SAFE_METHODS, Gate
 from ..fasthttp.heads import Head, Remembered
 from ..fasthttp.intake import Intake
 from ..fasthttp.lane import Guest, Lane
-from ..fasthttp.overdue import Overdue
+from ..fasthttp.overdue import Overdue, Watched
 from ..fasthttp.request import Stamp
 from ..limits import Limits
 from ..tokens import Ticket
@@ -33,6 +34,9 @@ KV_ROUTE = b"/v1/kv/-"
 EXPLAIN_PREFIX = b"/v1/explain/"
 EXPLAIN_ROUTE = b"/v1/explain/-"
 """The same for what tells about a key."""
+
+SHORT_S = 60.0
+"""How often it is said that descriptors are short."""
 
 log = Logger()
 
@@ -70,6 +74,11 @@ class BoundedRequest(Request):
             return
         self.taken += len(data)
         self.content.write(data)
+
+    def write(self, data: bytes) -> None:
+        if not self.startedWriting and self.channel is not None and self.channel.site.parting:
+            self.setHeader(b"connection", b"close")
+        super().write(data)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         if self._refused:
@@ -133,6 +142,10 @@ class KvSite(Site):
         self.remembered = Remembered(limits.head_fields_max)
         self.stamp = Stamp(reactor)
         self.overdue = Overdue(reactor)
+        self._short_s: float | None = None
+        """When it was last said that descriptors are short."""
+        self.parting = False
+        """See ``lane.Door``."""
         self.render = self.resource.render
         """See ``lane.Door``."""
         self._link = link
@@ -159,6 +172,34 @@ class KvSite(Site):
     def hang_up(self) -> None:
         """Close the connections that are open still: whoever keeps one would go on speaking to what is behind here."""
         self.overdue.hang_up()
+
+    def make_room(self, newcomer: Watched, transport: Any) -> None:
+        """See ``lane.Door``."""
+        if not few_left(transport, self.limits):
+            return
+        now_s = self.clock.seconds()
+        if self._short_s is None or now_s - self._short_s > SHORT_S:
+            log.warn("file descriptors are short: idle connections are closed (raise the limit, see ulimit -n)")
+            self._short_s = now_s
+        if not self.overdue.hang_up_on_idlest(newcomer):
+            newcomer.hang_up()
+
+    # The end: see ``fasthttp.parting``.
+
+    @property
+    def crowd(self) -> int:
+        return len(self.overdue)
+
+    @property
+    def busy(self) -> bool:
+        return self.overdue.busy
+
+    def part(self) -> None:
+        self.parting = True
+        self.stamp.part()
+
+    def part_with_idle(self) -> None:
+        self.overdue.part_with_idle()
 
     def log(self, request: Any) -> None:
         pass
