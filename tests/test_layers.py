@@ -51,6 +51,7 @@ FLOORS: list[set[str]] = [
         "fasthttp",
         "state",
         "periodic",
+        "pulse",
         "throttle",
         "verifying",
         "together",

@@ -18,8 +18,8 @@ floor 1, the disk, what is counted, and what the simulation lets happen
 floor 2, one replica, and the way to the others
     ``replica`` ``answering`` ``holding`` ``upkeep`` ``hinting`` ``scrubbing`` ``identity`` ``commit``   one owner's
                                         data
-    ``peers`` ``fasthttp`` ``state`` ``leading`` ``periodic`` ``throttle`` ``awaiting`` ``deadlines`` ``verifying``
-    ``together`` ``aside``
+    ``peers`` ``fasthttp`` ``state`` ``leading`` ``periodic`` ``pulse`` ``throttle`` ``awaiting`` ``deadlines``
+    ``verifying`` ``together`` ``aside``
 floor 3, conversations, one purpose each
     ``operation`` ``chain`` ``sharing`` ``turns`` ``crowd`` ``bundles`` ``coordinator``   a client's operation, and
                                         many that are asked as one

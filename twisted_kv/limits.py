@@ -309,6 +309,9 @@ class Limits:
     worker_ready_timeout_s: float = 1.0
     """How long a worker waits for what the first one says of its health: many of those who ask wait no longer."""
 
+    pulse_interval_s: float = 0.1
+    """How often it is measured how late the reactor is: a stall of a second shows, and a call costs 10 us."""
+
     clock_ahead_s_max: float = 60.0
     """A proxy further ahead of most nodes than this says so in /health/ready. Safety does not depend on it."""
 

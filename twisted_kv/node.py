@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from math import nan
 from random import Random
 from typing import Any
 
@@ -44,9 +46,11 @@ from .peers.control import Control
 from .peers.http import HttpTransport
 from .periodic import Rounds
 from .pulling import Puller
+from .pulse import Pulse
 from .replica import Replica
 from .scrubbing import Scrubber
 from .storage.engine import Engine
+from .storage.figures import MEANING
 from .storage.marks import ALWAYS, INTERVAL
 from .storage.memory import MemoryEngine
 from .storage.opening import Disk
@@ -122,6 +126,7 @@ class Node(Service):
             self._broken,
             __version__,
         )
+        self._count(metrics, replica, engine)
         metrics.watch("kv_node_keys", "Keys that hold a value", lambda: engine.totals().keys)
         metrics.watch("kv_node_bytes", "Bytes of keys and records", lambda: engine.totals().bytes)
         metrics.watch("kv_node_epoch", "The highest epoch this node was shown", lambda: replica.epoch)
@@ -135,6 +140,7 @@ class Node(Service):
         puller = Puller(reactor, limits, Control(self._transport, limits), replica)
         app, link = node_app(replica, puller, metrics, limits), Batches(replica, metrics).link(limits)
         gate = Gate(keyring, config.hosts)
+        metrics.watch("kv_http_connections", "Connections of proxies and others", lambda: len(self._site.overdue))
         site = self._site = KvSite(reactor, app, limits, limits.node_body_bytes_max, config.lane, link, gate)
         try:
             self._door = listening(reactor, config.listen or tcp_endpoint(config.interface, config.port), site)
@@ -147,6 +153,27 @@ class Node(Service):
             engine=engine.name,
             incarnation=replica.incarnation,
         )
+
+    def _count(self, metrics: NodeMetrics, replica: Replica, engine: Engine) -> None:
+        """Show what is read only when somebody asks."""
+        metrics.watch_process("kvnode", __version__)
+        self._pulse = Pulse(self._reactor, self._config.limits.pulse_interval_s, metrics.reactor_lag.observe)
+        self._pulse.start()
+        metrics.watch("kv_node_full", "Whether values are refused for want of room", lambda: replica.full)
+        metrics.watch("kv_node_spoiled", "Whether part of the data cannot be read at all", lambda: replica.spoiled)
+        metrics.watch("kv_node_tombstones", "Keys that hold no value: tombstones and bare promises", replica.graves)
+        metrics.watch("kv_node_repair_marks", "Slots that are marked for repair", lambda: replica.info().marks)
+        metrics.watch_each(
+            "kv_node_hints", "Hints kept here, by the member that they are for", ("owner",), replica.hints_kept
+        )
+        for name in engine.figures():
+            metrics.watch(f"kv_engine_{name}", MEANING[name], partial(_figure, engine, name))
+        if self._disk is not None:
+            metrics.watch(
+                "kv_node_disk_free_bytes",
+                "Room left on the disk of the node's folder",
+                partial(_free_bytes, self._disk),
+            )
 
     def _draw_incarnation(self) -> str:
         return f"i-{self._random.getrandbits(64):016x}"
@@ -218,6 +245,7 @@ class Node(Service):
         yield super().stopService()
         if self._door is None:
             return
+        self._pulse.stop()
         yield self._door.stopService()
         yield ensureDeferred(self._scrubber.stop())
         for rounds in self._rounds:
@@ -231,6 +259,17 @@ class Node(Service):
             # The thread ends its work first; answers that waited for it leave in the reactor's next turn.
             self._syncs.stop()
             self._disk.close()
+
+
+def _figure(engine: Engine, name: str) -> float:
+    return engine.figures()[name]
+
+
+def _free_bytes(disk: Disk) -> float:
+    try:
+        return disk.free_bytes()
+    except OSError:
+        return nan  # whoever asks how the node is should hear all the rest
 
 
 def url_of(interface: str, port: int) -> str:

@@ -129,6 +129,7 @@ class Replica(Upkeep):
         def again(reply: BatchReply) -> BatchReply | Deferred[BatchReply]:
             if reply.refusal != DISK_BUSY or self._clock.seconds() + self._limits.stall_retry_s >= until_s:
                 return reply
+            self._metrics.stalled.inc()
             return deferLater(self._clock, self._limits.stall_retry_s, self._serve, batch, keys, until_s)
 
         return reply.addCallback(again)

@@ -12,7 +12,7 @@ from .commit import NOTES
 from .errors import Damaged, DiskBusy, DiskFailed, DiskFull, MalformedBody
 from .floors import buried
 from .hinting import Hint, Hints
-from .holding import Holding, check_range
+from .holding import LAST_SLOT, Holding, check_range
 from .names import Key, NodeId, Slot
 from .register import BLANK, Cell, Floor, Op
 from .ring import slot_of
@@ -41,6 +41,16 @@ class Upkeep(Holding):
         self._hints = Hints(self._engine, self._limits)
         self.on_renewal: Callable[[], object] = lambda: None
         """Called when this node is to verify what it holds, and to forget it if some of it cannot be read."""
+
+    # What is counted.
+
+    def graves(self) -> int:
+        """Count the keys that hold no value: tombstones and bare promises."""
+        return sum(self._engine.graves(Slot(0), LAST_SLOT))
+
+    def hints_kept(self) -> list[tuple[tuple[str], float]]:
+        """Count the hints kept here, by the member that they are for."""
+        return [((owner,), count) for owner, count in self._hints.counts.items()]
 
     # Purging (``floors.py``).
 

@@ -123,8 +123,12 @@ class Lane:
         if not self._bundles and not self._waiting:
             return False
         limits = self._queue.limits
-        size = self._bytes + sum(askers.size for askers, _ in self._bundles)
-        return len(self) >= limits.queue_ops_max or size > limits.queue_bytes_max
+        return len(self) >= limits.queue_ops_max or self.size > limits.queue_bytes_max
+
+    @property
+    def size(self) -> int:
+        """Bytes of the records that wait."""
+        return self._bytes + sum(askers.size for askers, _ in self._bundles)
 
     def _come(self) -> None:
         """See that what has come leaves at the end of this turn, unless a batch is under way."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from math import inf
+from typing import Literal
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -85,6 +86,10 @@ class PeerQueue:
         self.url = seat.url
         timeout_ms = int(self.limits.batch_timeout_s * 1000)
         self.header = Header(FORMAT, view.cluster_id, seat.id, seat.incarnation, view.epoch, view.open, timeout_ms)
+
+    @property
+    def lanes(self) -> tuple[Lane, Lane]:
+        return self._reads, self._writes
 
     def clear(self) -> None:
         self._reads.clear()
@@ -387,3 +392,8 @@ class Queues:
 
     def waiting(self) -> int:
         return sum(len(queue) for queue in self.by_node.values())
+
+    def depths(self, what: Literal["ops", "bytes"]) -> list[tuple[tuple[str, str], float]]:
+        """Say how much waits for each node, in each of its lanes."""
+        lanes = [(node, lane) for node, queue in self.by_node.items() for lane in queue.lanes]
+        return [((node, lane.name), len(lane) if what == "ops" else lane.size) for node, lane in lanes]
