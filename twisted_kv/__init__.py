@@ -11,14 +11,15 @@ floor 0, the laws: no Twisted, no clock, no randomness, no files
                                         a key's owners, as state machines
     ``ring`` ``quorum`` ``membership`` ``views`` ``planning`` ``seating``   who owns what; who votes; the state and its
                                         changes; what a change has to copy
-    ``liveness`` ``wire`` ``preconditions`` ``tokens`` ``networks``   who is avoided; bytes to messages and back;
-                                        If-Match; who may do what; who may be called
+    ``liveness`` ``wire`` ``preconditions`` ``tokens`` ``networks`` ``tracing`` ``timeline``   who is avoided; bytes to
+                                        messages and back; If-Match; who may do what; who may be called; what requests
+                                        are called, and where their time goes
 floor 1, the disk, what is counted, and what the simulation lets happen
     ``storage`` ``metrics`` ``buggify`` ``tls``
 floor 2, one replica, and the way to the others
     ``replica`` ``answering`` ``holding`` ``upkeep`` ``hinting`` ``scrubbing`` ``identity`` ``commit``   one owner's
                                         data
-    ``peers`` ``fasthttp`` ``state`` ``leading`` ``periodic`` ``pulse`` ``throttle`` ``awaiting`` ``deadlines``
+    ``peers`` ``fasthttp`` ``state`` ``leading`` ``periodic`` ``pulse`` ``slow`` ``throttle`` ``awaiting`` ``deadlines``
     ``verifying`` ``together`` ``aside``
 floor 3, conversations, one purpose each
     ``operation`` ``chain`` ``sharing`` ``turns`` ``crowd`` ``bundles`` ``coordinator``   a client's operation, and

@@ -56,6 +56,7 @@ from .storage.memory import MemoryEngine
 from .storage.opening import Disk
 from .tls import client_tls
 from .token_files import TokenFile
+from .tracing import Ids
 from .web.node import Batches, add_node
 from .web.original import add_original_node
 from .web.site import App, KvSite
@@ -114,10 +115,11 @@ class Node(Service):
         self._tokens.read()
         keyring = self._tokens.keyring
         engine, commit, incarnation = self._memory() if config.engine == "memory" else self._disk_engine(metrics)
+        writer = random.getrandbits(64)
         replica = self._replica = Replica(
             reactor,
             self._now_ms,
-            random.getrandbits(64),
+            writer,
             engine,
             commit,
             incarnation,
@@ -141,7 +143,9 @@ class Node(Service):
         app, link = node_app(replica, puller, metrics, limits), Batches(replica, metrics).link(limits)
         gate = Gate(keyring, config.hosts)
         metrics.watch("kv_http_connections", "Connections of proxies and others", lambda: len(self._site.overdue))
-        site = self._site = KvSite(reactor, app, limits, limits.node_body_bytes_max, config.lane, link, gate)
+        site = self._site = KvSite(
+            reactor, app, limits, limits.node_body_bytes_max, config.lane, link, gate, Ids(writer)
+        )
         try:
             self._door = listening(reactor, config.listen or tcp_endpoint(config.interface, config.port), site)
         except SystemExit:

@@ -163,6 +163,7 @@ class Proxy(Service):
             config.limits.body_bytes_max,
             config.lane,
             gate=Gate(keyring, config.hosts),
+            ids=self._rooms.ids,
         )
         metrics.watch("kv_http_connections", "Connections of HTTP clients", lambda: len(site.overdue))
         place = config.listen or tcp_endpoint(config.interface, config.port)

@@ -31,6 +31,7 @@ from .roster import Roster
 from .state.store import StateStore
 from .sweeper import Sweeper
 from .tokens import Keyring
+from .tracing import Ids
 from .versions import COUNTER_BITS, Ballot, HybridClock, is_value
 from .views import View
 from .web.bulk import add_bulk
@@ -58,7 +59,9 @@ class Rooms:
         self._clock = clock
         self._now_ms = now_ms
         self.metrics = ProxyMetrics()
-        hybrid = HybridClock(now_ms, random.getrandbits(64))
+        writer = random.getrandbits(64)
+        hybrid = HybridClock(now_ms, writer)
+        self.ids = Ids(writer)
         if buggify("clock: the counter is near its end"):
             next_ms = (now_ms() + 1) << COUNTER_BITS
             hybrid.learn(Ballot((next_ms - 3).to_bytes(8, "big") + bytes(8)))
@@ -66,7 +69,9 @@ class Rooms:
         self.queues = Queues(
             clock, limits, transport, self.metrics, lambda node, reply: self.roster.outdated(node, reply), buggify
         )
-        self.coordinator = Coordinator(clock, random, now_ms, hybrid, limits, self.queues, self.metrics, buggify)
+        self.coordinator = Coordinator(
+            clock, random, now_ms, hybrid, limits, self.queues, self.metrics, buggify, self.ids
+        )
         lead = Lead(store)
         self.mover = Mover(
             clock,

@@ -39,7 +39,7 @@ from ..wire import (
     batch_reply_decoder,
 )
 from .lane import Cargo, Lane, Parcel, Question
-from .peer import Answer, Asker, Askers, Transport, denied
+from .peer import Answer, Asker, Askers, Transit, Transport, denied
 
 MSGPACK = "application/msgpack"
 ALL_TAKEN = BundleReply()
@@ -66,9 +66,11 @@ class PeerQueue:
         view: View,
         on_outdated: Callable[[NodeId, BatchReply], None],
         changed: Callable[[], None],
+        transit: Transit,
         buggify: Buggify,
     ) -> None:
         self.clock = clock
+        self.transit = transit
         self.limits = limits
         self.buggify = buggify
         self.node = NodeId(seat.id)
@@ -295,6 +297,7 @@ class Queues:
         self._on_outdated = on_outdated
         self.by_node: dict[NodeId, PeerQueue] = {}
         self.allowance = Allowance()
+        self.transit = Transit()
         self._standing: dict[NodeId, Rank] = {}
         self._hedge_s: dict[NodeId, float] = {}
         self._hedges_s: dict[Sequence[NodeId], float] = {}
@@ -316,6 +319,7 @@ class Queues:
                     view,
                     self._on_outdated,
                     self._look_again,
+                    self.transit,
                     self._buggify,
                 )
             queue.clear()
