@@ -14,8 +14,8 @@ floor 0, the laws: no Twisted, no clock, no randomness, no files
     ``liveness`` ``wire`` ``preconditions`` ``tokens`` ``networks`` ``tracing`` ``timeline``   who is avoided; bytes to
                                         messages and back; If-Match; who may do what; who may be called; what requests
                                         are called, and where their time goes
-floor 1, the disk, what is counted, and what the simulation lets happen
-    ``storage`` ``metrics`` ``buggify`` ``tls``
+floor 1, the disk, what is counted and written down, and what the simulation lets happen
+    ``storage`` ``metrics`` ``logs`` ``buggify`` ``tls``
 floor 2, one replica, and the way to the others
     ``replica`` ``answering`` ``holding`` ``upkeep`` ``hinting`` ``scrubbing`` ``identity`` ``commit``   one owner's
                                         data

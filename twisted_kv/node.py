@@ -153,7 +153,7 @@ class Node(Service):
             raise
         self.log.info(
             "kvnode on {url}, engine {engine}, incarnation {incarnation}",
-            url=config.listen or url_of(config.interface, config.port),
+            url=place_of(config.listen) or url_of(config.interface, config.port),
             engine=engine.name,
             incarnation=replica.incarnation,
         )
@@ -280,6 +280,11 @@ def url_of(interface: str, port: int) -> str:
     return f"http://[{interface}]:{port}" if ":" in interface else f"http://{interface}:{port}"
 
 
+def place_of(endpoint: str | None) -> str:
+    """Name an endpoint in the log by its kind and its port: the rest may say where a key lies."""
+    return ":".join((endpoint or "").split(":")[:2])
+
+
 def tcp_endpoint(interface: str, port: int) -> str:
     address = interface.replace(":", "\\:")
     return f"tcp:{port}:interface={address}:backlog={BACKLOG}"
@@ -319,7 +324,7 @@ def listening(reactor: Any, endpoint: str, site: IProtocolFactory, shared: bool 
         raise SystemExit(f"port {error.port} on {error.interface} cannot be used: {error.socketError}") from None
     except Exception as error:
         # What stands in an endpoint's string is read by whoever it is for, and each has errors of its own.
-        raise SystemExit(f"nobody can listen at {endpoint}: {error}") from None
+        raise SystemExit(f"nobody can listen at {place_of(endpoint)}: {error}") from None
     door.startService()
     return door
 

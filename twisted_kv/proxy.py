@@ -20,7 +20,7 @@ from .fasthttp.gate import Gate
 from .interfaces import allowed_networks
 from .membership import State, founded
 from .names import ClusterId
-from .node import listening, tcp_endpoint, url_of
+from .node import listening, place_of, tcp_endpoint, url_of
 from .options import (
     Leash,
     ProxyOptions,
@@ -185,7 +185,7 @@ class Proxy(Service):
         self.log.info(
             "{name} on {url}, cluster {cluster} at epoch {epoch} with {count} members",
             name="kvproxy" if self._worker == FIRST else f"worker {self._worker} of kvproxy",
-            url=config.listen or url_of(config.interface, config.port),
+            url=place_of(config.listen) or url_of(config.interface, config.port),
             cluster=state.cluster_id,
             epoch=state.epoch,
             count=len(state.members),
