@@ -17,7 +17,7 @@ from twisted_kv import options
 from twisted_kv.config import ClusterConfig, EtcdPlace, NodeConfig, ProxyConfig, configured
 from twisted_kv.errors import BadConfig
 from twisted_kv.limits import MIB, Limits
-from twisted_kv.workers import handed_down, limits_toml
+from twisted_kv.workers import handed_down, limits_toml, places_toml
 
 SHAPES = [NodeConfig, ProxyConfig, ClusterConfig]
 every_shape = pytest.mark.parametrize("shape", SHAPES)
@@ -107,10 +107,16 @@ def test_a_worker_comes_to_the_configuration_of_the_first_one(state: str | None,
         lane=False,
         transport="link",
         workers=3,
+        log_format="json",
+        listen='ssl:7001:privateKey=/a "b"/\\c.pem:certKey=ü.pem',
+        resp_listen="ssl:6390:privateKey=/k.pem",
+        tls_authority="/authority.pem",
+        tls_identity="/identity\x7f.pem",
+        token_file="/client.tokens",
         limits=limits,
     )
 
-    words = handed_down(config, Path(toml(limits_toml(limits))))
+    words = handed_down(config, Path(toml(places_toml(config) + limits_toml(limits))))
 
     names = [word.removeprefix("--").replace("-", "_") for word in words[::2]]
     flags = dict(zip(names, words[1::2], strict=True))

@@ -11,15 +11,16 @@ floor 0, the laws: no Twisted, no clock, no randomness, no files
                                         a key's owners, as state machines
     ``ring`` ``quorum`` ``membership`` ``views`` ``planning`` ``seating``   who owns what; who votes; the state and its
                                         changes; what a change has to copy
-    ``liveness`` ``wire`` ``preconditions`` ``tokens`` ``networks``   who is avoided; bytes to messages and back;
-                                        If-Match; who may do what; who may be called
-floor 1, the disk, what is counted, and what the simulation lets happen
-    ``storage`` ``metrics`` ``buggify`` ``tls``
+    ``liveness`` ``wire`` ``preconditions`` ``tokens`` ``networks`` ``tracing`` ``timeline``   who is avoided; bytes to
+                                        messages and back; If-Match; who may do what; who may be called; what requests
+                                        are called, and where their time goes
+floor 1, the disk, what is counted and written down, and what the simulation lets happen
+    ``storage`` ``metrics`` ``logs`` ``buggify`` ``tls``
 floor 2, one replica, and the way to the others
     ``replica`` ``answering`` ``holding`` ``upkeep`` ``hinting`` ``scrubbing`` ``identity`` ``commit`` ``backups``
     ``merging``                         one owner's data; what the backups of several come to
-    ``peers`` ``fasthttp`` ``state`` ``leading`` ``periodic`` ``throttle`` ``awaiting`` ``deadlines`` ``verifying``
-    ``together`` ``aside``
+    ``peers`` ``fasthttp`` ``state`` ``leading`` ``periodic`` ``pulse`` ``slow`` ``throttle`` ``awaiting`` ``deadlines``
+    ``verifying`` ``together`` ``aside``
 floor 3, conversations, one purpose each
     ``operation`` ``chain`` ``sharing`` ``turns`` ``crowd`` ``bundles`` ``coordinator``   a client's operation, and
                                         many that are asked as one

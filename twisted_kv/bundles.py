@@ -81,11 +81,11 @@ class Writes(Crowd):
     def _count(self) -> None:
         if not met(self.electorate.quorum, self._confirmed):
             return
-        self._end()
+        request_id = self._end()
         acks, owners = self._confirmed.bit_count(), len(self.electorate.nodes)
         for record, told in zip(self._stayed(self._records), self._stayed(self._told), strict=True):
             try:
-                told(Done(record, acks, owners))
+                told(Done(record, acks, owners, request_id))
             except Exception:
                 self.log.failure("somebody could not be told that he has written")
         for heard in self._heard:
@@ -167,11 +167,11 @@ class Reads(Crowd):
                     if one != other and place not in self._strays:
                         self._leave(place)
         self._home.hybrid.learn(max(self._stayed(ballots), default=NONE))
-        self._end()
+        request_id = self._end()
         records = next(heard.reply.records for heard in self._heard if heard.verb == FETCH and heard.reply is not None)
         acks, owners, stayed = len(replies), len(self.electorate.nodes), self._stayed
         for key, record, told in zip(stayed(self.keys), stayed(records), stayed(self._told), strict=True):
-            done = Done(record, acks, owners)
+            done = Done(record, acks, owners, request_id)
             try:
                 if record and expiry_bytes(record) != NEVER:
                     self._home.expires(key, done, self._until_s, told)

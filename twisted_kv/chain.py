@@ -16,6 +16,8 @@ from .operation import Done, changing
 from .peers.queue import Queues
 from .register import FETCH, Op, Reply
 from .ring import slot_of
+from .timeline import NEVER, Step
+from .tracing import Trace
 from .views import View
 
 STEP_TIMES = 4
@@ -66,15 +68,19 @@ class Chains:
             for opening in openings:
                 opening.callback(None)
 
-    async def read(self, key: Key, timeout_s: float) -> Done:
-        """Read one copy. Errors: ``Unreached``, and ``ChangeUnderWay`` if data was moved for longer than it waits."""
+    async def read(self, key: Key, timeout_s: float, steps: list[Step], trace: Trace | None) -> Done:
+        """Read one copy. Errors: ``Unreached``, and ``ChangeUnderWay`` if data was moved for longer than it waits.
+
+        :param steps: is told who answered when.
+        :param trace: what the nodes are to call it.
+        """
         self.under_way += 1
         try:
-            return await self._chained(key, self._clock.seconds() + timeout_s)
+            return await self._chained(key, self._clock.seconds() + timeout_s, steps, trace)
         finally:
             self.under_way -= 1
 
-    async def _chained(self, key: Key, deadline: float) -> Done:
+    async def _chained(self, key: Key, deadline: float, steps: list[Step], trace: Trace | None) -> Done:
         """Go along the owners; where the epoch moves meanwhile, wait for the next view and go again."""
         while True:
             view = self._view
@@ -86,7 +92,7 @@ class Chains:
             try:
                 if not view.open:
                     raise changing()
-                reply = await read_one(owners, partial(self._fetch, owners, key, deadline))
+                reply = await read_one(owners, partial(self._fetch, owners, key, deadline, steps, trace))
             except ChangeUnderWay:
                 if self._view is view:
                     await self._next_opening(deadline - self._clock.seconds())
@@ -100,7 +106,15 @@ class Chains:
             else:
                 return Done(reply.record, 1, len(owners))
 
-    def _fetch(self, owners: tuple[NodeId, ...], key: Key, deadline: float, node: NodeId) -> Deferred[Reply]:
+    def _fetch(
+        self,
+        owners: tuple[NodeId, ...],
+        key: Key,
+        deadline: float,
+        steps: list[Step],
+        trace: Trace | None,
+        node: NodeId,
+    ) -> Deferred[Reply]:
         if node not in self._queues.by_node:
             # It has left since this chain began: who owns the key now is asked in another one.
             return fail(Failure(changing()))
@@ -111,9 +125,20 @@ class Chains:
         # The last one is waited for in full: going on early would be giving up early.
         rest = owners[owners.index(node) + 1 :]
         early_s = STEP_TIMES * queues.hedge_s((node,)) if rest else step_s
-        fetch = _Fetch(self._clock, min(early_s, step_s), step_s, lambda: queues.may_hedge((node,), rest))
+        fetch = _Fetch(self._clock, min(early_s, step_s), step_s, lambda: queues.may_hedge((node,), rest), trace)
+        steps.append((self._clock.seconds(), f"asks {node}", "", len(steps) + 1, NEVER))
         queues.by_node[node].ask(fetch, 0, Op(FETCH, key))
-        return fetch.done
+        return fetch.done.addBoth(self._noted, node, steps)
+
+    def _noted(self, result: Reply | Failure, node: NodeId, steps: list[Step]) -> Reply | Failure:
+        if isinstance(result, Failure):
+            steps.append((self._clock.seconds(), f"gave no answer: {result.value}", node, len(steps), NEVER))
+        else:
+            transit = self._queues.transit
+            steps.append(
+                (transit.back_s, "has it" if result.record else "has it not", node, len(steps), transit.sent_s)
+            )
+        return result
 
     async def _next_opening(self, patience_s: float) -> None:
         if patience_s <= 0:
@@ -139,9 +164,12 @@ class _Fetch:
     :param timeout_s: when it gives up in any case.
     """
 
-    __slots__ = ("_clock", "_may", "_timer", "_until_s", "done")
+    __slots__ = ("_clock", "_may", "_timer", "_until_s", "done", "trace")
 
-    def __init__(self, clock: IReactorTime, early_s: float, timeout_s: float, may: Callable[[], bool]) -> None:
+    def __init__(
+        self, clock: IReactorTime, early_s: float, timeout_s: float, may: Callable[[], bool], trace: Trace | None
+    ) -> None:
+        self.trace = trace
         self.done: Deferred[Reply] = Deferred()
         self._clock = clock
         self._until_s = clock.seconds() + timeout_s

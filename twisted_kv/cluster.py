@@ -79,7 +79,7 @@ class Cluster(Service):
             # The cluster that it describes ended with the memory of its nodes, which may have had other ports.
             state.replace(state.with_suffix(".json.old"))
         lane = ("--lane", str(config.lane).lower())
-        place = (*lane, "--interface", config.interface, "--port")
+        place = (*lane, "--log-format", config.log_format, "--interface", config.interface, "--port")
         shown: tuple[str, ...] = ()
         asked: tuple[str, ...] = ()
         if config.token_file is not None:
@@ -135,7 +135,7 @@ class Cluster(Service):
                 said = lacking
             await deferLater(self._reactor, READY_RETRY_S)
         if self.running:
-            log.info("{welcome}", welcome=self._welcome())
+            log.info("{welcome}", welcome=self._welcome(), lines=True)
 
     async def _lacking(self) -> str:
         """Say why the cluster is not ready. A proxy is ready for one node already; here all are waited for."""

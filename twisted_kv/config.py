@@ -14,6 +14,7 @@ import msgspec
 
 from .errors import BadConfig
 from .limits import MIB, Limits
+from .logs import Format
 from .networks import parse_networks
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
@@ -43,6 +44,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What else than localhost and addresses a request may name as its host where no token is asked for."""
     node_networks: list[str] | None = None
     """Where nodes may be; None for loopback and the networks of this machine's interfaces."""
+    log_format: Format = "text"
     limits: Limits = Limits()
 
     @property
@@ -100,6 +102,7 @@ class ProxyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What else than localhost and addresses a request may name as its host where no token is asked for."""
     node_networks: list[str] | None = None
     """Where nodes may be; None for loopback and the networks of this machine's interfaces."""
+    log_format: Format = "text"
     limits: Limits = Limits()
 
     @property
@@ -145,6 +148,7 @@ class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What clients have to show. Nodes and proxy then have tokens of their own, too."""
     hosts: list[str] = []
     """What else than localhost and addresses a request to the proxy may name as its host without a token file."""
+    log_format: Format = "text"
     data_dir: str | None = None
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from random import Random
 
@@ -17,7 +17,7 @@ from .chain import Chains
 from .conditional import Conditional, Decide, Draft, leave
 from .conversation import Conversation
 from .deadlines import Deadlines
-from .errors import DeadlinePassed, KvError, NoNodes, Overloaded, Unreached
+from .errors import ChangeUnderWay, DeadlinePassed, KvError, NoNodes, Overloaded, Unreached
 from .limits import Limits
 from .metrics import ProxyMetrics
 from .names import Key, NodeId
@@ -29,6 +29,10 @@ from .refilling import Refill
 from .register import HINT, Op, Reply
 from .ring import slot_of
 from .sharing import Changed, Sharing
+from .slow import SlowLog
+from .timeline import Step
+from .timeline import told as told_steps
+from .tracing import Followed, Ids
 from .turns import Turns
 from .versions import Ballot, HybridClock, Version, is_expired
 from .views import View
@@ -46,6 +50,9 @@ class _Nobody:
 
 
 NOBODY = _Nobody()
+
+KINDS = ("read", "write", "change", "refill")
+"""What operations are counted as."""
 
 
 class Coordinator:
@@ -66,7 +73,9 @@ class Coordinator:
         queues: Queues,
         metrics: ProxyMetrics,
         buggify: Buggify = inert,
+        ids: Ids | None = None,
     ) -> None:
+        self._slow = SlowLog(clock, limits, ids or Ids(0))
         self.clock = clock
         self.limits = limits
         self.queues = queues
@@ -87,12 +96,14 @@ class Coordinator:
         self._sharing = Sharing(
             clock,
             lambda key, wanted: Conditional(key, self.order(key, "change"), hybrid, now_ms, wanted),
-            lambda conversation, timeout_s: self._start("change", conversation, 0, timeout_s),
+            lambda conversation, timeout_s, *more: self._start("change", conversation, 0, timeout_s, *more),
             limits.batch_ops_max,
             buggify,
         )
         usual_s = limits.operation_timeout_s
         self._turns = Turns(clock, hybrid, usual_s, self._write, partial(self._count_end, "write", Level.STRONG))
+        told = ((kind, level.value) for kind in KINDS for level in Level)
+        self._seconds = {kind_and_level: metrics.seconds.labels(*kind_and_level) for kind_and_level in told}
         self._bundles = Bundles(self)
 
     @property
@@ -119,6 +130,7 @@ class Coordinator:
         level: Level,
         expires_ms: int = 0,
         timeout_s: float | None = None,
+        followed: Followed | None = None,
     ) -> Deferred[Done]:
         """Write a value, or with None a tombstone, at a level.
 
@@ -127,13 +139,22 @@ class Coordinator:
 
         :param expires_ms: wall time in milliseconds, 0 for never.
         :param timeout_s: how long it may take, where the client said so.
+        :param followed: what it is called, and who wants to know how it went, where somebody does.
         """
         # A client that hangs up cancels this Deferred and nothing else: its write must not stop half-way.
         done: Deferred[Done] = Deferred()
-        self.write(key, Draft(value, content_type, expires_ms), level, done.callback, timeout_s)
+        self.write(key, Draft(value, content_type, expires_ms), level, done.callback, timeout_s, followed)
         return done
 
-    def write(self, key: Key, draft: Draft, level: Level, told: Told, timeout_s: float | None = None) -> None:
+    def write(
+        self,
+        key: Key,
+        draft: Draft,
+        level: Level,
+        told: Told,
+        timeout_s: float | None = None,
+        followed: Followed | None = None,
+    ) -> None:
         """Do as ``put`` does, for somebody who is told of the end. That may be before this returns."""
         try:
             self._admit(draft.size)
@@ -141,32 +162,59 @@ class Coordinator:
             told(Failure())
             return
         if level is Level.STRONG:
-            self._turns.write(key, draft, timeout_s, told)
+            self._turns.write(key, draft, timeout_s, told, followed)
         else:
-            self._write_alone(key, draft, level, timeout_s, told)
+            self._write_alone(key, draft, level, timeout_s, told, followed, None)
 
-    def _write(self, key: Key, draft: Draft, timeout_s: float | None, told: Told) -> None:
+    def _write(
+        self,
+        key: Key,
+        draft: Draft,
+        timeout_s: float | None,
+        told: Told,
+        followed: Followed | None,
+        since_s: float | None,
+    ) -> None:
         """Begin a write at level strong."""
         view = self._view
         assert view is not None
-        if timeout_s is None and view.open and self._bundles.write(view.electorates[slot_of(key)], key, draft, told):
+        usual = timeout_s is None and followed is None
+        if usual and view.open and self._bundles.write(view.electorates[slot_of(key)], key, draft, told):
             return
-        self._write_alone(key, draft, Level.STRONG, timeout_s, told)
+        self._write_alone(key, draft, Level.STRONG, timeout_s, told, followed, since_s)
 
-    def _write_alone(self, key: Key, draft: Draft, level: Level, timeout_s: float | None, told: Told) -> None:
+    def _write_alone(
+        self,
+        key: Key,
+        draft: Draft,
+        level: Level,
+        timeout_s: float | None,
+        told: Told,
+        followed: Followed | None,
+        since_s: float | None,
+    ) -> None:
         write = Write(key, self.order(key, "write"), self.hybrid, level, *draft)
-        self._start("write", write, draft.size, timeout_s).addBoth(told)
+        self._start("write", write, draft.size, timeout_s, followed, since_s).addBoth(told)
 
-    def get(self, key: Key, level: Level, timeout_s: float | None = None) -> Deferred[Done]:
+    def get(
+        self, key: Key, level: Level, timeout_s: float | None = None, followed: Followed | None = None
+    ) -> Deferred[Done]:
         """Read a key at a level. Errors as in ``put``; a key that is absent is no error here.
 
         A value that has expired is made absent for everybody before it is called so, except at level ``one``.
         """
         done: Deferred[Done] = Deferred()
-        self.read(key, level, done.callback, timeout_s)
+        self.read(key, level, done.callback, timeout_s, followed)
         return done
 
-    def read(self, key: Key, level: Level, told: Told, timeout_s: float | None = None) -> None:
+    def read(
+        self,
+        key: Key,
+        level: Level,
+        told: Told,
+        timeout_s: float | None = None,
+        followed: Followed | None = None,
+    ) -> None:
         """Do as ``get`` does, for somebody who is told of the end. That may be before this returns."""
         try:
             self._admit(0)
@@ -174,24 +222,32 @@ class Coordinator:
             told(Failure())
             return
         if level is Level.ONE:
-            one = self._get_one(key, timeout_s or self.limits.operation_timeout_s)
+            one = self._get_one(key, timeout_s or self.limits.operation_timeout_s, followed)
             ensureDeferred(one).addBoth(told)
             return
         shares = self._sharing.expects(key) or self.buggify("coordinator: a read shares a round of changes")
         self.queues.allowance.reads += 1
         view = self._view
         assert view is not None
-        bundled = timeout_s is None and level is Level.STRONG and view.open and not shares
+        usual = timeout_s is None and followed is None
+        bundled = usual and level is Level.STRONG and view.open and not shares
         if bundled and self._bundles.read(view.electorates[slot_of(key)], key, told):
             return
         until_s = self.clock.seconds() + (timeout_s or self.limits.operation_timeout_s)
         if level is Level.STRONG and shares:
-            self._get_shared(key, until_s).addBoth(told)
+            self._get_shared(key, until_s, followed).addBoth(told)
             return
         read = Read(key, self.order(key, "read"), self.hybrid, level)
-        self._start("read", read, 0, timeout_s).addCallback(self._unexpired, key, until_s).addBoth(told)
+        self._start("read", read, 0, timeout_s, followed).addCallback(self._unexpired, key, until_s).addBoth(told)
 
-    def change(self, key: Key, decide: Decide, timeout_s: float | None = None, size: int = 0) -> Deferred[Changed]:
+    def change(
+        self,
+        key: Key,
+        decide: Decide,
+        timeout_s: float | None = None,
+        size: int = 0,
+        followed: Followed | None = None,
+    ) -> Deferred[Changed]:
         """Change a key by what it holds, always with majorities.
 
         Errors as in ``put``.
@@ -208,31 +264,45 @@ class Coordinator:
             self._bytes -= size
             return result
 
-        return self._sharing.change(key, decide, timeout_s or self.limits.operation_timeout_s).addBoth(ended)
+        patience_s = timeout_s or self.limits.operation_timeout_s
+        return self._sharing.change(key, decide, patience_s, followed).addBoth(ended)
 
     def refill(self, key: Key) -> Deferred[Done]:
         """Propose what a key holds again, to every owner: one of them cannot read it. Errors as in ``put``."""
         return self._start("refill", Refill(key, self.order(key, "write"), self.hybrid), 0, None)
 
     def go_alone(
-        self, kind: str, conversation: Conversation, size: int, until_s: float, patience_s: float, told: Told
+        self,
+        kind: str,
+        conversation: Conversation,
+        size: int,
+        since_s: float,
+        until_s: float,
+        patience_s: float,
+        told: Told,
     ) -> Operation:
         """See ``crowd.Home``."""
-        now_s = self.clock.seconds()
-        operation = Operation(self, kind, conversation, size, max(0.0, until_s - now_s), max(0.0, patience_s))
+        left_s = max(0.0, until_s - self.clock.seconds())
+        operation = Operation(self, kind, conversation, size, left_s, max(0.0, patience_s), None, since_s)
         self._take_in(operation)
         if kind == "read":
             operation.done.addCallback(self._unexpired, conversation.key, until_s)
         operation.done.addBoth(told)
         return operation
 
-    def ended(self, kind: str, keys: Sequence[Key]) -> None:
+    def ended(self, kind: str, keys: Sequence[Key], since_s: float, steps: Iterable[Step]) -> str:
         """See ``crowd.Home``."""
+        seconds = self.clock.seconds() - since_s
         self._counts[kind, Level.STRONG.value, "ok"] += len(keys)
+        self._seconds[kind, Level.STRONG.value].observe_alike(seconds, len(keys))
         if kind == "write":
             over = self._turns.over
             for key in keys:
                 over(key)
+        if seconds < self.limits.slow_operation_s:
+            return ""
+        self._metrics.slow.labels(kind).inc(len(keys))
+        return self._slow.took_long(kind, Level.STRONG.value, keys, seconds, since_s, list(steps))
 
     def expires(self, key: Key, done: Done, until_s: float, told: Told) -> None:
         """See ``crowd.Home``."""
@@ -294,14 +364,42 @@ class Coordinator:
         pause_s = self._random.uniform(0, 2 * mean)
         self.clock.callLater(pause_s, operation.resume, conversation.round)
 
-    def finished(self, operation: Operation, error: KvError | None) -> None:
-        """Take note that an operation has ended."""
+    def finished(self, operation: Operation, error: KvError | None) -> str:
+        """See ``operation.Home``."""
         del self._operations[operation]
         self._bytes -= operation.size
         level: Level = operation.conversation.level  # type: ignore[attr-defined]
-        self._count_end(operation.kind, level, error)
-        if operation.kind == "write" and level is Level.STRONG:
-            self._turns.over(operation.conversation.key)
+        kind, key, since_s = operation.kind, operation.conversation.key, operation.since_s
+        seconds = self.clock.seconds() - since_s
+        self._count_end(kind, level, error, seconds)
+        if kind == "write" and level is Level.STRONG:
+            self._turns.over(key)
+        if operation.trace is not None:
+            self.queues.transit.traced -= 1
+        return self._noted(kind, level, key, seconds, since_s, operation.steps, error, operation.followed)
+
+    def _noted(
+        self,
+        kind: str,
+        level: Level,
+        key: Key,
+        seconds: float,
+        since_s: float,
+        steps: list[Step],
+        error: KvError | None,
+        followed: Followed | None,
+    ) -> str:
+        """Write down what somebody may ask about; give what it is called there."""
+        if followed is not None:
+            followed.steps = told_steps(since_s, steps)
+        if error is not None:
+            if not isinstance(error, (Unreached, ChangeUnderWay)):
+                return ""
+            return self._slow.failed(kind, level.value, key, seconds, since_s, steps, error, followed)
+        if seconds < self.limits.slow_operation_s:
+            return ""
+        self._metrics.slow.labels(kind).inc()
+        return self._slow.took_long(kind, level.value, [key], seconds, since_s, steps, followed)
 
     def _admit(self, size: int) -> None:
         view = self._view
@@ -317,8 +415,17 @@ class Coordinator:
                 "try again after a pause; another proxy may have room",
             )
 
-    def _start(self, kind: str, conversation: Conversation, size: int, timeout_s: float | None) -> Deferred[Done]:
-        operation = Operation(self, kind, conversation, size, timeout_s or self.limits.operation_timeout_s)
+    def _start(
+        self,
+        kind: str,
+        conversation: Conversation,
+        size: int,
+        timeout_s: float | None,
+        followed: Followed | None = None,
+        since_s: float | None = None,
+    ) -> Deferred[Done]:
+        patience_s = timeout_s or self.limits.operation_timeout_s
+        operation = Operation(self, kind, conversation, size, patience_s, None, followed, since_s)
         self._take_in(operation)
         done = operation.done
         assert self._view is not None
@@ -329,6 +436,8 @@ class Coordinator:
     def _take_in(self, operation: Operation) -> None:
         """Count an operation until it has ``finished``."""
         self._operations[operation] = None
+        if operation.trace is not None:
+            self.queues.transit.traced += 1
         self._bytes += operation.size
 
     def _unexpired(self, done: Done, key: Key, until_s: float) -> Done | Deferred[Done]:
@@ -337,14 +446,15 @@ class Coordinator:
     def _expired(self, record: bytes) -> bool:
         return is_expired(record, self._now_ms())
 
-    def _get_shared(self, key: Key, until_s: float) -> Deferred[Done]:
+    def _get_shared(self, key: Key, until_s: float, followed: Followed | None = None) -> Deferred[Done]:
         """Read in a round of changes, in which what has expired is replaced by its tombstone.
 
         Half of the time that is left goes to the round; a read that is still without an answer then goes on alone.
         """
 
         def read(found: Changed) -> Done:
-            return Done(found.record.encode() if found.record is not None else b"", found.acks, found.owners)
+            record = found.record.encode() if found.record is not None else b""
+            return Done(record, found.acks, found.owners, found.request_id)
 
         def read_alone(failure: Failure) -> Deferred[Done]:
             # What became of the others' changes is nothing to a reader.
@@ -353,7 +463,7 @@ class Coordinator:
             if left_s <= 0:
                 return fail(_unread(failure.value))
             conversation = Read(key, self.order(key, "read"), self.hybrid, Level.STRONG)
-            return self._start("read", conversation, 0, left_s).addCallback(still_there, failure.value)
+            return self._start("read", conversation, 0, left_s, followed).addCallback(still_there, failure.value)
 
         def still_there(done: Done, why_not: Unreached) -> Done:
             # Absent by this clock only: another proxy may still read the value, so it must not be called absent here.
@@ -364,21 +474,31 @@ class Coordinator:
         left_s = until_s - self.clock.seconds()
         if left_s <= 0:
             return fail(DeadlinePassed("the deadline passed before an expired value was made absent", "try again"))
-        return self.change(key, leave, left_s / 2).addCallbacks(read, read_alone)
+        return self.change(key, leave, left_s / 2, 0, followed).addCallbacks(read, read_alone)
 
-    async def _get_one(self, key: Key, timeout_s: float) -> Done:
-        outcome = "ok"
+    async def _get_one(self, key: Key, timeout_s: float, followed: Followed | None) -> Done:
+        trace = followed.trace if followed is not None else None
+        transit, since_s = self.queues.transit, self.clock.seconds()
+        steps: list[Step] = []
+        transit.traced += trace is not None
+        failed: KvError | None = None
         try:
-            done = await self._chains.read(key, timeout_s)
-            return replace(done, record=b"") if self._expired(done.record) else done
+            done = await self._chains.read(key, timeout_s, steps, trace)
         except KvError as error:
-            outcome = error.slug
+            failed = error
             raise
         finally:
-            self._counts["read", Level.ONE.value, outcome] += 1
+            transit.traced -= trace is not None
+            seconds = self.clock.seconds() - since_s
+            self._count_end("read", Level.ONE, failed, seconds)
+            request_id = self._noted("read", Level.ONE, key, seconds, since_s, steps, failed, followed)
+            if failed is not None:
+                failed.request_id = request_id
+        return replace(done, record=b"" if self._expired(done.record) else done.record, request_id=request_id)
 
-    def _count_end(self, kind: str, level: Level, error: KvError | None) -> None:
+    def _count_end(self, kind: str, level: Level, error: KvError | None, seconds: float) -> None:
         self._counts[kind, level.value, error.slug if error is not None else "ok"] += 1
+        self._seconds[kind, level.value].observe(seconds)
 
 
 def _unread(error: Unreached) -> Unreached:

@@ -8,7 +8,7 @@ differ, somebody is silent without whom it cannot end, the epoch moves) leaves t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -20,6 +20,7 @@ from .operation import Done, Operation, Told
 from .operation import Home as OperationHome
 from .quorum import Electorate, Voters
 from .register import ACCEPT, AGAIN, READ, Op, Reply
+from .timeline import NEVER, Step
 from .versions import Ballot, HybridClock
 from .wire import BundleReply
 
@@ -32,12 +33,20 @@ class Home(OperationHome, Protocol):
     hybrid: HybridClock
 
     def go_alone(
-        self, kind: str, conversation: Conversation, size: int, until_s: float, patience_s: float, told: Told
+        self,
+        kind: str,
+        conversation: Conversation,
+        size: int,
+        since_s: float,
+        until_s: float,
+        patience_s: float,
+        told: Told,
     ) -> Operation:
         """Make an operation of one that was in a crowd. It asks nobody before it is told of an answer."""
 
-    def ended(self, kind: str, keys: Sequence[Key]) -> None:
-        """Hear of operations that have ended well."""
+    def ended(self, kind: str, keys: Sequence[Key], since_s: float, steps: Iterable[Step]) -> str:
+        """Hear of operations that have ended well, and that took no longer than since then; give what they are called
+        in the log, where there is a line about them."""
 
     def missed_by(self, key: Key, ballot: Ballot, electorate: Electorate, confirmed: Voters, node: NodeId) -> None:
         """Leave a hint for an owner that did not take what others took."""
@@ -66,6 +75,14 @@ class _Heard(msgspec.Struct, frozen=True):
     error: str = ""
     unsure: bool = False
     """The bundle may have arrived twice; or, if there was no answer, at all."""
+    sent_s: float = NEVER
+    back_s: float = 0.0
+    """When the bundle had left, and when that was heard."""
+
+    @property
+    def step(self) -> Step:
+        what = "agreed" if self.reply is not None else f"gave no answer: {self.error}"
+        return self.back_s, what, self.node, 1, self.sent_s
 
 
 class Crowd:
@@ -80,6 +97,7 @@ class Crowd:
         "_growing",
         "_heard",
         "_home",
+        "_since_s",
         "_strays",
         "_told",
         "_told_s",
@@ -115,7 +133,8 @@ class Crowd:
         timeout_s = home.limits.operation_timeout_s
         if home.buggify("bundles: a deadline of 1 ms"):
             timeout_s = 0.001
-        self._until_s = home.clock.seconds() + timeout_s
+        self._since_s = home.clock.seconds()
+        self._until_s = self._since_s + timeout_s
         self._tell_in(min(patience_s, timeout_s))
 
     def __len__(self) -> int:
@@ -135,13 +154,14 @@ class Crowd:
     def ask(self, node: NodeId, verb: int, error: str) -> None:
         """Put its bundle into a node's queue, unless that refuses it."""
         if error:
-            self._heard.append(_Heard(node, verb, error=error))
+            self._heard.append(_Heard(node, verb, error=error, back_s=self._since_s))
         else:
             self._waiting |= self.electorate.bits[node]
             self._home.queues.by_node[node].ask_bundle(self, verb)
 
     def answered(self, node: NodeId, verb: int, reply: BundleReply, resent: bool) -> None:
-        self._hear(_Heard(node, verb, reply, unsure=resent))
+        transit = self._home.queues.transit
+        self._hear(_Heard(node, verb, reply, "", resent, transit.sent_s, transit.back_s))
         if self._ended:
             for place, other in reply.others.items():
                 if other.abstains and place not in self._strays:
@@ -154,7 +174,7 @@ class Crowd:
         self._count()
 
     def unanswered(self, node: NodeId, error: str, arrived: bool) -> None:
-        self._hear(_Heard(node, error=error, unsure=arrived))
+        self._hear(_Heard(node, error=error, unsure=arrived, back_s=self._home.clock.seconds()))
         if self._ended:
             self._leave_hints(node)
         elif not self._may_succeed():
@@ -169,6 +189,8 @@ class Crowd:
     def _pass_on(self, heard: _Heard, place: int, stray: Operation) -> None:
         """Tell somebody who has left what a node said."""
         node, unsure = heard.node, heard.unsure
+        transit = self._home.queues.transit
+        transit.sent_s, transit.back_s = heard.sent_s, heard.back_s
         if heard.reply is None:
             stray.unanswered(node, 1, heard.error, unsure)
             return
@@ -187,7 +209,8 @@ class Crowd:
         """Let somebody go on alone, as one who has heard what was heard here."""
         home, size = self._home, self._size(place)
         patience_s = self._told_s - home.clock.seconds()
-        stray = home.go_alone(self.kind, self._conversation(place), size, self._until_s, patience_s, self._told[place])
+        conversation, told = self._conversation(place), self._told[place]
+        stray = home.go_alone(self.kind, conversation, size, self._since_s, self._until_s, patience_s, told)
         self._strays[place] = stray
         self._gone += size
         self._books.ops -= 1
@@ -218,8 +241,8 @@ class Crowd:
         for stray in list(self._strays.values())[before:]:
             stray.tell_early()
 
-    def _end(self) -> None:
-        """Close the books: whoever is still in here is told now."""
+    def _end(self) -> str:
+        """Close the books: whoever is still in here is told now. Give what they are called in the log, if anything."""
         self._ended = True
         self._home.deadlines.take_back(self, self._bucket)
         del self._books.live[self]
@@ -227,7 +250,12 @@ class Crowd:
         if keys:
             self._books.ops -= len(keys)
             self._books.size -= self.size - self._gone
-            self._home.ended(self.kind, keys)
+            return self._home.ended(self.kind, keys, self._since_s, self._steps())
+        return ""
+
+    def _steps(self) -> Iterable[Step]:
+        """Give what was heard, if somebody wants to know."""
+        return (heard.step for heard in self._heard)
 
     def _stayed(self, column: Sequence[T]) -> Sequence[T]:
         """Give what a column says of those who have not left."""

@@ -17,6 +17,8 @@ class KvError(Exception):
 
     slug: ClassVar[str] = ""
     title: ClassVar[str] = ""
+    request_id: str = ""
+    """What the operation is called in the log, where there is a line about it."""
 
     def __init__(self, detail: str, hint: str = "") -> None:
         super().__init__(detail)

@@ -309,6 +309,19 @@ class Limits:
     worker_ready_timeout_s: float = 1.0
     """How long a worker waits for what the first one says of its health: many of those who ask wait no longer."""
 
+    slow_operation_s: float = 0.5
+    """How long an operation or a batch may take before a line in the log says where its time went. It is five times as
+    long as a read waits before it asks other owners."""
+
+    slow_lines_max: int = 20
+    """Such lines in ``slow_lines_s``; those beyond are counted."""
+
+    slow_lines_s: float = 10.0
+    """A slow disk makes thousands of operations slow at once: a few lines a second tell as much."""
+
+    pulse_interval_s: float = 0.1
+    """How often it is measured how late the reactor is: a stall of a second shows, and a call costs 10 us."""
+
     clock_ahead_s_max: float = 60.0
     """A proxy further ahead of most nodes than this says so in /health/ready. Safety does not depend on it."""
 

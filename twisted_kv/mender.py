@@ -125,18 +125,23 @@ class Mender:
         self.number += 1
         self.running, self.cancelled, self.done, self.total = True, False, 0, SLOTS
         self._began_s = self._clock.seconds()
+        outcome = "failed"
         try:
-            await self._mend(view)
+            outcome = "ok" if await self._mend(view) else "broken-off"
         except KvError as error:
+            outcome = "broken-off"
             self.log.info("repair was broken off: {error}", error=error.detail)
         finally:
             self.running, self._ended_s = False, self._clock.seconds()
+            self._metrics.repair_rounds.labels(outcome).inc()
+            self._metrics.repair_seconds.observe(self._ended_s - self._began_s)
 
     def _rests_in(self, view: View) -> bool:
         """Whether the ring is at rest in a view, and it is still the present one; no round goes on without that."""
         return not self.cancelled and self._view() is view and view.state.change is None and not view.state.pending
 
-    async def _mend(self, view: View) -> None:
+    async def _mend(self, view: View) -> bool:
+        """Make one round; say whether it came to its end."""
         present = self._present(view)
         await self._clean(view, present)
         marked = await self._marked(view, present)
@@ -145,15 +150,17 @@ class Mender:
         left = self._limits.repair_keys_max
         slots = dict.fromkeys((*marked, *found.differing))
         self.total += len(slots)
+        self._metrics.differing.inc(len(slots))
         waiting = iter(slots)
         while some := list(islice(waiting, self._limits.repair_slots_at_once)):
             if left <= 0 or not self._rests_in(view):
-                return
+                return False
             left -= sum(await every(self._mend_slot(view, present, slot, marked.get(slot, ())) for slot in some))
         if self._buggify("mender: what is purged was compared long ago"):
             await deferLater(self._clock, LATE_S)
         await self._purger.purge(view, present, {slot: d for slot, d in found.graves.items() if slot not in slots})
         await self._renew(view, present)
+        return True
 
     async def _mend_slot(
         self, view: View, present: Mapping[NodeId, Seat], slot: Slot, marked_by: Collection[NodeId]

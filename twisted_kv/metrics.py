@@ -10,14 +10,24 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from math import inf
+from typing import Any, TypeAlias
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 _BATCH_OPS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
@@ -82,6 +92,30 @@ class Series:
         self.counts[bisect_left(self._bounds, figure)] += 1
         self.sum += figure
 
+    def observe_alike(self, figure: float, count: int) -> None:
+        """Count one figure that so many have."""
+        self.counts[bisect_left(self._bounds, figure)] += count
+        self.sum += figure * count
+
+
+Readings: TypeAlias = Iterable[tuple[Sequence[str], float]]
+"""Figures of one family as they are now, each with the values of its labels."""
+
+
+class Read:
+    """Figures that are read when somebody asks for them, and cost nothing otherwise."""
+
+    def __init__(self, family: Callable[[], Any], read: Callable[[], Readings], registry: CollectorRegistry) -> None:
+        self._family = family
+        self._read = read
+        registry.register(self)
+
+    def collect(self) -> Iterable[Metric]:
+        family = self._family()
+        for values, figure in self._read():
+            family.add_metric(values, figure)
+        return [family]
+
 
 class Metrics:
     """One daemon's registry."""
@@ -91,6 +125,25 @@ class Metrics:
 
     def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
         Gauge(name, help_text, registry=self.registry).set_function(read)
+
+    def watch_each(self, name: str, help_text: str, labels: Sequence[str], read: Callable[[], Readings]) -> None:
+        """Show a gauge for each combination of labels that there is when somebody asks."""
+        Read(lambda: GaugeMetricFamily(name, help_text, labels=labels), read, self.registry)
+
+    def watch_total(self, name: str, help_text: str, read: Callable[[], float]) -> None:
+        """Show what somebody else counts, and only ever counts up; ``_total`` is put behind its name."""
+        Read(lambda: CounterMetricFamily(name, help_text, labels=()), lambda: [((), read())], self.registry)
+
+    def watch_process(self, role: str, version: str) -> None:
+        """Show what the process takes, and what it is."""
+        ProcessCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        self.watch_each(
+            "kv_build_info", "What runs here; always 1", ("role", "version"), lambda: [((role, version), 1)]
+        )
+        self.reactor_lag = Spread(
+            "kv_reactor_lag_seconds", "How late the reactor ran what was due", (), LAG_SECONDS, self.registry
+        ).labels()
 
     def render(self) -> bytes:
         return generate_latest(self.registry)
@@ -117,6 +170,10 @@ class NodeMetrics(Metrics):
             "kv_node_mended_digests", "Slots whose digest was not that of their records", registry=self.registry
         )
         self.refusals = Counter("kv_node_refused_batches", "Batches refused whole", ["reason"], registry=self.registry)
+        self.stalled = Counter(
+            "kv_node_stalled_batches", "Times that a batch waited since the disk was behind", registry=self.registry
+        )
+        self.slow = Counter("kv_node_slow_batches", "Batches that took too long", registry=self.registry)
 
 
 class ProxyMetrics(Metrics):
@@ -130,10 +187,35 @@ class ProxyMetrics(Metrics):
             ("kind", "level", "outcome"),
             self.registry,
         )
+        self.seconds = Spread(
+            "kv_operation_seconds",
+            "How long client operations took, those of a bundle as long as its first one",
+            ("kind", "level"),
+            _SECONDS,
+            self.registry,
+        )
+        self.slow = Counter(
+            "kv_slow_operations", "Client operations that took too long", ["kind"], registry=self.registry
+        )
         self.hints = Counter("kv_hints_left", "Hints left for owners that missed a write", registry=self.registry)
         self.replayed = Counter("kv_hints_replayed", "Hints brought to whom they were for", registry=self.registry)
         self.repaired = Counter("kv_repaired_keys", "Keys whose owners were made alike", registry=self.registry)
         self.refilled = Counter("kv_refilled_keys", "Keys that an owner could not read", registry=self.registry)
+        self.repair_rounds = Counter(
+            "kv_repair_rounds",
+            "Rounds of repair, and whether they were broken off",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.repair_seconds = Histogram(
+            "kv_repair_round_seconds",
+            "How long a round of repair took",
+            buckets=(0.1, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0),
+            registry=self.registry,
+        )
+        self.differing = Counter(
+            "kv_repair_differing_slots", "Slots whose owners differed, or that were marked", registry=self.registry
+        )
         self.purged = Counter("kv_purged_slots", "Slots whose tombstones were purged", registry=self.registry)
         self.hedged = Counter(
             "kv_hedged_reads", "Reads that asked another node since an answer took too long", registry=self.registry

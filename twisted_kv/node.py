@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from math import nan
 from random import Random
 from typing import Any
 
@@ -46,14 +48,17 @@ from .peers.control import Control
 from .peers.http import HttpTransport
 from .periodic import Rounds
 from .pulling import Puller
+from .pulse import Pulse
 from .replica import Replica
 from .scrubbing import Scrubber
 from .storage.engine import Engine
+from .storage.figures import MEANING
 from .storage.marks import ALWAYS, INTERVAL, NEVER
 from .storage.memory import MemoryEngine
 from .storage.opening import Disk
 from .tls import client_tls
 from .token_files import TokenFile
+from .tracing import Ids
 from .web.backups import add_node_backups
 from .web.node import Batches, add_node
 from .web.original import add_original_node
@@ -129,10 +134,11 @@ class Node(Service):
         self._tokens.read()
         keyring = self._tokens.keyring
         engine, commit, incarnation = self._memory() if config.engine == "memory" else self._disk_engine(metrics)
+        writer = random.getrandbits(64)
         replica = self._replica = Replica(
             reactor,
             self._now_ms,
-            random.getrandbits(64),
+            writer,
             engine,
             commit,
             incarnation,
@@ -143,6 +149,7 @@ class Node(Service):
             sync=config.sync if self._disk is not None else NEVER,
             free_bytes=self._disk.free_bytes if self._disk is not None else None,
         )
+        self._count(metrics, replica, engine)
         metrics.watch("kv_node_keys", "Keys that hold a value", lambda: engine.totals().keys)
         metrics.watch("kv_node_bytes", "Bytes of keys and records", lambda: engine.totals().bytes)
         metrics.watch("kv_node_epoch", "The highest epoch this node was shown", lambda: replica.epoch)
@@ -160,7 +167,10 @@ class Node(Service):
         app = node_app(replica, puller, metrics, limits, self._backups)
         link = Batches(replica, metrics).link(limits)
         gate = Gate(keyring, config.hosts)
-        site = self._site = KvSite(reactor, app, limits, limits.node_body_bytes_max, config.lane, link, gate)
+        metrics.watch("kv_http_connections", "Connections of proxies and others", lambda: len(self._site.overdue))
+        site = self._site = KvSite(
+            reactor, app, limits, limits.node_body_bytes_max, config.lane, link, gate, Ids(writer)
+        )
         try:
             self._door = listening(reactor, config.listen or tcp_endpoint(config.interface, config.port), site)
         except SystemExit:
@@ -168,10 +178,31 @@ class Node(Service):
             raise
         self.log.info(
             "kvnode on {url}, engine {engine}, incarnation {incarnation}",
-            url=config.listen or url_of(config.interface, config.port),
+            url=place_of(config.listen) or url_of(config.interface, config.port),
             engine=engine.name,
             incarnation=replica.incarnation,
         )
+
+    def _count(self, metrics: NodeMetrics, replica: Replica, engine: Engine) -> None:
+        """Show what is read only when somebody asks."""
+        metrics.watch_process("kvnode", __version__)
+        self._pulse = Pulse(self._reactor, self._config.limits.pulse_interval_s, metrics.reactor_lag.observe)
+        self._pulse.start()
+        metrics.watch("kv_node_full", "Whether values are refused for want of room", lambda: replica.full)
+        metrics.watch("kv_node_spoiled", "Whether part of the data cannot be read at all", lambda: replica.spoiled)
+        metrics.watch("kv_node_tombstones", "Keys that hold no value: tombstones and bare promises", replica.graves)
+        metrics.watch("kv_node_repair_marks", "Slots that are marked for repair", lambda: replica.info().marks)
+        metrics.watch_each(
+            "kv_node_hints", "Hints kept here, by the member that they are for", ("owner",), replica.hints_kept
+        )
+        for name in engine.figures():
+            metrics.watch(f"kv_engine_{name}", MEANING[name], partial(_figure, engine, name))
+        if self._disk is not None:
+            metrics.watch(
+                "kv_node_disk_free_bytes",
+                "Room left on the disk of the node's folder",
+                partial(_free_bytes, self._disk),
+            )
 
     def _draw_incarnation(self) -> str:
         return f"i-{self._random.getrandbits(64):016x}"
@@ -279,6 +310,7 @@ class Node(Service):
         yield super().stopService()
         if self._door is None:
             return
+        self._pulse.stop()
         yield self._door.stopService()
         yield ensureDeferred(self._scrubber.stop())
         for rounds in self._rounds:
@@ -296,8 +328,24 @@ class Node(Service):
             self._disk.close()
 
 
+def _figure(engine: Engine, name: str) -> float:
+    return engine.figures()[name]
+
+
+def _free_bytes(disk: Disk) -> float:
+    try:
+        return disk.free_bytes()
+    except OSError:
+        return nan  # whoever asks how the node is should hear all the rest
+
+
 def url_of(interface: str, port: int) -> str:
     return f"http://[{interface}]:{port}" if ":" in interface else f"http://{interface}:{port}"
+
+
+def place_of(endpoint: str | None) -> str:
+    """Name an endpoint in the log by its kind and its port: the rest may say where a key lies."""
+    return ":".join((endpoint or "").split(":")[:2])
 
 
 def tcp_endpoint(interface: str, port: int) -> str:
@@ -339,7 +387,7 @@ def listening(reactor: Any, endpoint: str, site: IProtocolFactory, shared: bool 
         raise SystemExit(f"port {error.port} on {error.interface} cannot be used: {error.socketError}") from None
     except Exception as error:
         # What stands in an endpoint's string is read by whoever it is for, and each has errors of its own.
-        raise SystemExit(f"nobody can listen at {endpoint}: {error}") from None
+        raise SystemExit(f"nobody can listen at {place_of(endpoint)}: {error}") from None
     door.startService()
     return door
 

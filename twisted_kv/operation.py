@@ -23,6 +23,8 @@ from .names import Key, NodeId
 from .peers.queue import Queues
 from .quorum import Electorate, Voters
 from .register import ACCEPT, Reply
+from .timeline import NEVER, WORDS, Step
+from .tracing import Followed
 from .versions import Ballot
 
 
@@ -32,6 +34,8 @@ class Done(msgspec.Struct, frozen=True, gc=False):
     record: bytes
     acks: int
     owners: int
+    request_id: str = ""
+    """What it is called in the log, where it took too long."""
 
 
 Told: TypeAlias = Callable[[Done | Failure], None]
@@ -50,13 +54,27 @@ class Home(Protocol):
     def order(self, key: Key, kind: str) -> Electorate: ...
     def pause(self, operation: Operation) -> None: ...
     def missed_by(self, key: Key, ballot: Ballot, electorate: Electorate, confirmed: Voters, node: NodeId) -> None: ...
-    def finished(self, operation: Operation, error: KvError | None) -> None: ...
+    def finished(self, operation: Operation, error: KvError | None) -> str:
+        """Take note of an end, and give what the operation is called in the log, if there is a line about it."""
 
 
 class Operation:
     """A client's read or write, or a round that several clients' changes share. It is its own Asker."""
 
-    __slots__ = ("_bucket", "_deadline", "_home", "_patience_s", "conversation", "done", "kind", "size")
+    __slots__ = (
+        "_bucket",
+        "_deadline",
+        "_home",
+        "_patience_s",
+        "conversation",
+        "done",
+        "followed",
+        "kind",
+        "since_s",
+        "size",
+        "steps",
+        "trace",
+    )
 
     def __init__(
         self,
@@ -66,8 +84,14 @@ class Operation:
         size: int,
         timeout_s: float,
         patience_s: float | None = None,
+        followed: Followed | None = None,
+        since_s: float | None = None,
     ) -> None:
         self._home = home
+        self.followed = followed
+        self.trace = followed.trace if followed is not None else None
+        """What its nodes are to call it (``peers.lane.traces_of``)."""
+        self.steps: list[Step] = []
         self.kind = kind
         self.conversation = conversation
         self.size = size
@@ -76,6 +100,7 @@ class Operation:
         # A client that hangs up cancels this Deferred and nothing else: its write must not stop half-way.
         self.done: Deferred[Done] = Deferred()
         now_s = home.clock.seconds()
+        self.since_s = now_s if since_s is None else since_s
         self._deadline = now_s + timeout_s
         self._patience_s = timeout_s
         """How long it waits for answers before it asks other owners besides."""
@@ -90,6 +115,7 @@ class Operation:
 
     def restart(self) -> None:
         """Begin in another epoch; what was asked in the one before may have had its effect."""
+        self._note("begins again: the cluster has changed")
         conversation, home = self.conversation, self._home
         owners = home.order(conversation.key, self.kind)
         if self.kind == "read":
@@ -100,6 +126,9 @@ class Operation:
 
     def answered(self, node: NodeId, round_: int, reply: Reply, resent: bool) -> None:
         if self.done is not None:  # otherwise it is the last owner's answer to what a majority has done
+            transit = self._home.queues.transit
+            what = "agreed" if reply.taken else "refused"
+            self.steps.append((transit.back_s, what, node, round_, transit.sent_s))
             self._go(self.conversation.deliver(node, round_, reply, resent))
 
     def unanswered(self, node: NodeId, round_: int, error: str, arrived: bool) -> None:
@@ -108,7 +137,11 @@ class Operation:
             # It was acknowledged before this owner's silence was noticed.
             self._missed(node)
             return
+        self._note(f"gave no answer: {error}", node, round_)
         self._go(conversation.fail(node, round_, error, arrived))
+
+    def _note(self, what: str, node: str = "", round_: int = 0) -> None:
+        self.steps.append((self._home.clock.seconds(), what, node, round_, NEVER))
 
     def _missed(self, node: NodeId) -> None:
         conversation = self.conversation
@@ -128,6 +161,8 @@ class Operation:
     def _go(self, sends: Sequence[Send]) -> None:
         conversation = self.conversation
         if sends:
+            verb = sends[0][1].verb
+            self.steps.append((self._home.clock.seconds(), ASKS[verb], "", conversation.round, NEVER))
             queues = self._home.queues.by_node
             round_ = conversation.round
             if self._home.buggify("operation: a bare majority is asked"):
@@ -140,6 +175,7 @@ class Operation:
         elif conversation.outcome is not None:
             self._finish()
         elif conversation.paused:
+            self._note("pauses: others write the key")
             self._home.pause(self)
 
     def resume(self, round_: int) -> None:
@@ -158,6 +194,7 @@ class Operation:
         if self.done is not None:
             self._home.deadlines.take_back(self, self._bucket)
             self._tell_in(self._deadline - self._home.clock.seconds())
+            self._note(HEDGES)
             self._go(self.conversation.nudge())
 
     def tell_early(self) -> None:
@@ -175,6 +212,7 @@ class Operation:
             hedges = home.queues.may_hedge(conversation.electorate.members(conversation.waiting), spared)
             self._tell_in(self._longer_s() if spared and not hedges else left)
             if hedges:
+                self._note(HEDGES)
                 self._go(conversation.nudge())
             return
         if conversation.round:
@@ -194,7 +232,7 @@ class Operation:
         conversation = self.conversation
         outcome = conversation.outcome
         error = outcome.error if outcome is not None else changing()
-        self._home.finished(self, error)
+        request_id = self._home.finished(self, error)
         if self._was_taken:
             electorate = conversation.electorate
             heard = conversation.confirmed | conversation.refused | conversation.waiting
@@ -203,9 +241,14 @@ class Operation:
                     self._missed(node)
         if error is None:
             assert outcome is not None
-            done.callback(Done(outcome.record, outcome.acks, len(conversation.owners)))
+            done.callback(Done(outcome.record, outcome.acks, len(conversation.owners), request_id))
         else:
+            error.request_id = request_id
             done.errback(Failure(error))
+
+
+ASKS = {verb: f"asks to {word}" for verb, word in WORDS.items()}
+HEDGES = "asks others, too: it takes too long"
 
 
 def changing() -> ChangeUnderWay:

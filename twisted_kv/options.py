@@ -18,9 +18,10 @@ from typing import Any, ClassVar
 from msgspec.structs import replace
 from twisted.internet import stdio
 from twisted.internet.protocol import Protocol, connectionDone
-from twisted.logger import Logger
+from twisted.logger import FileLogObserver, Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
+from twisted.python.logfile import LogFile
 
 from .config import (
     FIRST,
@@ -33,6 +34,7 @@ from .config import (
     worker_socket,
 )
 from .errors import BadConfig
+from .logs import Format, observer
 from .tls import client_tls
 from .token_files import read_tokens
 
@@ -155,6 +157,7 @@ class RoleOptions(usage.Options):
         except BadConfig as error:
             raise usage.UsageError(f"{error.detail} ({error.hint})") from None
         self._settle_in(self.config.folder)
+        self._settle_log(self.config.log_format)
 
     def checked(self, config: Any) -> None:
         """Refuse, before anything starts, what could not work.
@@ -184,6 +187,40 @@ class RoleOptions(usage.Options):
         if not parent.get("nodaemon") and parent.get("logfile") is None and not parent.get("syslog"):
             parent["logfile"] = str(folder / "twistd.log")
 
+    def _settle_log(self, format_: Format) -> None:
+        """Have twistd write its log as we do, to where it would; unless it was told to log in another way."""
+        parent = self.parent
+        if parent is None or parent.get("logger") or parent.get("syslog"):
+            return
+        OwnLog.settle(parent.get("logfile"), bool(parent.get("nodaemon")), format_)
+        parent["logger"] = f"{__name__}.OwnLog.open"
+
+
+class OwnLog:
+    """Where and how this process writes its log. twistd knows it by its name alone, and opens it when it has forked."""
+
+    path: ClassVar[str | None] = None
+    in_foreground: ClassVar[bool] = True
+    format: ClassVar[Format] = "text"
+
+    @classmethod
+    def settle(cls, path: str | None, in_foreground: bool, format_: Format) -> None:
+        """:raises UsageError: if a daemon is to log to its standard output."""
+        if path == "-" and not in_foreground:
+            raise usage.UsageError("a daemon cannot log to its standard output: name a file with --logfile")
+        cls.path, cls.in_foreground, cls.format = path, in_foreground, format_
+
+    @classmethod
+    def open(cls) -> FileLogObserver:
+        """Open what twistd would (``twisted.scripts._twistd_unix.UnixAppLogger``): SIGUSR1 begins a new file."""
+        if cls.path in (None, "", "-"):
+            return observer(sys.stdout, cls.format)
+        file = LogFile.fromFullPath(cls.path)
+        if not signal.getsignal(signal.SIGUSR1):
+            reactor = monotonic_reactor()
+            signal.signal(signal.SIGUSR1, lambda *_: reactor.callFromThread(file.rotate))
+        return observer(file, cls.format)
+
 
 RESP_PORT = ["resp-port", None, None, "Port of the Redis door; 0 leaves it closed (6380, where that is free)."]
 ALLOW_FLUSH = ["allow-flush", None, None, "Whether FLUSHALL may delete every key: true or false (false)."]
@@ -198,6 +235,7 @@ CLIENT_TLS = [
     ["tls-authority", None, None, "PEM file of those who sign the certificates of https nodes (the system's)."],
     ["tls-identity", None, None, "PEM file with a certificate and its key, for nodes that ask for one."],
 ]
+LOG_FORMAT = ["log-format", None, None, "How log lines look: text, or json, an object a line (text)."]
 LEASH = ["leash", None, "Stop when standard input ends, and ignore SIGINT: for a parent that holds the other end."]
 
 
@@ -219,6 +257,7 @@ class NodeOptions(RoleOptions):
         ["token-file", None, None, "File of the tokens that proxies have to show; the first is shown to other nodes."],
         HOSTS,
         NETWORKS,
+        LOG_FORMAT,
         ["config", "c", None, "TOML file with the same options; a flag wins over it."],
     ]
 
@@ -249,6 +288,7 @@ class ProxyOptions(RoleOptions):
         ["node-token-file", None, None, "The nodes' token file: its first read-write token is shown to them."],
         HOSTS,
         NETWORKS,
+        LOG_FORMAT,
         ["config", "c", None, "TOML file with the same options; a flag wins over it."],
     ]
     worker = FIRST
@@ -296,6 +336,7 @@ class ClusterOptions(RoleOptions):
         TOKEN_FILE,
         HOSTS,
         ["data-dir", "d", None, "Folder for everything the cluster writes (./kvcluster)."],
+        LOG_FORMAT,
         ["config", "c", None, "TOML file with the same options; a flag wins over it."],
     ]
 

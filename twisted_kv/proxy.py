@@ -13,6 +13,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from . import __version__
 from .config import FIRST, ProxyConfig
 from .errors import BadConfig, BadInput, ForeignNode, KvError, NodeHasData, StateUnusable
 from .fasthttp.gate import Gate
@@ -20,7 +21,7 @@ from .fasthttp.parting import Parting, part_with_all
 from .interfaces import allowed_networks
 from .membership import State, founded
 from .names import ClusterId
-from .node import listening, tcp_endpoint, url_of
+from .node import listening, place_of, tcp_endpoint, url_of
 from .options import (
     Leash,
     ProxyOptions,
@@ -34,6 +35,7 @@ from .options import (
 )
 from .peers.http import HttpTransport
 from .peers.link import LinkTransport
+from .pulse import Pulse
 from .quorum import parse_level
 from .resp.door import RedisDoor
 from .ring import FNV_IS_COMPILED
@@ -135,8 +137,12 @@ class Proxy(Service):
         transport = self._transport = links or http
         store = self._state_store()
         self._rooms = Rooms(self._reactor, self._random, self._now_ms, limits, store, transport)
+        metrics = self._rooms.metrics
+        metrics.watch_process("kvproxy", __version__)
+        self._pulse = Pulse(self._reactor, limits.pulse_interval_s, metrics.reactor_lag.observe)
+        self._pulse.start()
         if links is not None:
-            self._rooms.metrics.watch("kv_links", "Links to nodes that are open now", links.links)
+            metrics.watch("kv_links", "Links to nodes that are open now", links.links)
         part = self._part
         found = part.founding(founding(config, self._random))
         starting = ensureDeferred(self._rooms.start(found, part.drives))
@@ -164,7 +170,9 @@ class Proxy(Service):
             config.limits.body_bytes_max,
             config.lane,
             gate=Gate(keyring, config.hosts),
+            ids=self._rooms.ids,
         )
+        metrics.watch("kv_http_connections", "Connections of HTTP clients", lambda: len(site.overdue))
         place = config.listen or tcp_endpoint(config.interface, config.port)
         self._door = listening(self._reactor, place, site, part.shares_port)
         if config.resp_port or config.resp_listen:
@@ -172,6 +180,7 @@ class Proxy(Service):
                 config.limits, parse_level(config.consistency), config.allow_flush, keyring
             )
             metrics.watch("kv_redis_clients", "Connections of Redis clients", lambda: len(redis.sessions()))
+            metrics.watch_total("kv_redis_commands", "Commands of Redis clients", lambda: redis.processed)
             try:
                 place = config.resp_listen or tcp_endpoint(config.interface, config.resp_port or 0)
                 self._redis = listening(self._reactor, place, redis, part.shares_port)
@@ -183,7 +192,7 @@ class Proxy(Service):
         self.log.info(
             "{name} on {url}, cluster {cluster} at epoch {epoch} with {count} members",
             name="kvproxy" if self._worker == FIRST else f"worker {self._worker} of kvproxy",
-            url=config.listen or url_of(config.interface, config.port),
+            url=place_of(config.listen) or url_of(config.interface, config.port),
             cluster=state.cluster_id,
             epoch=state.epoch,
             count=len(state.members),
@@ -237,6 +246,7 @@ class Proxy(Service):
         self._stopping = True
         if self._transport is None:
             return  # it could not even start
+        self._pulse.stop()
         for adding in self._first_nodes:
             adding.addErrback(lambda _: None)
             adding.cancel()

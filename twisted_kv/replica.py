@@ -25,6 +25,7 @@ from .names import Key, Slot
 from .register import ABSTAIN, ACCEPT, Cell, Op, Reply, decide
 from .ring import slot_of
 from .storage.engine import Engine
+from .tracing import Trace
 from .upkeep import Upkeep
 from .versions import NONE, HybridClock, Record, Version, is_expired
 from .wire import DISK_BUSY, FORMAT, OLDEST_FORMAT, Announcement, Batch, BatchReply, Info, Join
@@ -58,11 +59,21 @@ class Replica(Upkeep):
     ) -> None:
         super().__init__(now_ms, engine, commit, incarnation, limits, metrics, broken, buggify)
         self._clock = clock
+        self._batch: Batch | None = None
+        """The batch that was answered last."""
         self._hybrid = HybridClock(now_ms, writer)
         self._version = version
         self._sync = sync
         self._free_bytes = free_bytes
         self._began_s = clock.seconds()
+
+    @property
+    def clock(self) -> IReactorTime:
+        return self._clock
+
+    @property
+    def limits(self) -> Limits:
+        return self._limits
 
     def info(self) -> Info:
         totals, identity = self._engine.totals(), self._identity
@@ -140,6 +151,7 @@ class Replica(Upkeep):
         def again(reply: BatchReply) -> BatchReply | Deferred[BatchReply]:
             if reply.refusal != DISK_BUSY or self._clock.seconds() + self._limits.stall_retry_s >= until_s:
                 return reply
+            self._metrics.stalled.inc()
             return deferLater(self._clock, self._limits.stall_retry_s, self._serve, batch, keys, until_s)
 
         return reply.addCallback(again)
@@ -147,6 +159,7 @@ class Replica(Upkeep):
     def _answer(self, batch: Batch) -> BatchReply:
         check_batch(batch, self._limits)
         full = self.full or self._buggify("replica: there is hardly any room")
+        self._batch = batch
         answering = Answering(self._engine, self._limits, full, batch.copying, self._answer_damaged)
         replies = [answering.answer(op) for op in batch.ops]
         bundles = [answering.answer_all(bundle) for bundle in batch.bundles]
@@ -163,7 +176,7 @@ class Replica(Upkeep):
         What was promised and accepted before cannot be known; it was no higher than the highest ballot that this node
         ever gave.
         """
-        self._note_damage(slot, error.detail)
+        self._note_damage(slot, error.detail, trace_in(self._batch, op))
         if op.verb != ACCEPT:
             return ABSTAIN
         if op.ballot <= self._engine.highest:
@@ -223,3 +236,11 @@ class Replica(Upkeep):
             self._commit.wrote([key])
 
         return self._when_safe(written, lambda _: [key])
+
+
+def trace_in(batch: Batch | None, op: Op) -> Trace | None:
+    """Say what an operation is called, if it came in that batch and has a name there."""
+    if batch is None or not batch.traces:
+        return None
+    place = next((place for place, one in enumerate(batch.ops) if one is op), -1)
+    return batch.traces.get(place)

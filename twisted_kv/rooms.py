@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from random import Random
 
@@ -15,9 +16,9 @@ from .explaining import Explainer
 from .leading import Lead
 from .limits import Limits
 from .listing import Listing
-from .membership import State
+from .membership import Seat, State
 from .mender import Mender
-from .metrics import ProxyMetrics
+from .metrics import ProxyMetrics, Readings
 from .mover import Mover
 from .names import Key
 from .peers.control import Control
@@ -31,6 +32,7 @@ from .saving import Saver
 from .state.store import StateStore
 from .sweeper import Sweeper
 from .tokens import Keyring
+from .tracing import Ids
 from .versions import COUNTER_BITS, Ballot, HybridClock, is_value
 from .views import View
 from .web.backups import add_backups
@@ -60,7 +62,9 @@ class Rooms:
         self._clock = clock
         self._now_ms = now_ms
         self.metrics = ProxyMetrics()
-        hybrid = HybridClock(now_ms, random.getrandbits(64))
+        writer = random.getrandbits(64)
+        hybrid = HybridClock(now_ms, writer)
+        self.ids = Ids(writer)
         if buggify("clock: the counter is near its end"):
             next_ms = (now_ms() + 1) << COUNTER_BITS
             hybrid.learn(Ballot((next_ms - 3).to_bytes(8, "big") + bytes(8)))
@@ -68,7 +72,9 @@ class Rooms:
         self.queues = Queues(
             clock, limits, transport, self.metrics, lambda node, reply: self.roster.outdated(node, reply), buggify
         )
-        self.coordinator = Coordinator(clock, random, now_ms, hybrid, limits, self.queues, self.metrics, buggify)
+        self.coordinator = Coordinator(
+            clock, random, now_ms, hybrid, limits, self.queues, self.metrics, buggify, self.ids
+        )
         lead = Lead(store)
         self.mover = Mover(
             clock,
@@ -169,12 +175,41 @@ class Rooms:
         watch("kv_epoch", "The epoch of this proxy's view", lambda: self._view_of(lambda view: view.epoch))
         watch("kv_members", "Members of the cluster", lambda: self._view_of(lambda view: len(view.seats)))
         watch("kv_operations_under_way", "Client operations under way", lambda: self.coordinator.under_way)
-        watch("kv_queued_operations", "Operations waiting for a batch", self.queues.waiting)
+        each = self.metrics.watch_each
+        by_lane = "node", "lane"
+        each("kv_queued_operations", "Operations waiting for a batch", by_lane, lambda: self.queues.depths("ops"))
+        each("kv_queued_bytes", "Bytes of records waiting for a batch", by_lane, lambda: self.queues.depths("bytes"))
+        each("kv_member_info", "A member's URL and zone; always 1", ("node", "url", "zone"), self._members)
+        each("kv_member_up", "Whether a member answered when it was last asked", ("node",), self._members_up)
+        each("kv_hints_waiting", "Hints that wait for a member, as their keepers say", ("node",), self._hints_for)
+        watch("kv_change_under_way", "Whether data moves to other members", lambda: self._changes(True))
+        watch("kv_changes_pending", "Changes of the ring that wait for it", lambda: self._changes(False))
+        watch("kv_repair_slots_done", "Slots that this round of repair has repaired", lambda: self.mender.done)
         watch("kv_nodes_avoided", "Nodes that are avoided since they failed", lambda: len(self.queues.avoided()))
         watch("kv_nodes_slow", "Nodes that are asked last since the others are far faster", self.queues.slow)
 
     def _view_of(self, figure: Callable[[View], float]) -> float:
         return figure(self.roster.view) if self.roster.view is not None else 0
+
+    def _seats(self) -> list[Seat]:
+        return list(self.roster.view.seats.values()) if self.roster.view is not None else []
+
+    def _members(self) -> Readings:
+        return [((seat.id, seat.url, seat.zone or ""), 1) for seat in self._seats()]
+
+    def _members_up(self) -> Readings:
+        return [((seat.id,), self.roster.probes.remembered(seat) is not None) for seat in self._seats()]
+
+    def _hints_for(self) -> Readings:
+        infos = [self.roster.probes.info_of(seat) for seat in self._seats()]
+        hints = sum((Counter(info.hints) for info in infos if info is not None), Counter[str]())
+        return [((seat.id,), hints[seat.id]) for seat in self._seats()]
+
+    def _changes(self, running: bool) -> float:
+        state = self.roster.view.state if self.roster.view is not None else None
+        if state is None:
+            return 0
+        return float(state.change is not None) if running else len(state.pending)
 
     async def start(self, found: Callable[[State | None], State], drives: bool = True) -> State:
         """Start what serves clients, and what looks after the cluster.

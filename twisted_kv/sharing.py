@@ -18,6 +18,7 @@ from .conditional import Conditional, Decide
 from .errors import DeadlinePassed
 from .names import Key
 from .operation import Done
+from .tracing import Followed
 from .versions import Record
 
 GRACE_S = 0.05
@@ -33,18 +34,27 @@ class Changed(NamedTuple):
     acks: int
     owners: int
     found: Record | None = None
+    request_id: str = ""
+    """See ``Done``."""
 
 
 class _Client:
     """One client's change, waiting or in a round."""
 
-    __slots__ = ("_timer", "deadline_s", "decide", "done")
+    __slots__ = ("_timer", "deadline_s", "decide", "done", "followed", "since_s")
 
     def __init__(
-        self, clock: IReactorTime, decide: Decide, timeout_s: float, passed: Callable[[_Client], None]
+        self,
+        clock: IReactorTime,
+        decide: Decide,
+        timeout_s: float,
+        followed: Followed | None,
+        passed: Callable[[_Client], None],
     ) -> None:
         self.decide = decide
-        self.deadline_s = clock.seconds() + timeout_s
+        self.followed = followed
+        self.since_s = clock.seconds()
+        self.deadline_s = self.since_s + timeout_s
         self.done: Deferred[Changed] | None = Deferred()
         self._timer: IDelayedCall = clock.callLater(timeout_s + GRACE_S, passed, self)
 
@@ -59,7 +69,8 @@ class _Client:
 class Sharing:
     """The conditional changes of one proxy.
 
-    :param start: puts a conversation on its way as an operation, with its patience in seconds.
+    :param start: puts a conversation on its way as an operation, with its patience in seconds, and since when the first
+        of its clients has waited.
     :param shared_max: the most changes that share a round.
     """
 
@@ -67,7 +78,7 @@ class Sharing:
         self,
         clock: IReactorTime,
         conversation: Callable[[Key, list[Decide]], Conditional],
-        start: Callable[[Conditional, float], Deferred[Done]],
+        start: Callable[[Conditional, float, Followed | None, float], Deferred[Done]],
         shared_max: int,
         buggify: Buggify,
     ) -> None:
@@ -85,9 +96,9 @@ class Sharing:
         """Whether changes of a key wait, so that a read may as well wait with them."""
         return key in self._waiting
 
-    def change(self, key: Key, decide: Decide, timeout_s: float) -> Deferred[Changed]:
+    def change(self, key: Key, decide: Decide, timeout_s: float, followed: Followed | None = None) -> Deferred[Changed]:
         """Let a change take part in the key's next round. Errors as in ``Coordinator.put``."""
-        client = _Client(self._clock, decide, timeout_s, lambda client: self._passed(key, client))
+        client = _Client(self._clock, decide, timeout_s, followed, lambda client: self._passed(key, client))
         done = client.done
         assert done is not None
         self._waiting.setdefault(key, []).append(client)
@@ -111,18 +122,30 @@ class Sharing:
         conversation = self._conversation(key, [client.decide for client in clients])
         self._running[key] = (conversation, clients)
         patience_s = max(client.deadline_s for client in clients) - now_s
-        self._start(conversation, patience_s).addBoth(self._ended, key, conversation, clients)
+        # Of several that are followed the first one stands for all, on the way and in logs.
+        followed = next((client.followed for client in clients if client.followed is not None), None)
+        running = self._start(conversation, patience_s, followed, min(client.since_s for client in clients))
+        running.addBoth(self._ended, key, conversation, clients, followed)
 
-    def _ended(self, result: Done | Failure, key: Key, conversation: Conditional, clients: list[_Client]) -> None:
+    def _ended(
+        self,
+        result: Done | Failure,
+        key: Key,
+        conversation: Conditional,
+        clients: list[_Client],
+        followed: Followed | None,
+    ) -> None:
         del self._running[key]
         # The next round first: those who waited should not wait for what these clients do with their answers.
         self._begin(key)
         for number, client in enumerate(clients):
+            if client.followed is not None and followed is not None:
+                client.followed.steps = followed.steps
             if isinstance(result, Failure):
                 client.end(result)
             else:
                 record, changed, found = conversation.decided[number]
-                client.end(Changed(record, changed, result.acks, result.owners, found))
+                client.end(Changed(record, changed, result.acks, result.owners, found, result.request_id))
 
     def _passed(self, key: Key, client: _Client) -> None:
         """Tell a client that its time is up, and take its change out of what has not begun."""

@@ -17,19 +17,28 @@ from .errors import DeadlinePassed, KvError, Unreached
 from .names import Key
 from .operation import Done, Told
 from .sharing import GRACE_S
+from .tracing import Followed
 from .versions import HybridClock, Record, Version
 
 
 class _Writer:
     """A client who waits for the key's turn, or has it together with others."""
 
-    __slots__ = ("_told", "begun", "deadline_s", "draft", "timer")
+    __slots__ = ("_told", "begun", "deadline_s", "draft", "followed", "since_s", "timer")
 
     def __init__(
-        self, clock: IReactorTime, draft: Draft, timeout_s: float, told: Told, passed: Callable[[_Writer], None]
+        self,
+        clock: IReactorTime,
+        draft: Draft,
+        timeout_s: float,
+        told: Told,
+        followed: Followed | None,
+        passed: Callable[[_Writer], None],
     ) -> None:
         self.draft = draft
-        self.deadline_s = clock.seconds() + timeout_s
+        self.followed = followed
+        self.since_s = clock.seconds()
+        self.deadline_s = self.since_s + timeout_s
         self.begun = False
         self._told: Told | None = told
         self.timer = clock.callLater(timeout_s + GRACE_S, passed, self)
@@ -46,8 +55,9 @@ class Turns:
     """The plain writes of one proxy that go to a majority.
 
     :param usual_s: the patience of writes of which their client says nothing.
-    :param start: begins a write, with its patience in seconds, None for the usual one.
-    :param ended: told how those ended that were not begun for their own sake, None for well.
+    :param start: begins a write, with its patience in seconds, None for the usual one, and since when it has waited,
+        None for not at all.
+    :param ended: told how those ended that were not begun for their own sake, None for well, and how long they took.
     """
 
     def __init__(
@@ -55,8 +65,8 @@ class Turns:
         clock: IReactorTime,
         hybrid: HybridClock,
         usual_s: float,
-        start: Callable[[Key, Draft, float | None, Told], None],
-        ended: Callable[[KvError | None], None],
+        start: Callable[[Key, Draft, float | None, Told, Followed | None, float | None], None],
+        ended: Callable[[KvError | None, float], None],
     ) -> None:
         self._clock = clock
         self._hybrid = hybrid
@@ -70,15 +80,19 @@ class Turns:
         self.size = 0
         """Bytes of their values."""
 
-    def write(self, key: Key, draft: Draft, timeout_s: float | None, told: Told) -> None:
+    def write(
+        self, key: Key, draft: Draft, timeout_s: float | None, told: Told, followed: Followed | None = None
+    ) -> None:
         """Write when it is the key's turn. Errors as in ``Coordinator.put``."""
         waiting = self._waiting.get(key)
         if waiting is None:
             self._waiting[key] = []
-            self._start(key, draft, timeout_s, told)
+            self._start(key, draft, timeout_s, told, followed, None)
             return
         patience_s = timeout_s or self._usual_s
-        waiting.append(_Writer(self._clock, draft, patience_s, told, lambda writer: self._passed(key, writer)))
+        waiting.append(
+            _Writer(self._clock, draft, patience_s, told, followed, lambda writer: self._passed(key, writer))
+        )
         self.waiting += 1
         self.size += draft.size
 
@@ -103,7 +117,14 @@ class Turns:
         # Each has a version of its own, below the one that is written: no two writes share an ETag.
         versions = [Version(self._hybrid.tick()) for _ in replaced]
         patience_s = max(writer.deadline_s for writer in writers) - now_s
-        self._start(key, last.draft, patience_s, lambda result: self._tell(result, replaced, versions, last))
+        self._start(
+            key,
+            last.draft,
+            patience_s,
+            lambda result: self._tell(result, replaced, versions, last),
+            last.followed,
+            last.since_s,
+        )
 
     def _passed(self, key: Key, writer: _Writer) -> None:
         """Tell a client that his time is up, and take his write out of what has not begun."""
@@ -112,7 +133,7 @@ class Turns:
             waiting.remove(writer)
             self._forget([writer])
         if not writer.begun:
-            self._ended(DeadlinePassed(""))
+            self._ended(DeadlinePassed(""), self._clock.seconds() - writer.since_s)
         writer.end(
             Failure(
                 DeadlinePassed(
@@ -132,7 +153,7 @@ class Turns:
         self._forget(replaced)
         error = result.value if isinstance(result, Failure) else None
         for writer, version in zip(replaced, versions, strict=True):
-            self._ended(error)
+            self._ended(error, self._clock.seconds() - writer.since_s)
             if isinstance(result, Failure):
                 # Nobody will find this version. Under that of the last one he would take another's value for his own.
                 writer.end(Failure(error.about(version.hex())) if isinstance(error, Unreached) else result)

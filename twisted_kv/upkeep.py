@@ -12,11 +12,13 @@ from .commit import NOTES
 from .errors import Damaged, DiskBusy, DiskFailed, DiskFull, MalformedBody
 from .floors import buried
 from .hinting import Hint, Hints
-from .holding import Holding, check_range
+from .holding import LAST_SLOT, Holding, check_range
 from .names import Key, NodeId, Slot
 from .register import BLANK, Cell, Floor, Op
 from .ring import slot_of
+from .slow import named
 from .storage.engine import UNREADABLE, Change, Inspection
+from .tracing import Trace
 from .versions import Ballot, drawn_by_a_clock
 from .wire import (
     FORMAT,
@@ -41,6 +43,16 @@ class Upkeep(Holding):
         self._hints = Hints(self._engine, self._limits)
         self.on_renewal: Callable[[], object] = lambda: None
         """Called when this node is to verify what it holds, and to forget it if some of it cannot be read."""
+
+    # What is counted.
+
+    def graves(self) -> int:
+        """Count the keys that hold no value: tombstones and bare promises."""
+        return sum(self._engine.graves(Slot(0), LAST_SLOT))
+
+    def hints_kept(self) -> list[tuple[tuple[str], float]]:
+        """Count the hints kept here, by the member that they are for."""
+        return [((owner,), count) for owner, count in self._hints.counts.items()]
 
     # Purging (``floors.py``).
 
@@ -207,14 +219,18 @@ class Upkeep(Holding):
             self._commit.wrote([NOTES])
         return found
 
-    def _note_damage(self, slot: Slot, detail: str) -> None:
-        """Have a slot repaired, of which something cannot be read."""
+    def _note_damage(self, slot: Slot, detail: str, trace: Trace | None = None) -> None:
+        """Have a slot repaired, of which something cannot be read.
+
+        :param trace: what the operation is called that met it.
+        """
         self._metrics.damaged.inc()
         if slot in self._hints.marks:
             return
         if not self.spoiled:
             # Where whole blocks are lost there are thousands of such slots, and the node is to be renewed anyway.
-            self.log.error("{detail}; it is to be repaired", detail=detail)
+            met_by = named([trace] if trace is not None else [])
+            self.log.error("{detail}; it is to be repaired{requests}", detail=detail, slot=slot, **met_by)
         try:
             self._hints.mark([slot])
         except (DiskBusy, DiskFull):

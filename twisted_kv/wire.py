@@ -16,6 +16,7 @@ from .errors import MalformedBody, MalformedKey, ValueTooLarge
 from .limits import Limits
 from .names import Key
 from .register import Op, Reply
+from .tracing import Trace
 from .versions import NONE, Ballot
 
 UNDECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -69,6 +70,9 @@ class Batch(msgspec.Struct, array_like=True):
     copying: bool = False
     bundles: list[Bundle] = []
 
+    traces: dict[int, Trace] = {}
+    """What operations are called whose clients have said so, by their places in ``ops``; seldom any are."""
+
     @property
     def keys(self) -> list[Key]:
         keys = [op.key for op in self.ops]
@@ -84,6 +88,12 @@ class Packed(msgspec.Struct, array_like=True):
     ops: list[Op]
     copying: bool
     bundles: list[msgspec.Raw]
+
+
+class PackedTraced(Packed):
+    """The same, where some operations have a name to be found by."""
+
+    traces: dict[int, Trace]
 
 
 class BundleReply(msgspec.Struct, array_like=True, gc=False):

@@ -11,6 +11,7 @@ its own clients, and as the kernel spreads them evenly, the others' wait as long
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -134,7 +135,7 @@ class First(Alone):
             limits = self._folder / name / "limits.toml"
             try:
                 limits.parent.mkdir(exist_ok=True)
-                limits.write_text(limits_toml(config.limits), encoding="ascii")
+                limits.write_text(places_toml(config) + limits_toml(config.limits), encoding="utf-8")
             except OSError as error:
                 raise unusable(limits, error) from None
             self._children.add_daemon(name, "kvproxy", "--worker", str(number), *handed_down(config, limits))
@@ -230,7 +231,8 @@ def handed_down(config: ProxyConfig, limits: Path) -> list[str]:
 
     ``--nodes`` is not among them: the first one adds them.
 
-    :param limits: a file with its limits, which no option can say.
+    :param limits: a file with its limits, which no option can say, and with where its keys lie, which everybody could
+        read in a command line.
     """
     place = config.state_place
     given = {
@@ -244,10 +246,7 @@ def handed_down(config: ProxyConfig, limits: Path) -> list[str]:
         "allow-flush": str(config.allow_flush).lower(),
         "lane": str(config.lane).lower(),
         "transport": config.transport,
-        "listen": config.listen,
-        "resp-listen": config.resp_listen,
-        "tls-authority": config.tls_authority and Path(config.tls_authority).absolute(),
-        "tls-identity": config.tls_identity and Path(config.tls_identity).absolute(),
+        "log-format": config.log_format,
         "token-file": config.token_file and Path(config.token_file).absolute(),
         "node-token-file": config.node_token_file and Path(config.node_token_file).absolute(),
         "hosts": ",".join(config.hosts) or None,
@@ -255,6 +254,19 @@ def handed_down(config: ProxyConfig, limits: Path) -> list[str]:
         "config": limits,
     }
     return [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
+
+
+def places_toml(config: ProxyConfig) -> str:
+    """Write where the first one listens, and where its keys lie, as lines of a configuration file."""
+    places = {
+        "listen": config.listen,
+        "resp_listen": config.resp_listen,
+        "tls_authority": config.tls_authority and str(Path(config.tls_authority).absolute()),
+        "tls_identity": config.tls_identity and str(Path(config.tls_identity).absolute()),
+    }
+    # JSON's strings are TOML's, but for this one byte.
+    quoted = {name: json.dumps(place, ensure_ascii=False) for name, place in places.items() if place is not None}
+    return "".join(f"{name} = {text}\n" for name, text in quoted.items()).replace("\x7f", "\\u007f")
 
 
 def limits_toml(limits: Limits) -> str:

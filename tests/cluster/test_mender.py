@@ -160,6 +160,9 @@ def test_owners_who_agree_are_left_alone(make_town: MakeTown) -> None:
     town.run(60)
     assert town.proxies[0].mender.number > number
     assert (batches, repaired(town)) == ([], 0)
+    rounds = town.proxies[0].metrics.registry.get_sample_value
+    assert rounds("kv_repair_rounds_total", {"outcome": "ok"}) == rounds("kv_repair_round_seconds_count") > 0
+    assert rounds("kv_repair_differing_slots_total") == 0
     assert [cell(house, key) for house in town.houses.values() for key in KEYS] == before
 
 

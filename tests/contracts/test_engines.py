@@ -19,6 +19,7 @@ from twisted_kv.names import Key, Slot
 from twisted_kv.register import NO_FLOOR, Cell, Floor
 from twisted_kv.simulation.disk import Disk
 from twisted_kv.storage.engine import Change, Due, Engine, Inspection, Listed, Place, Totals
+from twisted_kv.storage.figures import MEANING
 from twisted_kv.storage.memory import MemoryEngine
 from twisted_kv.storage.rocks import RocksEngine
 from twisted_kv.versions import NONE, Ballot, Record, Version, decode_record
@@ -613,6 +614,18 @@ def test_closing_again_does_nothing(engine: Engine) -> None:
 
     engine.close()
     engine.close()
+
+
+def test_figures_are_numbers_by_name_before_and_after_changes(engine: Engine) -> None:
+    before = engine.figures()
+    engine.apply([Change(LOWEST, Key(b"k"), value(1, b"v" * 9_000))])
+
+    after = engine.figures()
+
+    assert before.keys() == after.keys()
+    assert all(isinstance(figure, float) for figure in after.values())
+    assert after.get("memtable_bytes", 1.0) > before.get("memtable_bytes", 0.0)
+    assert after.keys() == (MEANING.keys() if engine.name == "rocksdb" else set())
 
 
 def test_an_engine_says_what_it_is_called(request: pytest.FixtureRequest, engine: Engine) -> None:

@@ -103,11 +103,11 @@ class Shelf:
         self.waiting: list[Callable[[], None]] | None = None
         self.asked: list[bytes] = []
 
-    def get(self, key: bytes, level: Level, timeout_s: float | None = None) -> Deferred[Done]:
+    def get(self, key: bytes, level: Level, *_: object, **__: object) -> Deferred[Done]:
         self.asked.append(b"get " + key)
         return self._later(Done(self._records.get(key, b""), 2, 3))
 
-    def put(self, key: bytes, value: bytes | None, content_type: bytes, *_: object) -> Deferred[Done]:
+    def put(self, key: bytes, value: bytes | None, content_type: bytes, *_: object, **__: object) -> Deferred[Done]:
         self.asked.append(b"put " + key)
         record = Record(Version(self._clock.tick()), value, content_type=content_type).encode()
         self._records[key] = record

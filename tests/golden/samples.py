@@ -21,6 +21,7 @@ from twisted_kv.ring import slot_of
 from twisted_kv.storage.engine import Change as CellChange
 from twisted_kv.storage.opening import Disk
 from twisted_kv.storage.rows import encode_cell
+from twisted_kv.tracing import Trace
 from twisted_kv.versions import Ballot, Record, Version
 from twisted_kv.wire import (
     FORMAT,
@@ -88,7 +89,13 @@ OPS = [
 REPLIES = [Reply(True, ballot(1), ballot(2), VALUE.encode()), Reply(False, ballot(1), ballot(2), abstains="no room")]
 
 MESSAGES: dict[str, Any] = {
-    "batch": Batch(HEADER, OPS, True, [Bundle(ACCEPT, [Key(b"f")], [PLAIN.encode()]), Bundle(READ, [Key(b"g")])]),
+    "batch": Batch(
+        HEADER,
+        OPS,
+        True,
+        [Bundle(ACCEPT, [Key(b"f")], [PLAIN.encode()]), Bundle(READ, [Key(b"g")])],
+        {0: Trace("request-1", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")},
+    ),
     "batch_reply": BatchReply(
         FORMAT,
         7,

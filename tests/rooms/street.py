@@ -30,6 +30,7 @@ from twisted_kv.peers.peer import Answer
 from twisted_kv.peers.queue import Queues
 from twisted_kv.quorum import Level
 from twisted_kv.register import ACCEPT, AGAIN, BLANK, FETCH, HINT, PREPARE, Cell, Op, Reply, decide
+from twisted_kv.tracing import Trace
 from twisted_kv.versions import Ballot, HybridClock, Record, Version, decode_record, record_version
 from twisted_kv.views import View
 from twisted_kv.wire import CLOSED_EPOCH, FORMAT, OLD_EPOCH, BatchReply, Bundle, BundleReply, batch_decoder, encode
@@ -82,6 +83,8 @@ class Street:
         self.asked: list[Asked] = []
         self.bundled: list[tuple[str, int]] = []
         """The bundles that came: to which node, and how large."""
+        self.traces: list[dict[bytes, Trace]] = []
+        """What operations were called that came: by their keys, batch by batch."""
         self.abstains: set[tuple[str, bytes]] = set()
         """Nodes that have no room for keys."""
         self.again: set[bytes] = set()
@@ -97,6 +100,7 @@ class Street:
         self.bundled += [(node, len(ops)) for ops in bundles]
         for op in chain(batch.ops, *bundles):
             self.asked.append(Asked(self._clock.seconds(), node, op, batch.header.epoch))
+        self.traces.append({batch.ops[place].key: trace for place, trace in batch.traces.items()})
         manner = self.manner.get(node, ANSWERS)
         if manner == SILENT:
             self._clock.callLater(timeout_s, done.errback, Failure(PeerSilent("no answer")))

@@ -211,6 +211,8 @@ def test_while_two_batches_are_under_way_the_next_one_grows(scene: Scene) -> Non
         scene.ask(read(key))
         assert scene.turn() == []
     assert scene.queues.waiting() == 3
+    assert ((A, "read"), 3) in scene.queues.depths("ops")
+    assert dict(scene.queues.depths("bytes")) == dict.fromkeys(dict(scene.queues.depths("ops")), 0)
     under_way[0].agree()
     (third,) = scene.turn()
     assert third.keys == [b"3", b"4", b"5"]

@@ -536,8 +536,8 @@ def door_denies_doubt(patch: Patch) -> None:
     """A door says of every write that failed that it had no effect."""
     fields = answers.problem_fields
 
-    def wrong(error: KvError, status: int) -> dict[str, object]:
-        return fields(error, status) | {"maybe_applied": False}
+    def wrong(error: KvError, status: int, request_id: str = "") -> dict[str, object]:
+        return fields(error, status, request_id) | {"maybe_applied": False}
 
     patch.setattr(answers, "problem_fields", wrong)
 

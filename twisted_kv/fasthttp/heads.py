@@ -34,16 +34,18 @@ class Fields:
     """One request's fields, as they were sent; their names in lower case.
 
     ``length`` is what Content-Length says, 0 where it is not there; ``chunked`` says that the body's length is not
-    known beforehand; ``plain`` that nothing is among them about the body or the connection but that this may be kept.
+    known beforehand; ``plain`` that nothing is among them about the body or the connection but that this may be kept;
+    ``traced`` that they may say what the request is called (``tracing``).
     """
 
-    __slots__ = ("chunked", "fields", "length", "plain")
+    __slots__ = ("chunked", "fields", "length", "plain", "traced")
 
     def __init__(self) -> None:
         self.fields: dict[bytes, list[bytes]] = {}
         self.length = 0
         self.chunked = False
         self.plain = False
+        self.traced = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """llhttp has found a field."""
@@ -127,6 +129,7 @@ def _judge(head: Head, fields_max: int) -> None:
         head.length = int(lengths[0])
     connection = fields.get(b"connection", _KEPT)
     head.plain = [value.lower() for value in connection] == _KEPT and not any(name in fields for name in _MORE)
+    head.traced = b"x-request-id" in fields or b"traceparent" in fields
     if sum(map(len, fields.values())) > fields_max:
         raise HeadTooLarge(f"the request has more than {fields_max} fields", "send fewer")
 

@@ -74,7 +74,19 @@ class LaneRequest:
     ``requestHeaders``.
     """
 
-    __slots__ = ("_answer", "_body", "_stamp", "args", "channel", "code", "content", "method", "path", "requestHeaders")
+    __slots__ = (
+        "_answer",
+        "_body",
+        "_stamp",
+        "args",
+        "channel",
+        "code",
+        "content",
+        "method",
+        "path",
+        "requestHeaders",
+        "traced",
+    )
 
     def __init__(
         self, channel: Answered, stamp: Stamp, method: bytes, path: bytes, query: bytes, fields: Fields, body: bytes
@@ -86,6 +98,8 @@ class LaneRequest:
         self.args: dict[bytes, list[bytes]] = parse_qs(query, True) if query else {}
         self.content = BytesIO(body)
         self.requestHeaders = fields
+        self.traced = fields.traced
+        """Whether its fields may say what it is called."""
         self.code = 200
         self._answer: dict[bytes, bytes] = {}
         self._body = b""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import Protocol, TypeAlias
 
+from msgspec.structs import astuple
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -16,8 +18,9 @@ from ..liveness import Pace
 from ..metrics import ProxyMetrics
 from ..names import NodeId
 from ..register import Op
-from ..wire import Header, Packed, encode
-from .peer import Answer, Asker, Askers
+from ..tracing import Trace
+from ..wire import Header, Packed, PackedTraced, encode
+from .peer import Answer, Asker, Askers, Transit
 
 Question: TypeAlias = tuple[Asker, int, Op]
 """One operation on its way: who waits for the answer, in which round of his, and what is asked. It is a plain tuple, as
@@ -35,6 +38,7 @@ class Queue(Protocol):
     buggify: Buggify
     node: NodeId
     header: Header
+    transit: Transit
     log: Logger
 
     def post(self, path: str, body: bytes) -> Deferred[Answer]:
@@ -63,6 +67,12 @@ class Cargo:
     def take(self, ops: int, size: int) -> None:
         self.ops_left -= ops
         self.bytes_left -= size
+
+
+def traces_of(questions: Iterable[Question]) -> dict[int, Trace]:
+    """Say what operations are called, by their places; of nearly all it is not known."""
+    found = {place: getattr(asker, "trace", None) for place, (asker, _, _) in enumerate(questions)}
+    return {place: trace for place, trace in found.items() if trace is not None}
 
 
 class Lane:
@@ -123,8 +133,12 @@ class Lane:
         if not self._bundles and not self._waiting:
             return False
         limits = self._queue.limits
-        size = self._bytes + sum(askers.size for askers, _ in self._bundles)
-        return len(self) >= limits.queue_ops_max or size > limits.queue_bytes_max
+        return len(self) >= limits.queue_ops_max or self.size > limits.queue_bytes_max
+
+    @property
+    def size(self) -> int:
+        """Bytes of the records that wait."""
+        return self._bytes + sum(askers.size for askers, _ in self._bundles)
 
     def _come(self) -> None:
         """See that what has come leaves at the end of this turn, unless a batch is under way."""
@@ -204,7 +218,10 @@ class Lane:
         sent, since = self._queue.clock.seconds(), self._since_s
         header = self._queue.header
         ops = [op for _, _, op in cargo.questions]
-        body = encode(Packed(header, ops, False, [askers.pack(verb) for askers, verb in cargo.parcels]))
+        packed = Packed(header, ops, False, [askers.pack(verb) for askers, verb in cargo.parcels])
+        if self._queue.transit.traced and (traces := traces_of(cargo.questions)):
+            packed = PackedTraced(*astuple(packed), traces)
+        body = encode(packed)
         self._since_s = sent
         self._under_way.append(since)
         answer = self._queue.post("batch", body)
@@ -214,6 +231,8 @@ class Lane:
         now = self._queue.clock.seconds()
         self._under_way.remove(since)
         self._metrics_s.observe(now - sent)
+        transit = self._queue.transit
+        transit.sent_s, transit.back_s = sent, now
         if not isinstance(result, Failure):
             self.pace.add(now, now - since)
         try:

@@ -54,6 +54,19 @@ class Transport(Protocol):
     ) -> Deferred[Answer]: ...
 
 
+class Transit:
+    """What those who ask may want to know of the batch whose answer is handed out now: when it left, and came back.
+
+    ``traced`` counts the operations under way whose nodes are to hear what they are called.
+    """
+
+    __slots__ = ("back_s", "sent_s", "traced")
+
+    def __init__(self) -> None:
+        self.sent_s = self.back_s = 0.0
+        self.traced = 0
+
+
 class Asker(Protocol):
     """Who gets the answer to one question: exactly one of these calls, unless the epoch moved before it was sent."""
 

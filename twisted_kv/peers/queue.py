@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from math import inf
+from typing import Literal
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -38,7 +39,7 @@ from ..wire import (
     batch_reply_decoder,
 )
 from .lane import Cargo, Lane, Parcel, Question
-from .peer import Answer, Asker, Askers, Transport, denied
+from .peer import Answer, Asker, Askers, Transit, Transport, denied
 
 MSGPACK = "application/msgpack"
 ALL_TAKEN = BundleReply()
@@ -65,9 +66,11 @@ class PeerQueue:
         view: View,
         on_outdated: Callable[[NodeId, BatchReply], None],
         changed: Callable[[], None],
+        transit: Transit,
         buggify: Buggify,
     ) -> None:
         self.clock = clock
+        self.transit = transit
         self.limits = limits
         self.buggify = buggify
         self.node = NodeId(seat.id)
@@ -85,6 +88,10 @@ class PeerQueue:
         self.url = seat.url
         timeout_ms = int(self.limits.batch_timeout_s * 1000)
         self.header = Header(FORMAT, view.cluster_id, seat.id, seat.incarnation, view.epoch, view.open, timeout_ms)
+
+    @property
+    def lanes(self) -> tuple[Lane, Lane]:
+        return self._reads, self._writes
 
     def clear(self) -> None:
         self._reads.clear()
@@ -295,6 +302,7 @@ class Queues:
         self._on_outdated = on_outdated
         self.by_node: dict[NodeId, PeerQueue] = {}
         self.allowance = Allowance()
+        self.transit = Transit()
         self._standing: dict[NodeId, Rank] = {}
         self._hedge_s: dict[NodeId, float] = {}
         self._hedges_s: dict[Sequence[NodeId], float] = {}
@@ -316,6 +324,7 @@ class Queues:
                     view,
                     self._on_outdated,
                     self._look_again,
+                    self.transit,
                     self._buggify,
                 )
             queue.clear()
@@ -392,3 +401,8 @@ class Queues:
 
     def waiting(self) -> int:
         return sum(len(queue) for queue in self.by_node.values())
+
+    def depths(self, what: Literal["ops", "bytes"]) -> list[tuple[tuple[str, str], float]]:
+        """Say how much waits for each node, in each of its lanes."""
+        lanes = [(node, lane) for node, queue in self.by_node.items() for lane in queue.lanes]
+        return [((node, lane.name), len(lane) if what == "ops" else lane.size) for node, lane in lanes]

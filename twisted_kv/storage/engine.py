@@ -248,6 +248,9 @@ class Engine(Protocol):
         :raises Damaged: if part of the range cannot be read.
         """
 
+    def figures(self) -> Mapping[str, float]:
+        """Give what an operator may want to see of the engine, by names that carry their units; it takes some 20 us."""
+
     def sync(self) -> None:
         """Return when every change made before this call will outlast the machine, where the engine can do that.
 

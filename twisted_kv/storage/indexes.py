@@ -79,10 +79,14 @@ class Indexes:
             for _ in walk(family, b"", END, cached=False):
                 pass
 
+    @property
+    def families(self) -> tuple[Rdict, Rdict]:
+        return self._keys, self._expiry
+
     def release(self) -> tuple[Rdict, Rdict]:
         """Let go of the handles, and give what is to be closed: each would keep the folder locked."""
         del self._to_keys, self._to_expiry
-        return self._keys, self._expiry
+        return self.families
 
 
 def indexed(record: bytes) -> bytes:

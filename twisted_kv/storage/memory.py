@@ -261,6 +261,10 @@ class MemoryEngine:
         """See ``Engine``."""
         return [(name, self._side[name]) for name in islice(self._side.irange(start, end, (True, False)), limit)]
 
+    def figures(self) -> Mapping[str, float]:
+        """See ``Engine``. There is nothing to tell but totals."""
+        return {}
+
     def sync(self) -> None:
         """See ``Engine``. Nothing here outlasts anything."""
 

@@ -32,6 +32,7 @@ from twisted_kv.storage.engine import (
     indexed_alike,
     take_stock,
 )
+from twisted_kv.storage.figures import figures
 from twisted_kv.storage.indexes import NOT_LISTED, Indexes, indexed, lists_value
 from twisted_kv.storage.recent import UNKNOWN, Recent
 from twisted_kv.storage.rows import (
@@ -403,6 +404,10 @@ class RocksEngine:
     def side(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         """See ``Engine``."""
         return list(walk(self._hints, start, end, limit))
+
+    def figures(self) -> Mapping[str, float]:
+        """See ``Engine``. What the names stand for is in ``figures.py``."""
+        return figures((self._data, self._meta, self._hints, *self._indexes.families))
 
     def sync(self) -> None:
         """See ``Engine``. Other threads run meanwhile."""

@@ -80,7 +80,7 @@ def status_of(error: KvError, original: bool = False) -> int:
     return 503 if original and status == 504 else status
 
 
-def problem_fields(error: KvError, status: int) -> dict[str, object]:
+def problem_fields(error: KvError, status: int, request_id: str = "") -> dict[str, object]:
     """Give the members of an error's problem document. Those that do not apply are left out."""
     fields: dict[str, object] = {
         "type": error.slug,
@@ -100,29 +100,36 @@ def problem_fields(error: KvError, status: int) -> dict[str, object]:
         if error.etag is not None:
             fields["etag"] = error.etag
         fields["replicas"] = [{"node": node, "error": text} for node, text in error.replicas.items()]
+    if request_id or error.request_id:
+        fields["request_id"] = request_id or error.request_id
     return fields
 
 
-def problem_body(error: KvError, status: int) -> bytes:
+def problem_body(error: KvError, status: int, request_id: str = "") -> bytes:
     """Give an error's problem document."""
-    return msgspec.json.encode(problem_fields(error, status)) + b"\n"
+    return msgspec.json.encode(problem_fields(error, status, request_id)) + b"\n"
 
 
-def log_bug(failure: Failure, what: str) -> None:
+def log_bug(failure: Failure, what: str, request_id: str = "") -> None:
     """Log what is no expected trouble."""
-    log.failure("{what} failed", failure, what=what)
+    log.failure("{what} failed (request {request_id})", failure, what=what, request_id=request_id)
 
 
-def answer_problem(request: IRequest, error: KvError, original: bool = False) -> bytes:
-    """Answer a request with an error: sets status and heads, gives the body."""
+def answer_problem(request: IRequest, error: KvError, original: bool = False, request_id: str = "") -> bytes:
+    """Answer a request with an error: sets status and heads, gives the body.
+
+    :param request_id: what the request is called, if it is called anything.
+    """
+    if request_id:
+        request.setHeader(b"X-Request-Id", request_id.encode())
     status = status_of(error, original)
     request.setResponseCode(status)
     if status in RETRY_AFTER_S:
         request.setHeader(b"Retry-After", RETRY_AFTER_S[status])
-    return answer(request, problem_body(error, status), PROBLEM)
+    return answer(request, problem_body(error, status, request_id), PROBLEM)
 
 
-def answer_bug(request: IRequest) -> bytes:
+def answer_bug(request: IRequest, request_id: str) -> bytes:
     """Answer with a plain 500. The failure is in the log, and none of it in the answer."""
     request.setResponseCode(500)
     body = {
@@ -131,7 +138,9 @@ def answer_bug(request: IRequest) -> bytes:
         "status": 500,
         "detail": "the request ran into a fault of the program",
         "hint": "the daemon's log holds the details; please report them",
+        "request_id": request_id,
     }
+    request.setHeader(b"X-Request-Id", request_id.encode())
     return answer(request, msgspec.json.encode(body) + b"\n", PROBLEM)
 
 

@@ -271,7 +271,7 @@ class Bulk:
         except KvError as error:
             return self._problem(shown, error)
         except Exception:
-            log_bug(Failure(), "a bulk operation")
+            log_bug(Failure(), "a bulk operation", "")
             return {**shown, "status": 500}
 
     def _problem(self, shown: Answer, error: KvError) -> Answer:

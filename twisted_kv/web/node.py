@@ -8,6 +8,7 @@ from typing import Any
 
 from klein import Klein
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ..errors import KvError, MalformedBody
@@ -20,6 +21,7 @@ from ..limits import Limits
 from ..metrics import CONTENT_TYPE, NodeMetrics
 from ..pulling import Puller
 from ..replica import Replica
+from ..slow import Sparing, named
 from ..tokens import Ticket
 from ..wire import (
     UNDECODED,
@@ -58,15 +60,45 @@ def decoded(decode: Callable[[bytes], Any], body: bytes) -> Any:
 class Batches:
     """Answers batches, by whichever way they come."""
 
+    log = Logger()
+
     def __init__(self, replica: Replica, metrics: NodeMetrics) -> None:
         self._replica = replica
         self._metrics = metrics
+        self._clock, limits = replica.clock, replica.limits
+        self._slow_s = limits.slow_operation_s
+        self._slow, self._refused = Sparing(self._clock, limits), Sparing(self._clock, limits)
 
     def serve(self, body: bytes) -> Deferred[BatchReply]:
         """:raises MalformedBody: if the body is no batch. Other errors as in ``Replica.serve``."""
         batch: Batch = decoded(batch_decoder.decode, body)
-        self._metrics.batch_ops.observe(len(batch.ops) + sum(len(bundle.keys) for bundle in batch.bundles))
-        return self._replica.serve(batch)
+        size = len(batch.ops) + sum(len(bundle.keys) for bundle in batch.bundles)
+        self._metrics.batch_ops.observe(size)
+        return self._replica.serve(batch).addCallback(self._served, batch, size, self._clock.seconds())
+
+    def _served(self, reply: BatchReply, batch: Batch, size: int, since_s: float) -> BatchReply:
+        """Write down what took long, and what was refused that somebody may ask about."""
+        seconds = self._clock.seconds() - since_s
+        if seconds >= self._slow_s:
+            self._metrics.slow.inc()
+            if self._slow.admits():
+                self.log.warn(
+                    "slow: a batch of {operations} operations waited {seconds} s for the disk{requests}{more}",
+                    operations=size,
+                    seconds=round(seconds, 4),
+                    **named(batch.traces.values()),
+                    **self._slow.kept_back(),
+                )
+        if reply.refusal and batch.traces and self._refused.admits():
+            self.log.warn(
+                "refused a batch of {operations} operations: {reason}, {detail}{requests}{more}",
+                operations=size,
+                reason=reply.refusal,
+                detail=reply.detail,
+                **named(batch.traces.values()),
+                **self._refused.kept_back(),
+            )
+        return reply
 
     def status(self, reply: BatchReply) -> int:
         """Give the status of an answer, and count it if it is a refusal."""

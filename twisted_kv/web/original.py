@@ -16,12 +16,14 @@ from ..coordinator import Coordinator
 from ..errors import KeyAbsent, MalformedBody, NotText
 from ..limits import Limits
 from ..names import Key
+from ..operation import Done
 from ..quorum import Level
 from ..replica import Replica
 from ..roster import Roster
 from ..versions import record_value
 from ..wire import UNDECODED, checked_key, checked_value, parse_json
 from .answers import JSON, answer, answer_empty
+from .following import followed_of, show_id, show_way
 from .parameters import level_of
 
 
@@ -106,14 +108,30 @@ def add_original_proxy(app: Klein, coordinator: Coordinator, roster: Roster, lim
     @app.route("/PUT", methods=["PUT"])
     def original_put(request: Any) -> Deferred[bytes]:
         key, value = put_body(request.content.read(), limits)
-        done = coordinator.put(key, value, b"text/plain; charset=utf-8", level_of(request, default))
-        return done.addCallback(lambda _: answer_empty(request))
+        followed, level = followed_of(request), level_of(request, default)
+        done = coordinator.put(key, value, b"text/plain; charset=utf-8", level, followed=followed)
+        if followed is not None:
+            done.addBoth(show_way, request, followed)
+        return done.addCallback(put_done, request)
+
+    def put_done(done: Done, request: Any) -> bytes:
+        if done.request_id:
+            show_id(request, done.request_id)
+        return answer_empty(request)
 
     @app.route("/GET", methods=["GET", "POST", "QUERY"])
     def original_get(request: Any) -> Deferred[bytes]:
         key = get_key(request, limits)
-        done = coordinator.get(key, level_of(request, default))
-        return done.addCallback(lambda done: answer_value(request, done.record, key))
+        followed = followed_of(request)
+        done = coordinator.get(key, level_of(request, default), followed=followed)
+        if followed is not None:
+            done.addBoth(show_way, request, followed)
+        return done.addCallback(got, request, key)
+
+    def got(done: Done, request: Any, key: Key) -> bytes:
+        if done.request_id:
+            show_id(request, done.request_id)
+        return answer_value(request, done.record, key)
 
     @app.route("/AddServer", methods=["POST"])
     async def add_server(request: Any) -> bytes:

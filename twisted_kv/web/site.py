@@ -24,8 +24,10 @@ from ..fasthttp.overdue import Overdue, Watched
 from ..fasthttp.request import Stamp
 from ..limits import Limits
 from ..tokens import Ticket
-from .answers import answer_bug, answer_problem, log_bug
+from ..tracing import Ids
+from .answers import answer_bug, answer_problem, log_bug, status_of
 from .channel import StrictChannel
+from .following import trace_in
 
 ORIGINAL_PATHS = frozenset((b"/PUT", b"/GET", b"/AddServer"))
 KV_PREFIX = b"/v1/kv/"
@@ -49,6 +51,13 @@ class BoundedRequest(Request):
     """
 
     _refused = False
+
+    @property
+    def traced(self) -> bool:
+        """See ``LaneRequest``."""
+        headers = self.requestHeaders
+        return bool(headers.hasHeader(b"x-request-id") or headers.hasHeader(b"traceparent"))
+
     taken = 0
     """How much of the body has come."""
 
@@ -121,6 +130,7 @@ class KvSite(Site):
     :param lane: whether the lane stands in front of klein.
     :param link: gives who speaks the link, where there is one behind this port.
     :param gate: who may ask what.
+    :param ids: draws them for requests that fail and have none.
     """
 
     def __init__(
@@ -132,8 +142,11 @@ class KvSite(Site):
         lane: bool = True,
         link: Link = lambda head, intake, ticket: None,
         gate: Gate | None = None,
+        ids: Ids | None = None,
     ) -> None:
-        super().__init__(Door(app), requestFactory=BoundedRequest, parsePOSTFormSubmission=False, reactor=reactor)
+        super().__init__(
+            Door(app, ids or Ids(0)), requestFactory=BoundedRequest, parsePOSTFormSubmission=False, reactor=reactor
+        )
         self.clock = reactor
         self.limits = limits
         self.bytes_max = bytes_max
@@ -212,8 +225,9 @@ class Door(KleinResource):
     merged: two keys would become one. Of a key it is shown nothing.
     """
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: App, ids: Ids) -> None:
         super().__init__(app)
+        self._ids = ids
         self._views: dict[tuple[bytes, bytes], View] = {}
         self._methods: dict[bytes, set[str]] = {}
         for rule in app.url_map.iter_rules():
@@ -238,12 +252,12 @@ class Door(KleinResource):
                 refuse_foreign_origin(request)
             result = view(request)
         except Exception:
-            result = answer_failure(request, Failure())
+            result = answer_failure(request, Failure(), self._ids)
         if isinstance(result, bytes):
             write(result, request)
         else:
             done = result if isinstance(result, Deferred) else ensureDeferred(result)
-            done.addCallbacks(write, write_failure, callbackArgs=(request,), errbackArgs=(request,))
+            done.addCallbacks(write, write_failure, callbackArgs=(request,), errbackArgs=(request, self._ids))
         return NOT_DONE_YET
 
     def _unroutable(self, request: Any, path: bytes) -> KvError:
@@ -280,16 +294,36 @@ def write(body: bytes, request: Any) -> None:
         channel.transport.abortConnection()
 
 
-def write_failure(failure: Failure, request: Any) -> None:
-    write(answer_failure(request, failure), request)
+def write_failure(failure: Failure, request: Any, ids: Ids) -> None:
+    write(answer_failure(request, failure, ids), request)
 
 
-def answer_failure(request: Any, failure: Failure) -> bytes:
+def answer_failure(request: Any, failure: Failure, ids: Ids) -> bytes:
     """Answer with a problem document: what the error says, or for a bug a plain 500 with the failure in the log."""
+    trace = trace_in(request)
+    request_id = trace.request_id if trace is not None else ""
     if failure.check(KvError):
-        return answer_problem(request, failure.value, request.path in ORIGINAL_PATHS)
-    log_bug(failure, f"{request.method.decode()} {request.path.decode('ascii', 'backslashreplace')}")
-    return answer_bug(request)
+        original = request.path in ORIGINAL_PATHS
+        request_id = request_id or failure.value.request_id
+        if not request_id and status_of(failure.value, original) >= 500:
+            request_id = ids.draw()
+            log.warn(
+                "{call} failed: {error}, {detail} (request {request_id})",
+                call=_call(request),
+                error=failure.value.slug,
+                detail=failure.value.detail,
+                request_id=request_id,
+            )
+        return answer_problem(request, failure.value, original, request_id)
+    request_id = request_id or ids.draw()
+    log_bug(failure, _call(request), request_id)
+    return answer_bug(request, request_id)
+
+
+def _call(request: Any) -> str:
+    """Name a call in the log. A key is none of the log's business."""
+    path = KV_PREFIX + b"..." if request.path.startswith(KV_PREFIX) else request.path[:200]
+    return f"{request.method.decode('ascii', 'backslashreplace')} {path.decode('ascii', 'backslashreplace')}"
 
 
 class App(Klein):

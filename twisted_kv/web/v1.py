@@ -22,6 +22,7 @@ from ..sharing import Changed
 from ..versions import Record, decode_record
 from ..wire import checked_key, checked_value
 from .answers import answer
+from .following import followed_of, show_id, show_way
 from .parameters import expiry_after, level_of, precondition_of, refuse_unknown, timeout_of, ttl_of
 from .site import KV_PREFIX, KV_ROUTE
 
@@ -60,12 +61,16 @@ def add_v1(app: Klein, coordinator: Coordinator, now_ms: Callable[[], int], limi
 
     @app.route(route, methods=["GET", "HEAD"])
     def kv_get(request: Any) -> Deferred[bytes]:
-        refuse_unknown(request, b"consistency", b"timeout")
-        key, precondition = key_of(request, limits), precondition_of(request)
-        got = coordinator.get(key, level_of(request, default), timeout_of(request, limits))
+        refuse_unknown(request, b"consistency", b"timeout", b"explain")
+        key, precondition, followed = key_of(request, limits), precondition_of(request), followed_of(request)
+        got = coordinator.get(key, level_of(request, default), timeout_of(request, limits), followed)
+        if followed is not None:
+            got.addBoth(show_way, request, followed)
         return got.addCallback(found, request, key, precondition)
 
     def found(done: Done, request: Any, key: Key, precondition: Precondition) -> bytes:
+        if done.request_id:
+            show_id(request, done.request_id)
         record = decode_record(done.record) if done.record else None
         if record is None or record.value is None:
             refuse_failed(precondition, None)
@@ -79,34 +84,40 @@ def add_v1(app: Klein, coordinator: Coordinator, now_ms: Callable[[], int], limi
 
     @app.route(route, methods=["PUT"])
     def kv_put(request: Any) -> Deferred[bytes]:
-        refuse_unknown(request, b"consistency", b"timeout", b"ttl")
+        refuse_unknown(request, b"consistency", b"timeout", b"ttl", b"explain")
         key, ttl_s = key_of(request, limits), ttl_of(request, limits)
         value = checked_value(request.content.read(), limits)
         return change(request, key, Draft(value, content_type_of(request, limits), expiry_after(now_ms(), ttl_s)))
 
     @app.route(route, methods=["DELETE"])
     def kv_delete(request: Any) -> Deferred[bytes]:
-        refuse_unknown(request, b"consistency", b"timeout")
+        refuse_unknown(request, b"consistency", b"timeout", b"explain")
         return change(request, key_of(request, limits), Draft(None))
 
     def change(request: Any, key: Key, draft: Draft) -> Deferred[bytes]:
         precondition, timeout_s = precondition_of(request), timeout_of(request, limits)
-        level = level_of(request, default)
+        level, followed = level_of(request, default), followed_of(request)
         if precondition:
-            changed = coordinator.change(key, conditionally(precondition, draft), timeout_s, draft.size)
+            changed = coordinator.change(key, conditionally(precondition, draft), timeout_s, draft.size, followed)
+            if followed is not None:
+                changed.addBoth(show_way, request, followed)
             return changed.addCallback(changed_if, request, precondition)
         value, content_type, expires_ms = draft
-        done = coordinator.put(key, value, content_type, level, expires_ms, timeout_s)
-        return done.addCallback(lambda done: written(request, decode_record(done.record), done.acks, done.owners))
+        done = coordinator.put(key, value, content_type, level, expires_ms, timeout_s, followed)
+        if followed is not None:
+            done.addBoth(show_way, request, followed)
+        return done.addCallback(lambda done: written(request, decode_record(done.record), done))
 
     def changed_if(found: Changed, request: Any, precondition: Precondition) -> bytes:
         if not found.changed:
             raise precondition_failed(precondition, found.record)
         assert found.record is not None
-        return written(request, found.record, found.acks, found.owners)
+        return written(request, found.record, found)
 
-    def written(request: Any, record: Record, acks: int, owners: int) -> bytes:
-        show(request, record, acks, owners)
+    def written(request: Any, record: Record, done: Done | Changed) -> bytes:
+        if done.request_id:
+            show_id(request, done.request_id)
+        show(request, record, done.acks, done.owners)
         request.setResponseCode(204)
         return b""
 
