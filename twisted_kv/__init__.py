@@ -16,8 +16,8 @@ floor 0, the laws: no Twisted, no clock, no randomness, no files
 floor 1, the disk, what is counted, and what the simulation lets happen
     ``storage`` ``metrics`` ``buggify`` ``tls``
 floor 2, one replica, and the way to the others
-    ``replica`` ``answering`` ``holding`` ``upkeep`` ``hinting`` ``scrubbing`` ``identity`` ``commit``   one owner's
-                                        data
+    ``replica`` ``answering`` ``holding`` ``upkeep`` ``hinting`` ``scrubbing`` ``identity`` ``commit`` ``backups``
+    ``merging``                         one owner's data; what the backups of several come to
     ``peers`` ``fasthttp`` ``state`` ``leading`` ``periodic`` ``throttle`` ``awaiting`` ``deadlines`` ``verifying``
     ``together`` ``aside``
 floor 3, conversations, one purpose each
@@ -26,7 +26,7 @@ floor 3, conversations, one purpose each
     ``listing`` ``explaining`` ``sweeper``   pages of keys; all that is known of one; what has expired
     ``roster`` ``probing``              membership and epochs; who is there
     ``mover`` ``filling`` ``pulling`` ``settling``   carrying a change of the ring out
-    ``courier`` ``mender`` ``purging``  replay of hints; repair; tombstones are forgotten
+    ``courier`` ``mender`` ``purging`` ``saving``   replay of hints; repair; tombstones are forgotten; backups
 floor 4, the doors
     ``web`` ``resp``                    HTTP; Redis's protocol
 floor 5, assembly

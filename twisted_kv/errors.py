@@ -299,6 +299,16 @@ class NoSuchMember(KvError):
     title = "There is no such member"
 
 
+class NoSuchBackup(BadInput):
+    slug = "no-such-backup"
+    title = "There is no such backup"
+
+
+class BackupFailed(KvError):
+    slug = "backup-failed"
+    title = "The backup could not be made"
+
+
 class NoSuchTask(KvError):
     slug = "no-such-task"
     title = "There is no such task"

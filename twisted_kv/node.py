@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 
 from . import __version__
 from .aside import Aside
+from .backups import Backups
 from .commit import AtOnce, Commit, GroupCommit
 from .config import NodeConfig
 from .errors import DiskBusy, DiskFull, KvError
@@ -48,11 +49,12 @@ from .pulling import Puller
 from .replica import Replica
 from .scrubbing import Scrubber
 from .storage.engine import Engine
-from .storage.marks import ALWAYS, INTERVAL
+from .storage.marks import ALWAYS, INTERVAL, NEVER
 from .storage.memory import MemoryEngine
 from .storage.opening import Disk
 from .tls import client_tls
 from .token_files import TokenFile
+from .web.backups import add_node_backups
 from .web.node import Batches, add_node
 from .web.original import add_original_node
 from .web.site import App, KvSite
@@ -70,11 +72,18 @@ OPEN_SPARE_BYTES = 1024 * 1024
 """Room that opening a folder takes beside what its log is written out to."""
 
 
-def node_app(replica: Replica, puller: Puller, metrics: NodeMetrics, limits: Limits) -> App:
-    """A node's whole door."""
+def node_app(
+    replica: Replica, puller: Puller, metrics: NodeMetrics, limits: Limits, backups: Backups | None = None
+) -> App:
+    """A node's whole door.
+
+    :param backups: its backups, if it has a place for them.
+    """
     app = App()
     add_node(app, replica, puller, metrics)
     add_original_node(app, replica, limits)
+    if backups is not None:
+        add_node_backups(app, backups)
     return app
 
 
@@ -131,6 +140,8 @@ class Node(Service):
             metrics,
             self._broken,
             __version__,
+            sync=config.sync if self._disk is not None else NEVER,
+            free_bytes=self._disk.free_bytes if self._disk is not None else None,
         )
         metrics.watch("kv_node_keys", "Keys that hold a value", lambda: engine.totals().keys)
         metrics.watch("kv_node_bytes", "Bytes of keys and records", lambda: engine.totals().bytes)
@@ -143,7 +154,11 @@ class Node(Service):
         networks = allowed_networks(config.node_networks)
         self._transport = HttpTransport(reactor, limits, keyring=keyring, tls=self._tls, networks=networks)
         puller = Puller(reactor, limits, Control(self._transport, limits), replica)
-        app, link = node_app(replica, puller, metrics, limits), Batches(replica, metrics).link(limits)
+        folder = config.folder / "backups" if self._disk is not None else None
+        self._copying = Aside(reactor, "backups")
+        self._backups = Backups(folder, engine, replica, self._copying.do, self._now_ms)
+        app = node_app(replica, puller, metrics, limits, self._backups)
+        link = Batches(replica, metrics).link(limits)
         gate = Gate(keyring, config.hosts)
         site = self._site = KvSite(reactor, app, limits, limits.node_body_bytes_max, config.lane, link, gate)
         try:
@@ -269,6 +284,8 @@ class Node(Service):
         for rounds in self._rounds:
             yield rounds.stop()
         self._replica.retire()
+        self._backups.stop()
+        self._copying.stop()
         yield self._transport.close()
         self._close_disk()
 

@@ -13,6 +13,7 @@ from twisted.logger import Logger
 
 from .errors import ForeignNode, KvError
 from .limits import Limits
+from .liveness import Pace
 from .membership import Seat, State, present_seats
 from .names import Epoch, NodeId
 from .peers.control import Control
@@ -26,6 +27,15 @@ class Sighting(NamedTuple):
 
     info: Info | None
     error: str = ""
+    ahead_s: float = 0.0
+    """How far its clock was ahead of this proxy's."""
+
+
+class RoundTrips(NamedTuple):
+    """Within which time half, and nearly all, of a member's answers came lately."""
+
+    p50_s: float
+    p99_s: float
 
 
 class Probes:
@@ -64,6 +74,8 @@ class Probes:
         self._rounds = Rounds(clock, random, limits.probe_interval_s, self.ask_all, "probes")
         self._kicked_s = float("-inf")
         self.sightings: dict[NodeId, Sighting] = {}
+        self._paces: dict[NodeId, Pace] = {}
+        """How long members took to answer probes."""
 
     def start(self) -> None:
         self._rounds.start()
@@ -85,11 +97,23 @@ class Probes:
         """Forget what was seen of those who take part no more."""
         for node in [node for node in self.sightings if node not in nodes]:
             del self.sightings[node]
+            self._paces.pop(node, None)
 
     def info_of(self, seat: Seat) -> Info | None:
         """What a member said of itself when it was last asked, None if it did not answer."""
         sighting = self.sightings.get(NodeId(seat.id))
         return sighting.info if sighting is not None else None
+
+    def round_trips(self, seat: Seat) -> RoundTrips | None:
+        """Say how long a member takes to answer reads, or probes where nobody reads; None if nobody knows."""
+        node, now = NodeId(seat.id), self._clock.seconds()
+        queue, probes = self._queues.by_node.get(node), self._paces.get(node)
+        for pace in (queue.pace if queue is not None else None, probes):
+            if pace is not None:
+                half, most = pace.quantile(0.5, now), pace.quantile(0.99, now)
+                if half is not None and most is not None:
+                    return RoundTrips(half, most)
+        return None
 
     def remembered(self, seat: Seat) -> Info | None:
         """What a member said of itself, if it is the one whose memory counts."""
@@ -120,9 +144,12 @@ class Probes:
     async def _ask(self, seat: Seat) -> None:
         node = NodeId(seat.id)
         queue = self._queues.by_node.get(node)
-        cluster = self._state().cluster_id
+        cluster, began_s = self._state().cluster_id, self._clock.seconds()
         try:
             info = await self._control.info(seat.url, self._limits.probe_timeout_s)
+            ahead_s = (info.now_ms - self._now_ms()) / 1000
+            now_s = self._clock.seconds()
+            self._paces.setdefault(node, Pace(self._limits)).add(now_s, now_s - began_s)
             if not info.cluster:
                 info = await self._control.join(seat.url, cluster, seat.id)
             if (info.cluster, info.member) != (cluster, seat.id):
@@ -132,7 +159,7 @@ class Probes:
             if queue is not None:
                 queue.refuse(error.detail, probe=True)
             return
-        self._saw(seat, Sighting(info))
+        self._saw(seat, Sighting(info, ahead_s=ahead_s))
         if info.epoch > self._state().epoch:
             self._ahead(Epoch(info.epoch))
         if queue is not None:

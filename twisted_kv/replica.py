@@ -36,6 +36,8 @@ class Replica(Upkeep):
     :param clock: for waiting while the disk is behind.
     :param now_ms: wall time, which ballots of this node's own and expiry go by.
     :param broken: told when the disk has failed; nothing may be answered any more.
+    :param sync: see ``wire.Info``.
+    :param free_bytes: looks at the room that is left on the disk, if there is one.
     """
 
     def __init__(
@@ -51,11 +53,16 @@ class Replica(Upkeep):
         broken: Callable[[Failure], None],
         version: str = "",
         buggify: Buggify = inert,
+        sync: str = "",
+        free_bytes: Callable[[], int] | None = None,
     ) -> None:
         super().__init__(now_ms, engine, commit, incarnation, limits, metrics, broken, buggify)
         self._clock = clock
         self._hybrid = HybridClock(now_ms, writer)
         self._version = version
+        self._sync = sync
+        self._free_bytes = free_bytes
+        self._began_s = clock.seconds()
 
     def info(self) -> Info:
         totals, identity = self._engine.totals(), self._identity
@@ -74,6 +81,9 @@ class Replica(Upkeep):
             hints=dict(self._hints.counts),
             marks=len(self._hints.marks),
             spoiled=self.spoiled,
+            uptime_s=round(self._clock.seconds() - self._began_s, 1),
+            free_bytes=self._free_bytes() if self._free_bytes is not None else None,
+            sync=self._sync,
             oldest_format=OLDEST_FORMAT,
         )
 

@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IReactorTime
 from .buggify import Buggify, inert
 from .coordinator import Coordinator
 from .courier import Courier
-from .explaining import explain
+from .explaining import Explainer
 from .leading import Lead
 from .limits import Limits
 from .listing import Listing
@@ -27,13 +27,16 @@ from .quorum import Level
 from .resp.door import RedisDoor
 from .resp.whole import Whole
 from .roster import Roster
+from .saving import Saver
 from .state.store import StateStore
 from .sweeper import Sweeper
 from .tokens import Keyring
 from .versions import COUNTER_BITS, Ballot, HybridClock, is_value
 from .views import View
+from .web.backups import add_backups
 from .web.bulk import add_bulk
 from .web.cluster import ClusterDoor, Elsewhere, add_cluster, nowhere
+from .web.explain import add_explain
 from .web.keys import add_keys
 from .web.original import add_original_proxy
 from .web.site import App
@@ -108,6 +111,7 @@ class Rooms:
             self.coordinator.refill,
             buggify,
         )
+        self.saver = Saver(clock, now_ms, control, lambda: self.roster.view)
         self.sweeper = Sweeper(
             clock,
             random,
@@ -129,6 +133,16 @@ class Rooms:
             self.queues.avoided,
             self._holds_value,
         )
+        self.explainer = Explainer(
+            clock,
+            now_ms,
+            limits,
+            self.queues,
+            control,
+            lambda: self.roster.view,
+            lambda seat: self.roster.probes.info_of(seat),
+            lambda seat: self.roster.probes.round_trips(seat),
+        )
         self.whole = Whole(
             random,
             limits,
@@ -136,7 +150,7 @@ class Rooms:
             self.coordinator,
             control,
             lambda: self.roster.view,
-            lambda key: explain(clock, self.queues, self.roster.view, key, limits.operation_timeout_s),
+            self.explainer.explain,
         )
         self.roster = Roster(
             clock,
@@ -178,6 +192,7 @@ class Rooms:
         return state
 
     async def stop(self) -> None:
+        self.saver.stop()
         await self.courier.stop()
         await self.mender.stop()
         await self.sweeper.stop()
@@ -214,5 +229,7 @@ class Rooms:
         add_keys(app, self.listing, limits)
         add_bulk(app, self.coordinator, self._now_ms, limits, default)
         add_cluster(app, ClusterDoor(self.roster, self.mover, limits, default), self.metrics, elsewhere)
-        add_tasks(app, TaskDoor(self.roster, self.mover, self.mender, limits))
+        add_explain(app, self.explainer, limits)
+        add_tasks(app, TaskDoor(self.roster, self.mover, self.mender, self.saver, limits))
+        add_backups(app, self.saver)
         return app

@@ -393,6 +393,50 @@ class Announcement(msgspec.Struct, array_like=True):
     state: bytes
 
 
+class BackupRequest(msgspec.Struct, array_like=True):
+    """Asks a node to keep a backup of this name, or how far it is with it: the same question twice is harmless.
+
+    ``state`` is the state document of the sender's epoch. Without ``begin`` nothing is begun.
+    """
+
+    header: Header
+    name: str
+    state: bytes = b""
+    begin: bool = True
+
+
+class BackupReply(msgspec.Struct, array_like=True):
+    """How far a node is with a backup: bytes read and written down of how many; ``folder`` is on the node's machine.
+
+    ``trouble`` says why it failed.
+    """
+
+    format: int
+    done: int
+    total: int
+    finished: bool
+    folder: str = ""
+    trouble: str = ""
+
+
+class Kept(msgspec.Struct):
+    """One backup that a node keeps, as JSON at ``/node/v1/backups``."""
+
+    name: str
+    made_ms: int
+    epoch: int
+    keys: int
+    bytes: int
+    file_bytes: int
+    folder: str
+
+
+class KeptBackups(msgspec.Struct):
+    """All of them, by name."""
+
+    backups: list[Kept]
+
+
 class Info(msgspec.Struct):
     """Who a node is, as JSON at ``/node/v1/info``. ``cluster`` and ``member`` are empty until it has joined one."""
 
@@ -413,6 +457,12 @@ class Info(msgspec.Struct):
     """Slots that are to be repaired."""
     spoiled: bool = False
     """Whether part of its data cannot be read at all, so that it has to be renewed."""
+    uptime_s: float | None = None
+    """How long it has been serving; None of a node that does not say, as those of before did not."""
+    free_bytes: int | None = None
+    """The room that is left on its disk; None as well for an engine without one."""
+    sync: str = ""
+    """When what it answers gets to its disk: ``always`` before, at an ``interval``, or ``never``; empty if unsaid."""
     oldest_format: int = 0
     """The oldest format that it reads, ``format`` being the newest; 0 of builds that read that one alone."""
 
@@ -458,6 +508,8 @@ marks_request_decoder = msgspec.msgpack.Decoder(MarksRequest)
 marks_decoder = msgspec.msgpack.Decoder(Marks)
 drop_request_decoder = msgspec.msgpack.Decoder(DropRequest)
 announcement_decoder = msgspec.msgpack.Decoder(Announcement)
+backup_request_decoder = msgspec.msgpack.Decoder(BackupRequest)
+backup_reply_decoder = msgspec.msgpack.Decoder(BackupReply)
 
 
 T = TypeVar("T")

@@ -250,6 +250,8 @@ def handed_down(config: ProxyConfig, limits: Path) -> list[str]:
         "tls-identity": config.tls_identity and Path(config.tls_identity).absolute(),
         "token-file": config.token_file and Path(config.token_file).absolute(),
         "node-token-file": config.node_token_file and Path(config.node_token_file).absolute(),
+        "hosts": ",".join(config.hosts) or None,
+        "node-networks": ",".join(config.node_networks) if config.node_networks is not None else None,
         "config": limits,
     }
     return [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]

@@ -25,6 +25,8 @@ from twisted_kv.versions import Ballot, Record, Version
 from twisted_kv.wire import (
     FORMAT,
     Announcement,
+    BackupReply,
+    BackupRequest,
     Batch,
     BatchReply,
     Bundle,
@@ -40,6 +42,8 @@ from twisted_kv.wire import (
     HintsRequest,
     Info,
     Join,
+    Kept,
+    KeptBackups,
     KeyRow,
     KeysPage,
     KeysRequest,
@@ -95,6 +99,8 @@ MESSAGES: dict[str, Any] = {
         12,
         [BundleReply([ballot(1)], [PLAIN.encode()], {1: REPLIES[1]})],
     ),
+    "backup_request": BackupRequest(HEADER, "first", b"state", True),
+    "backup_reply": BackupReply(FORMAT, 5, 10, True, "/backups/first", "trouble"),
     "page_request": PageRequest(HEADER, RANGES, (5, b"key"), True),
     "page": Page(FORMAT, 7, ROWS, (5, b"key"), rows_digest(ROWS)),
     "keys_request": KeysRequest(HEADER, b"prefix", b"after", 100),
@@ -120,7 +126,27 @@ MESSAGES: dict[str, Any] = {
 }
 """Each under the name of its decoder in ``twisted_kv.wire``."""
 
-INFO = Info("kvnode", FORMAT, "c-1", "n-1", "i-1", 7, "rocksdb", 3, 100, 1_000, "0.1.0", {"n-2": 1}, 2, True, 1)
+INFO = Info(
+    "kvnode",
+    FORMAT,
+    "c-1",
+    "n-1",
+    "i-1",
+    7,
+    "rocksdb",
+    3,
+    100,
+    1_000,
+    "0.1.0",
+    hints={"n-2": 1},
+    marks=2,
+    spoiled=True,
+    uptime_s=1.5,
+    free_bytes=5_000_000,
+    sync="always",
+    oldest_format=1,
+)
+KEPT = KeptBackups([Kept("first", 1_000, 7, 3, 100, 400, "/backups/first")])
 JOIN = Join("c-1", "n-1")
 
 SEATS = (Seat("n-1", "http://127.0.0.1:1", 2, "east", "i-1", True), Seat("n-2", "http://127.0.0.1:2"))
@@ -155,6 +181,7 @@ def lines() -> Iterator[tuple[str, bytes]]:
         yield f"message {name}", encode(message)
     yield "json info", msgspec.json.encode(INFO)
     yield "json join", msgspec.json.encode(JOIN)
+    yield "json backups", msgspec.json.encode(KEPT)
     yield "state", encode_state(STATE)
     for name, record in RECORDS.items():
         yield f"record {name}", record.encode()

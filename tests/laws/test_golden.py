@@ -62,7 +62,11 @@ def test_every_message_is_read_and_loses_nothing(generation: int) -> None:
         data = found[f"message {name}"]
         message = getattr(wire, f"{name}_decoder").decode(data)
         assert grown(msgspec.msgpack.decode(data, strict=False), msgspec.msgpack.decode(wire.encode(message))), name
-    for name, shape, sample in (("info", wire.Info, samples.INFO), ("join", wire.Join, samples.JOIN)):
+    for name, shape, sample in (
+        ("info", wire.Info, samples.INFO),
+        ("join", wire.Join, samples.JOIN),
+        ("backups", wire.KeptBackups, samples.KEPT),
+    ):
         data = found[f"json {name}"]
         assert msgspec.json.decode(data, type=shape) == sample
         assert grown(msgspec.json.decode(data), msgspec.json.decode(msgspec.json.encode(sample)))

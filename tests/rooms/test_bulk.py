@@ -188,3 +188,24 @@ def test_a_bug_in_mid_answer_breaks_the_connection_off_and_is_logged(no_logged_f
     assert (answer.ended, answer.request.aborted) == ([None], True)
     assert [event["log_failure"].type for event in no_logged_failure] == [ZeroDivisionError]
     no_logged_failure.clear()
+
+
+def test_expiry_and_content_type_come_with_a_value_and_can_be_given(scene_of: Callable[..., Scene]) -> None:
+    scene = scene_of()
+    line = {"op": "put", "key": "one", "value": "v", "ttl": 60, "content_type": "text/plain"}
+    plain = {"op": "put", "key": "two", "value": "v"}
+    gets = [{"op": "get", "key": key} for key in ("one", "two")]
+    lines = [json.dumps(one).encode() for one in (line, plain, *gets)]
+    put, _, one, two = run(scene, bulk_of(scene), lines)
+    assert put["status"] == 204
+    assert (one["content_type"], one["expires_ms"]) == ("text/plain", scene.now_ms() - 10_000 + 60_000)
+    assert "expires_ms" not in two
+    assert "content_type" not in two
+
+
+@pytest.mark.parametrize("given", ["text/plain\r\nSet-Cookie: a=b", "a\0", "text/pl\u00e4in", "x" * 5_000])
+def test_a_content_type_that_no_header_may_hold_is_refused(scene_of: Callable[..., Scene], given: str) -> None:
+    scene = scene_of()
+    line = {"op": "put", "key": "one", "value": "v", "content_type": given}
+    (answer,) = run(scene, bulk_of(scene), [json.dumps(line).encode()])
+    assert (answer["status"], answer["problem"]["type"]) == (400, "bad-parameter")

@@ -168,3 +168,32 @@ def test_a_clock_is_compared_with_that_of_most_nodes(scene: Scene, now_ms: int, 
     scene.say(C, now_ms=10**9)
     scene.ask()
     assert scene.probes.clock_ahead_s() == pytest.approx(ahead_s)
+
+
+def test_a_node_of_an_older_version_says_less_and_is_as_welcome(scene: Scene) -> None:
+    altered = scene.nodes.altered
+
+    def without(asked: str, path: str, answer: Answer) -> Answer:
+        answer = altered(asked, path, answer)
+        if path != "info":
+            return answer
+        info = msgspec.json.decode(answer.body)
+        for name in ("uptime_s", "free_bytes", "sync"):
+            del info[name]
+        return Answer(200, msgspec.json.encode(info))
+
+    scene.nodes.altered = without
+    scene.ask()
+    info = scene.probes.info_of(scene.seats[A])
+    assert info is not None
+    assert (info.uptime_s, info.free_bytes, info.sync) == (None, None, "")
+
+
+def test_it_is_known_how_far_clocks_are_apart_and_how_long_answers_take(scene: Scene) -> None:
+    scene.say(A, now_ms=5_100)
+    scene.ask()
+    assert scene.probes.sightings[A].ahead_s == 5.0
+    trips = scene.probes.round_trips(scene.seats[A])
+    assert trips is not None
+    assert 0 <= trips.p50_s <= trips.p99_s
+    assert scene.probes.round_trips(scene.seats[D]) is None

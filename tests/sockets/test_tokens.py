@@ -69,14 +69,14 @@ def routes(app: App) -> list[tuple[str, str]]:
 def proxy_app() -> App:
     """A proxy's door as ``Rooms`` makes it, over rooms that are not there: only its routes are looked at."""
     rooms = Rooms.__new__(Rooms)
-    for name in ("coordinator", "roster", "listing", "mover", "mender", "_now_ms"):
+    for name in ("coordinator", "roster", "listing", "mover", "mender", "saver", "_now_ms"):
         setattr(rooms, name, ANY)
     rooms.metrics = ProxyMetrics()
     return rooms.app(Limits(), Level.STRONG)
 
 
 def test_every_route_of_every_role_asks_for_a_token(guarded: Guarded) -> None:
-    apps = {guarded.node.url: node_app(ANY, ANY, NodeMetrics(), Limits()), guarded.proxy.url: proxy_app()}
+    apps = {guarded.node.url: node_app(ANY, ANY, NodeMetrics(), Limits(), ANY), guarded.proxy.url: proxy_app()}
     seen = 0
     for url, app in apps.items():
         for method, path in routes(app):

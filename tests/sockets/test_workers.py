@@ -36,7 +36,9 @@ from tests.sockets.daemons import (
     wait_until,
 )
 from tests.sockets.speaker import Speaker
+from twisted_kv.config import ProxyConfig
 from twisted_kv.metrics import ProxyMetrics, Workers
+from twisted_kv.workers import handed_down
 
 MANY = 40
 """Fresh connections after which both workers were met, but for one time in a million million."""
@@ -435,3 +437,15 @@ def test_figures_of_one_worker_are_those_that_it_rendered_but_for_the_label() ->
     without = [{name: value for name, value in one.labels.items() if name != "worker"} for one in told]
     plain = [(one.name, labels, one.value) for one, labels in zip(told, without, strict=True)]
     assert plain == [(one.name, one.labels, one.value) for one in samples(alone)]
+
+
+def test_a_worker_is_handed_down_all_that_its_proxy_was_told(tmp_path: Path) -> None:
+    told = ProxyConfig(hosts=["a.example", "b.example"], node_networks=["127.0.0.0/8"], replicas=3, vnodes=8)
+    words = handed_down(told, tmp_path / "limits.toml")
+    given = dict(zip(words[::2], words[1::2], strict=True))
+    assert given["--hosts"] == "a.example,b.example"
+    assert given["--node-networks"] == "127.0.0.0/8"
+    of_the_first = {"data_dir", "nodes", "workers", "limits"}
+    unset = {name for name in told.__struct_fields__ if getattr(told, name) is None}
+    said = {name.removeprefix("--").replace("-", "_") for name in given}
+    assert set(told.__struct_fields__) - of_the_first - unset <= said

@@ -28,6 +28,8 @@ from ..wire import (
     FORMAT,
     UNDECODED,
     Announcement,
+    BackupReply,
+    BackupRequest,
     Batch,
     BatchReply,
     Digests,
@@ -40,6 +42,7 @@ from ..wire import (
     HintsRequest,
     Info,
     Join,
+    KeptBackups,
     KeysPage,
     KeysRequest,
     Marks,
@@ -55,6 +58,7 @@ from ..wire import (
     SlotKeysRequest,
     Source,
     VerifyRequest,
+    backup_reply_decoder,
     batch_reply_decoder,
     digests_decoder,
     due_page_decoder,
@@ -216,6 +220,31 @@ class Control:
     async def renew(self, seat: Seat, state: State) -> None:
         """Make a node verify all that it has, and forget it if some of it cannot be read. Errors as in ``announce``."""
         await self._order(seat, "renew", encode(MarksRequest(self.header(seat, state))))
+
+    async def back_up(self, seat: Seat, state: State, name: str, begin: bool) -> BackupReply:
+        """Have a node keep a backup, or ask how far it is with it. Errors as in ``keys``."""
+        request = BackupRequest(self.header(seat, state), name, encode_state(state) if begin else b"", begin)
+        return await self._page(seat.url, "backup", request, backup_reply_decoder)
+
+    async def kept_backups(self, url: str) -> KeptBackups:
+        """Ask which backups a node keeps.
+
+        :raises PeerSilent: if it does not say.
+        """
+        answer = await self._request("GET", url, "backups", b"", JSON)
+        try:
+            return msgspec.json.decode(answer.body, type=KeptBackups)
+        except UNDECODED:
+            raise PeerSilent(f"status {answer.code} without a readable answer") from None
+
+    async def remove_backup(self, url: str, name: str) -> None:
+        """Make a node delete a backup.
+
+        :raises PeerRefused: with what it says, if it does not.
+        """
+        answer = await self._request("DELETE", url, f"backups/{name}", b"", JSON)
+        if answer.code != 204:
+            raise PeerRefused(_problem(answer).get("detail", f"status {answer.code}"))
 
     async def ballots(self, seat: Seat, state: State, slot: int) -> list[Row]:
         """Read all of a slot, without the records. Errors as in ``page``."""

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from ..buggify import Buggify, inert
 from ..errors import KvError, PeerUnreachable
 from ..limits import Limits
-from ..liveness import SLACK, TAIL, Allowance, Rank, Suspicion, slow_nodes
+from ..liveness import SLACK, TAIL, Allowance, Pace, Rank, Suspicion, slow_nodes
 from ..membership import Seat
 from ..metrics import ProxyMetrics
 from ..names import NodeId
@@ -211,6 +211,11 @@ class PeerQueue:
         if not suspicion.avoided:
             return None
         return Rank.ON_TRIAL if suspicion.on_trial else Rank.AVOIDED
+
+    @property
+    def pace(self) -> Pace:
+        """How long its reads took lately."""
+        return self._reads.pace
 
     def usual_s(self, now: float) -> float | None:
         """Say how long a read of the node takes, or for how long one is without an answer, whichever is longer."""

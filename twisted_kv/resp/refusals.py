@@ -57,6 +57,8 @@ CODES: dict[type[KvError], str] = {
     errors.MayRemember: "ERR",
     errors.NoSuchMember: "ERR",
     errors.NoSuchTask: "ERR",
+    errors.NoSuchBackup: "ERR",
+    errors.BackupFailed: "ERR",
     errors.PeerRefused: "TRYAGAIN",
     errors.OtherEpoch: "TRYAGAIN",
     errors.PeerUnreachable: "TRYAGAIN",

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Any
-
-from twisted.internet.defer import Deferred
 
 from ..coordinator import Coordinator
 from ..limits import Limits
@@ -34,7 +32,7 @@ class Whole:
         coordinator: Coordinator,
         control: Control,
         view: Callable[[], View | None],
-        explain: Callable[[Key], Deferred[dict[str, Any]]],
+        explain: Callable[[Key], Awaitable[dict[str, Any]]],
     ) -> None:
         self._random = random
         self._limits = limits

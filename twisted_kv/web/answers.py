@@ -54,6 +54,8 @@ STATUS: dict[type[KvError], int] = {
     errors.MayRemember: 409,
     errors.NoSuchMember: 404,
     errors.NoSuchTask: 404,
+    errors.NoSuchBackup: 404,
+    errors.BackupFailed: 503,
     errors.ForeignOrigin: 403,
     errors.ForeignHost: 421,
     errors.TokenMissing: 401,

@@ -32,7 +32,7 @@ from .answers import MSGPACK, log_bug, problem_fields, status_of
 from .keys import NDJSON
 from .outflow import Outflow
 from .parameters import expiry_after, level_of, refuse_unknown, seconds, timeout_of
-from .v1 import OCTETS, conditionally, precondition_failed
+from .v1 import OCTETS, checked_content_type, conditionally, precondition_failed
 
 WEIGHT_MAX = 1_024
 """What one request may have under way: enough for batches that are full while others wait for their sync."""
@@ -53,6 +53,7 @@ class Line(msgspec.Struct):
     value: str | None = None
     value_b64: str | None = None
     ttl: float | None = None
+    content_type: str | None = None
     if_match: str | None = None
     if_none_match: str | None = None
 
@@ -87,6 +88,14 @@ def _bytes_of(name: str, plain: object, coded: str | None) -> bytes:
     if not isinstance(plain, str):
         raise BadParameter(f"{name} is neither text nor bytes")
     return plain.encode()
+
+
+def _content_type(given: str, limits: Limits) -> bytes:
+    """:raises BadParameter: if no header could hold it, or it is too long."""
+    # Whoever reads the key gets it as a header: a line end in it would begin another one.
+    if not given.isascii() or not given.isprintable():
+        raise BadParameter("content_type holds what no header may", "give one like text/plain")
+    return checked_content_type(given.encode("ascii"), limits)
 
 
 class Bulk:
@@ -216,7 +225,8 @@ class Bulk:
         if line.op == "put":
             value = checked_value(_bytes_of("value", line.value, line.value_b64), self._limits)
             ttl_s = seconds("ttl", line.ttl, self._limits.ttl_s_max) if line.ttl is not None else None
-            draft = Draft(value, OCTETS, expiry_after(self._now_ms(), ttl_s))
+            content_type = _content_type(line.content_type, self._limits) if line.content_type else OCTETS
+            draft = Draft(value, content_type, expiry_after(self._now_ms(), ttl_s))
         elif line.op == "delete":
             draft = Draft(None)
         else:
@@ -235,7 +245,13 @@ class Bulk:
         record = decode_record(done.record) if done.record else None
         if record is None or record.value is None:
             raise KeyAbsent("there is no such key")
-        return {"status": 200, **self._shown("value", record.value), "etag": record.version.hex()}
+        answer = {"status": 200, **self._shown("value", record.value), "etag": record.version.hex()}
+        if record.expires_ms:
+            answer["expires_ms"] = record.expires_ms
+        if record.content_type and record.content_type != OCTETS:
+            # As latin-1 every header is text, whatever its bytes.
+            answer["content_type"] = record.content_type.decode("latin-1")
+        return answer
 
     def _changed(self, changed: Changed, precondition: Precondition) -> Answer:
         if not changed.changed:

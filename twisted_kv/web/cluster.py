@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import msgspec
 from klein import Klein
 
+from .. import __version__
 from ..errors import MalformedKey, SlotsLost, StateBehind, StateUnusable
 from ..limits import Limits
 from ..membership import Seat, behind, is_leaving
@@ -77,7 +78,9 @@ class ClusterDoor:
         return {
             "cluster_id": state.cluster_id,
             "epoch": state.epoch,
+            "version": __version__,
             "replicas": state.replicas,
+            "vnodes": state.vnodes,
             "consistency": self._default.value,
             "change": change,
             "pending": [
@@ -89,16 +92,28 @@ class ClusterDoor:
 
     def _member(self, seat: Seat, owned: float) -> dict[str, Any]:
         info = self.roster.probes.info_of(seat)
+        sighting = self.roster.probes.sightings.get(NodeId(seat.id))
+        trips = self.roster.probes.round_trips(seat)
         return {
             "id": seat.id,
             "url": seat.url,
             "weight": seat.weight,
             "zone": seat.zone,
             "state": self.member_state(seat),
+            "error": sighting.error if sighting and sighting.error else None,
             "owned": round(owned, 6),
             "keys": info.keys if info else None,
             "bytes": info.bytes if info else None,
             "hints": self._hints_for(seat.id),
+            "marks": info.marks if info else None,
+            "epoch": info.epoch if info else None,
+            "version": info.version if info else None,
+            "engine": info.engine if info else None,
+            "sync": info.sync or None if info else None,
+            "uptime_s": info.uptime_s if info else None,
+            "free_bytes": info.free_bytes if info else None,
+            "clock_ahead_s": round(sighting.ahead_s, 3) if sighting and info else None,
+            "round_trip_ms": trips and {"p50": round(trips.p50_s * 1e3, 3), "p99": round(trips.p99_s * 1e3, 3)},
         }
 
     def _hints_for(self, node: str) -> int:

@@ -31,6 +31,9 @@ ORIGINAL_PATHS = frozenset((b"/PUT", b"/GET", b"/AddServer"))
 KV_PREFIX = b"/v1/kv/"
 KV_ROUTE = b"/v1/kv/-"
 """The route that the key calls have in klein: their keys are raw bytes, which no router is shown."""
+EXPLAIN_PREFIX = b"/v1/explain/"
+EXPLAIN_ROUTE = b"/v1/explain/-"
+"""The same for what tells about a key."""
 
 RESERVE_FOR_HTTP = 0.5
 """The part of the reserve that clients may have for as long as all of them are busy."""
@@ -224,6 +227,7 @@ class Door(KleinResource):
 
     def render(self, request: Any) -> Any:
         path = KV_ROUTE if request.path.startswith(KV_PREFIX) else request.path
+        path = EXPLAIN_ROUTE if path.startswith(EXPLAIN_PREFIX) else path
         view = self._views.get((request.method, path))
         if view is None and path not in self._methods:
             # A route whose path ends with a slash stands for what follows it, too: its function looks at that itself.

@@ -15,6 +15,7 @@ from ..mover import Mover
 from ..names import NodeId
 from ..planning import Load, previewed
 from ..roster import Roster
+from ..saving import Saver
 from ..seating import checked_url, checked_weight, checked_zone
 from ..wire import parse_json
 from .answers import answer_json
@@ -56,10 +57,11 @@ def task_of(state: State, node: str) -> str | None:
 class TaskDoor:
     """Answers about one proxy's long work, as plain values. How far a change is only its driver knows."""
 
-    def __init__(self, roster: Roster, mover: Mover, mender: Mender, limits: Limits) -> None:
+    def __init__(self, roster: Roster, mover: Mover, mender: Mender, saver: Saver, limits: Limits) -> None:
         self._roster = roster
         self._mover = mover
         self._mender = mender
+        self._saver = saver
         self._limits = limits
 
     def tasks(self) -> list[dict[str, Any]]:
@@ -73,6 +75,12 @@ class TaskDoor:
             _task(WAITS + wish.seat.id, "rebalance", "pending", 0, 0, 0.0, what=_what(state, wish))
             for wish in state.pending
         ]
+        saver = self._saver
+        if saver.name:
+            rate = saver.bytes_per_s
+            found.append(_task(f"backup-{saver.name}", "backup", saver.state, saver.done, saver.total, rate))
+            if saver.trouble:
+                found[-1]["trouble"] = saver.trouble
         if mender.number:
             standing = "running" if mender.running else "cancelled" if mender.cancelled else "done"
             rate = mender.slots_per_s
@@ -91,7 +99,8 @@ class TaskDoor:
 
         :raises NoSuchTask: if there is none of this id.
         """
-        self.task(name)
+        if self.task(name)["kind"] == "backup":
+            raise BadParameter("a backup cannot be taken back", "delete it when it is there: DELETE /v1/backups/NAME")
         if name == f"repair-{self._mender.number}":
             self._mender.cancel()
         elif name.startswith(WAITS):
@@ -168,7 +177,7 @@ def _what(state: State, wish: Wish) -> str:
 def _task(
     name: str, kind: str, state: str, done: int, total: int, rate: float, what: str | None = None
 ) -> dict[str, Any]:
-    """Describe a task: done and total in slots, the rate in slots a second."""
+    """Describe a task: done and total in slots, of a backup in bytes; the rate in these a second."""
     eta_s = round((total - done) / rate, 1) if state == "running" and rate > 0 else None
     task = {"id": name, "kind": kind, "state": state, "done": done, "total": total, "rate": round(rate, 1)}
     return task | {"eta_s": eta_s} | ({"what": what} if what is not None else {})

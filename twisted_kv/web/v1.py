@@ -30,19 +30,24 @@ OCTETS = b"application/octet-stream"
 _broken_escape = re.compile(rb"%(?![0-9A-Fa-f]{2})").search
 
 
-def key_of(request: Any, limits: Limits) -> Key:
+def key_of(request: Any, limits: Limits, prefix: bytes = KV_PREFIX) -> Key:
     """Take the key from the raw request target: percent-decoded once, slashes and dots as they are.
 
+    :param prefix: what stands before it.
     :raises MalformedKey: if an escape is broken, or the key is empty or too long.
     """
-    raw = request.path[len(KV_PREFIX) :]
+    raw = request.path[len(prefix) :]
     if _broken_escape(raw):
         raise MalformedKey("the key holds a % that begins no escape", "write a percent sign as %25")
     return checked_key(unquote_to_bytes(raw), limits)
 
 
 def content_type_of(request: Any, limits: Limits) -> bytes:
-    given: bytes = request.getHeader(b"content-type") or OCTETS
+    return checked_content_type(request.getHeader(b"content-type") or OCTETS, limits)
+
+
+def checked_content_type(given: bytes, limits: Limits) -> bytes:
+    """:raises BadParameter: if it is too long."""
     if len(given) > limits.content_type_bytes_max:
         raise BadParameter(f"the content type has {len(given)} bytes", f"the most is {limits.content_type_bytes_max}")
     return given

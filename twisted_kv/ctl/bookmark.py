@@ -1,0 +1,67 @@
+"""How far something is that may be interrupted: a small file beside the large one, which the same command finds."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from .trouble import Exit, Trouble
+
+EVERY_S = 1.0
+"""How often it is written. What was done since is done again, which is harmless."""
+
+
+class Bookmark:
+    """One such file.
+
+    :param kind: what is under way; a bookmark of something else is refused.
+    :param of: what must be the same, or going on would mix two things up.
+    """
+
+    def __init__(self, path: Path, kind: str, of: dict[str, Any]) -> None:
+        self._path = path.with_name(f"{path.name}.{kind}-resume")
+        self._of = of
+        self._written_s = time.monotonic()
+
+    def found(self) -> dict[str, Any] | None:
+        """Give how far it was, None if it was not begun.
+
+        :raises Trouble: if it was begun with something else.
+        """
+        try:
+            kept = json.loads(self._path.read_text(encoding="utf-8"))
+            of, at = kept["of"], kept["at"]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise Trouble(f"{self._path} cannot be read", str(error), "--fresh begins anew", Exit.USAGE) from None
+        differing = [name for name in self._of if of.get(name) != self._of[name]]
+        if differing:
+            name = differing[0]
+            raise Trouble(
+                f"it was begun with another {name.replace('_', ' ')}",
+                f"{self._path} says {of.get(name)!r}, and now it is {self._of[name]!r}",
+                "go on as it was begun, or begin anew with --fresh",
+                Exit.USAGE,
+            )
+        return dict(at)
+
+    def due(self) -> bool:
+        return time.monotonic() - self._written_s >= EVERY_S
+
+    def write(self, **at: Any) -> None:
+        """Keep how far it is, so that a half-written file is never found."""
+        self._written_s = time.monotonic()
+        fresh = self._path.with_name(f"{self._path.name}.new")
+        fresh.write_text(json.dumps({"of": self._of, "at": at}), encoding="utf-8")
+        os.replace(fresh, self._path)
+
+    def remove(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+    @property
+    def path(self) -> Path:
+        return self._path

@@ -1,0 +1,238 @@
+"""Calls to a proxy: HTTP over one kept connection, from the standard library, so that a command starts fast."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, RemoteDisconnected
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from .trouble import Exit, Trouble, of_problem
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+MSGPACK = "application/msgpack"
+CHANGE_TIMEOUT_S = 75.0
+"""How long a call may take that changes the ring: a proxy waits a minute for those that are before it."""
+MORE_S = 1.0
+"""How much longer a socket waits than the proxy was told to, so that it is the proxy who says what was missing."""
+
+
+class Answer(NamedTuple):
+    """A whole answer. Names of headers are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def problem(self) -> dict[str, Any]:
+        try:
+            found = json.loads(self.body)
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+class Place(NamedTuple):
+    """Where a proxy is, and how to speak to it."""
+
+    scheme: str
+    host: str
+    port: int
+    url: str
+    token: str | None = None
+    authority: str | None = None
+    identity: str | None = None
+
+
+def place_of(server: str) -> Place:
+    """Read a server as it is typed: a URL, or host and port.
+
+    :raises Trouble: if it is none.
+    """
+    typed = server if "://" in server else f"http://{server}"
+    wrong = Trouble(
+        f"{server!r} is no server",
+        "it is neither a URL like http://127.0.0.1:8080 nor a host and a port",
+        "name one with --server URL, or KV_SERVER",
+        Exit.USAGE,
+    )
+    try:
+        found = urlsplit(typed)
+        port = found.port or {"http": 8080, "https": 443}.get(found.scheme, 0)
+    except ValueError:
+        raise wrong from None
+    if found.scheme not in ("http", "https") or not found.hostname or found.path.strip("/") or found.query:
+        raise wrong
+    host = f"[{found.hostname}]" if ":" in found.hostname else found.hostname
+    return Place(found.scheme, found.hostname, port, f"{found.scheme}://{host}:{port}")
+
+
+class Client:
+    """One kept connection to a proxy. It is one thread's; ``another`` gives one for another thread.
+
+    :param timeout_s: how long any wait may take.
+    :param told: whether the operator has named that time, so that the proxy is told it, too.
+    """
+
+    def __init__(self, place: Place, timeout_s: float = 10.0, told: bool = False) -> None:
+        self.place = place
+        self.timeout_s = timeout_s
+        self.told = told
+        self._connection: HTTPConnection | None = None
+
+    def another(self) -> Client:
+        return Client(self.place, self.timeout_s, self.told)
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        again: bool = False,
+        timeout_s: float | None = None,
+    ) -> Answer:
+        """Send a request and read the answer whole.
+
+        :param again: whether it may be sent twice, should a kept connection turn out to be closed.
+        :raises Trouble: if nobody answers.
+        """
+        response = self._send(method, path, body, headers or {}, again or method in ("GET", "HEAD"), timeout_s)
+        with self._explained():
+            content = response.read()
+        if response.will_close:
+            self.close()
+        return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, content)
+
+    def checked(self, method: str, path: str, body: bytes | None = None, **how: Any) -> Answer:
+        """The same, and an answer that is an error is trouble."""
+        answer = self.request(method, path, body, **how)
+        if answer.status >= 400:
+            raise of_problem(answer.status, answer.problem())
+        return answer
+
+    def json(self, method: str, path: str, value: Any = None, **how: Any) -> Any:
+        """Send a value as JSON, if any, and give what comes back; None for nothing."""
+        body, headers = (None, {}) if value is None else (json.dumps(value).encode(), {"Content-Type": JSON})
+        answer = self.checked(method, path, body, headers=headers, **how)
+        return self._parsed(answer.body) if answer.body else None
+
+    def lines(self, path: str) -> Iterator[bytes]:
+        """Read an answer of lines as they come.
+
+        :raises Trouble: if it is an error, or is cut off.
+        """
+        response = self._send("GET", path, None, {"Accept": NDJSON}, True, None)
+        if response.status >= 400:
+            with self._explained():
+                raise of_problem(response.status, Answer(response.status, {}, response.read()).problem())
+        with self._explained():
+            while line := response.readline():
+                yield line
+
+    def _parsed(self, body: bytes) -> Any:
+        try:
+            return json.loads(body)
+        except ValueError:
+            raise Trouble(
+                f"what answers at {self.place.url} is no kvproxy",
+                "its answer is no JSON",
+                "name the proxy with --server URL, or KV_SERVER",
+                Exit.UNREACHABLE,
+            ) from None
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        again: bool,
+        timeout_s: float | None,
+    ) -> HTTPResponse:
+        if self.place.token is not None:
+            headers = {**headers, "Authorization": f"Bearer {self.place.token}"}
+        kept = self._connection is not None
+        with self._explained():
+            try:
+                return self._exchange(method, path, body, headers, timeout_s)
+            except (RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+                self.close()
+                if not (kept and again):
+                    raise
+                return self._exchange(method, path, body, headers, timeout_s)
+
+    def _exchange(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], timeout_s: float | None
+    ) -> HTTPResponse:
+        if self._connection is None:
+            self._connection = self._connect()
+        connection = self._connection
+        connection.timeout = (timeout_s or self.timeout_s) + MORE_S
+        if connection.sock is not None:
+            connection.sock.settimeout(connection.timeout)
+        connection.request(method, path, body, dict(headers))
+        return connection.getresponse()
+
+    def _connect(self) -> HTTPConnection:
+        place = self.place
+        if place.scheme == "http":
+            return HTTPConnection(place.host, place.port)
+        import ssl  # takes a tenth of a second, which plain HTTP need not wait for
+
+        try:
+            context = ssl.create_default_context(cafile=place.authority)
+            if place.identity is not None:
+                context.load_cert_chain(place.identity)
+        except (OSError, ssl.SSLError) as error:
+            raise Trouble(
+                "the certificates cannot be used",
+                f"{place.identity or place.authority}: {error}",
+                "give PEM files with --tls-authority and --tls-identity",
+                Exit.USAGE,
+            ) from None
+        return HTTPSConnection(place.host, place.port, context=context)
+
+    def _explained(self) -> _Explained:
+        return _Explained(self.place, self.close)
+
+
+class _Explained:
+    """Turns what a socket says into trouble."""
+
+    def __init__(self, place: Place, close: Callable[[], None]) -> None:
+        self._place = place
+        self._close = close
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if error is None or isinstance(error, (Trouble, GeneratorExit)):
+            return
+        self._close()
+        if isinstance(error, (OSError, HTTPException)):
+            raise self._trouble(error) from None
+
+    def _trouble(self, error: Exception) -> Trouble:
+        url = self._place.url
+        then = "start a proxy (twistd kvproxy), or name one with --server URL or KV_SERVER"
+        if isinstance(error, TimeoutError):
+            return Trouble(f"{url} does not answer in time", "the time of --timeout is over", then, Exit.UNREACHABLE)
+        if type(error).__name__ == "SSLCertVerificationError":
+            why = getattr(error, "verify_message", str(error))
+            then = "name who signed its certificate with --tls-authority FILE"
+            return Trouble(f"the certificate of {url} is not trusted", why, then, Exit.UNREACHABLE)
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        if isinstance(error, HTTPException):
+            then = "kvctl cluster status shows whether it is there; if its port speaks TLS, name it as https://"
+            return Trouble(f"the connection to {url} broke off", why, then, Exit.UNREACHABLE)
+        return Trouble(f"nothing answers at {url}", why, then, Exit.UNREACHABLE)
