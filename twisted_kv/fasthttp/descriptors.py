@@ -14,8 +14,8 @@ from twisted.protocols.policies import ProtocolWrapper
 from ..limits import Limits
 
 
-def few_left(transport: Any, limits: Limits) -> bool:
-    """Say whether a connection that was just made stands on a descriptor that clients are not to take.
+def lacking(transport: Any, limits: Limits) -> float:
+    """Say how much of the reserve is taken, now that a connection was made: 0 if nothing is, 1 if all is.
 
     The kernel gives the lowest number that is free (POSIX, open()), so its own number says how many are taken. What the
     process may have is asked each time: it may be changed while it runs (prlimit(1)).
@@ -25,6 +25,9 @@ def few_left(transport: Any, limits: Limits) -> bool:
     try:
         number = transport.getHandle().fileno()
     except Exception:
-        return False  # it stands on none
+        return 0.0  # it stands on none
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return bool(most != resource.RLIM_INFINITY and number >= most - min(limits.descriptors_spare, most // 2))
+    if most == resource.RLIM_INFINITY:
+        return 0.0
+    spare = max(1, min(limits.descriptors_spare, most // 2))
+    return max(0.0, (number + 1 - (most - spare)) / spare)

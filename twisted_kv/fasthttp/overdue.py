@@ -10,6 +10,8 @@ from twisted.logger import Logger
 
 LOOK_S = 1.0
 IDLE_PARTS = 32
+IDLE_S_MIN = 0.1
+"""How long nothing was asked on a connection that passes for idle: others are between two requests."""
 
 
 class Watched(Protocol):
@@ -67,16 +69,16 @@ class Overdue:
         """Whether somebody was not answered yet."""
         return any(connection.busy for connection in self._watched)
 
-    def hang_up_on_idlest(self, newcomer: Watched) -> bool:
+    def hang_up_on_idlest(self) -> bool:
         """Close a part of the connections on which nothing is asked, those first that have not been used for longest.
 
-        :param newcomer: one that is not among them.
         :returns: whether there was any.
         """
+        latest_s = self._clock.seconds() - IDLE_S_MIN
         idle = [
             (since_s, number, connection)
             for number, connection in enumerate(self._watched)
-            if connection is not newcomer and (since_s := connection.idle_since_s) is not None
+            if (since_s := connection.idle_since_s) is not None and since_s <= latest_s
         ]
         # A part, since to look at all of them takes as long as some hundred requests.
         for _, _, connection in nsmallest(1 + len(idle) // IDLE_PARTS, idle):

@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory
 
-from ..fasthttp.descriptors import few_left
+from ..fasthttp.descriptors import lacking
 from ..fasthttp.intake import Intake
 from ..fasthttp.overdue import Overdue
 from ..limits import Limits
@@ -71,7 +71,7 @@ class RedisDoor(Factory):
     def welcome(self, client: Client) -> Session | None:
         """See ``connection.Door``."""
         self.received += 1
-        if len(self._clients) >= self.limits.resp_clients_max or few_left(client.transport, self.limits):
+        if len(self._clients) >= self.limits.resp_clients_max or lacking(client.transport, self.limits):
             return None
         transport: Any = client.transport
         session = Session(self, next(self._numbers), _shown(transport.getPeer()), _shown(transport.getHost()))

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from ..errors import BodyTooLarge, ForeignOrigin, KvError, NoSuchRoute, Overloaded, WrongMethod
-from ..fasthttp.descriptors import few_left
+from ..fasthttp.descriptors import lacking
 from ..fasthttp.gate import SAFE_METHODS, Gate
 from ..fasthttp.heads import Head, Remembered
 from ..fasthttp.intake import Intake
@@ -37,6 +37,8 @@ EXPLAIN_PREFIX = b"/v1/explain/"
 EXPLAIN_ROUTE = b"/v1/explain/-"
 """The same for what tells about a key."""
 
+RESERVE_FOR_HTTP = 0.5
+"""The part of the reserve that clients may have for as long as all of them are busy."""
 SHORT_S = 60.0
 """How often it is said that descriptors are short."""
 
@@ -188,13 +190,14 @@ class KvSite(Site):
 
     def make_room(self, newcomer: Watched, transport: Any) -> None:
         """See ``lane.Door``."""
-        if not few_left(transport, self.limits):
+        taken = lacking(transport, self.limits)
+        if not taken:
             return
         now_s = self.clock.seconds()
         if self._short_s is None or now_s - self._short_s > SHORT_S:
             log.warn("file descriptors are short: idle connections are closed (raise the limit, see ulimit -n)")
             self._short_s = now_s
-        if not self.overdue.hang_up_on_idlest(newcomer):
+        if not self.overdue.hang_up_on_idlest() and taken > RESERVE_FOR_HTTP:
             newcomer.hang_up()
 
     # The end: see ``fasthttp.parting``.
