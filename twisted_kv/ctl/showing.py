@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -73,16 +73,9 @@ def plain_table(*columns: str, right: Sequence[str] = (), shrinks: Sequence[str]
 
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     for name in columns:
-        cut = name in shrinks
-        # Whatever is not to shrink says so by a least width of its own title; rich then takes from the others.
-        table.add_column(
-            name,
-            justify="right" if name in right else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            min_width=None if cut else len(name),
-            ratio=None,
-        )
+        # Rich takes room from those first that may be wrapped; a word that does not fit is cut, not wrapped.
+        justify: Literal["right", "left"] = "right" if name in right else "left"
+        table.add_column(name, justify=justify, no_wrap=name not in shrinks, overflow="ellipsis")
     return table
 
 
