@@ -83,9 +83,19 @@ class Client:
         self.timeout_s = timeout_s
         self.told = told
         self._connection: HTTPConnection | None = None
+        self._others: list[Client] = []
 
     def another(self) -> Client:
-        return Client(self.place, self.timeout_s, self.told)
+        """Give a client like this one, which ends with it."""
+        other = Client(self.place, self.timeout_s, self.told)
+        self._others.append(other)
+        return other
+
+    def end(self) -> None:
+        """Close the connection, and those of all that were made of this one."""
+        self.close()
+        for other in self._others:
+            other.end()
 
     def close(self) -> None:
         if self._connection is not None:

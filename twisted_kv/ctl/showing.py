@@ -21,7 +21,13 @@ def console(stderr: bool = False) -> Console:
     if stderr not in _consoles or _consoles[stderr].file.closed:
         from rich.console import Console
 
-        _consoles[stderr] = Console(stderr=stderr, highlight=False)
+        class Told(Console):
+            """Tells whoever draws that nobody reads any more; by itself it would end the process with 1."""
+
+            def on_broken_pipe(self) -> None:
+                raise BrokenPipeError
+
+        _consoles[stderr] = Told(stderr=stderr, highlight=False)
     return _consoles[stderr]
 
 
