@@ -76,7 +76,7 @@ def test_the_ring_is_shown_located_and_drawn(proxy: FakeProxy, tmp_path: Path) -
     assert max(map(len, drawn.stdout.splitlines())) <= 80
     assert (tmp_path / "ring.svg").read_text(encoding="utf-8").startswith("<svg")
     cells = json.loads(kvctl("ring", "plot", "-o", "json", "--server", proxy.url).stdout)["cells"]
-    assert len(cells) == 1024
+    assert len(cells) == 512
     assert set(cells) == {one["id"] for one in described["members"]}
 
 

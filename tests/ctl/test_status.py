@@ -121,7 +121,7 @@ def test_who_is_down_is_said_with_what_to_do_and_the_status_is_degraded(proxy: F
     assert shown.exit_code == Exit.DEGRADED
     assert "n-00000002 at 10.100.200.2:65535 is down: refused" in shown.stdout
     assert "kvctl cluster remove --dead n-00000002" in shown.stdout
-    assert "7 hints wait" in shown.stdout
+    assert "hints that wait for members: 7" in shown.stdout
     assert "12 of 65536 slots have no majority" in shown.stdout
 
 
@@ -129,9 +129,9 @@ def test_remarks_alone_are_no_degradation(proxy: FakeProxy) -> None:
     change = {"kind": "join", "id": "x", "done": 5, "total": 10}
     shown = status(proxy, cluster(member(1), change=change, pending=[{"id": "n-2"}]))
     assert shown.exit_code == Exit.OK
-    assert "1 members for 3 copies" in shown.stdout
+    assert "too few members for 3 copies of each key: 1" in shown.stdout
     assert "a change is under way: join, 5 of 10 slots" in shown.stdout
-    assert "1 changes wait" in shown.stdout
+    assert "changes that wait for their turn: 1" in shown.stdout
 
 
 def test_as_json_it_is_what_the_proxy_says_with_letters_and_warnings(proxy: FakeProxy) -> None:
