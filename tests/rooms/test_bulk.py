@@ -203,6 +203,16 @@ def test_expiry_and_content_type_come_with_a_value_and_can_be_given(scene_of: Ca
     assert "content_type" not in two
 
 
+def test_an_expiry_is_taken_to_the_millisecond_and_wins_over_a_time_to_live(scene_of: Callable[..., Scene]) -> None:
+    scene = scene_of()
+    expires_ms = scene.now_ms() + 123_456
+    put = {"op": "put", "key": "one", "value": "v", "ttl": 5, "expires_ms": expires_ms}
+    lines = [json.dumps(one).encode() for one in (put, {"op": "get", "key": "one"}, {**put, "expires_ms": 0})]
+    _, found, refused = run(scene, bulk_of(scene), lines)
+    assert found["expires_ms"] == expires_ms
+    assert (refused["status"], refused["problem"]["type"]) == (400, "bad-parameter")
+
+
 @pytest.mark.parametrize("given", ["text/plain\r\nSet-Cookie: a=b", "a\0", "text/pl\u00e4in", "x" * 5_000])
 def test_a_content_type_that_no_header_may_hold_is_refused(scene_of: Callable[..., Scene], given: str) -> None:
     scene = scene_of()

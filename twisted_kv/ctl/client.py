@@ -15,6 +15,8 @@ NDJSON = "application/x-ndjson"
 MSGPACK = "application/msgpack"
 CHANGE_TIMEOUT_S = 75.0
 """How long a call may take that changes the ring: a proxy waits a minute for those that are before it."""
+USUAL_PORT = 8080
+"""A proxy's, where neither a port nor a scheme is typed."""
 MORE_S = 1.0
 """How much longer a socket waits than the proxy was told to, so that it is the proxy who says what was missing."""
 
@@ -60,7 +62,7 @@ def place_of(server: str) -> Place:
     )
     try:
         found = urlsplit(typed)
-        port = found.port or {"http": 8080, "https": 443}.get(found.scheme, 0)
+        port = found.port or (443 if found.scheme == "https" else 80 if typed == server else USUAL_PORT)
     except ValueError:
         raise wrong from None
     if found.scheme not in ("http", "https") or not found.hostname or found.path.strip("/") or found.query:
@@ -81,9 +83,19 @@ class Client:
         self.timeout_s = timeout_s
         self.told = told
         self._connection: HTTPConnection | None = None
+        self._others: list[Client] = []
 
     def another(self) -> Client:
-        return Client(self.place, self.timeout_s, self.told)
+        """Give a client like this one, which ends with it."""
+        other = Client(self.place, self.timeout_s, self.told)
+        self._others.append(other)
+        return other
+
+    def end(self) -> None:
+        """Close the connection, and those of all that were made of this one."""
+        self.close()
+        for other in self._others:
+            other.end()
 
     def close(self) -> None:
         if self._connection is not None:

@@ -124,7 +124,7 @@ def asks_proxy(command: F) -> F:
         try:
             return command(Ctl(client, Showing(output), token_file), *args, **rest)
         finally:
-            client.close()
+            client.end()
 
     for option in reversed(OPTIONS):
         run = option(run)

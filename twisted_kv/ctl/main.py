@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -40,6 +41,10 @@ COMMANDS = {
 }
 
 
+class NobodyReads(Exception):
+    """The output was closed."""
+
+
 class Kvctl(click.Group):
     """The commands, each imported when it is asked for; and every trouble told in three lines."""
 
@@ -56,6 +61,12 @@ class Kvctl(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, known.says) for name, known in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise NobodyReads from None  # or click would end the process with 1
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **more: Any) -> Any:
         """Run a command, and end the process with the status that it deserves."""
@@ -75,9 +86,9 @@ class Kvctl(click.Group):
         except (click.Abort, KeyboardInterrupt):
             sys.stderr.write("stopped; nothing more is done\n")
             sys.exit(Exit.INTERRUPTED)
-        except BrokenPipeError:
+        except (NobodyReads, BrokenPipeError):
             # Whoever read this has had enough. At exit Python would try once more to write what is left.
-            sys.stdout = open("/dev/null", "w")  # noqa: SIM115
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(Exit.OK)
         sys.exit(code if isinstance(code, int) else Exit.OK)
 

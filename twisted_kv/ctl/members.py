@@ -64,13 +64,17 @@ def warnings(cluster: Cluster, troubles: Sequence[str] = ()) -> list[Warned]:
     waiting = sum(one["hints"] or 0 for one in members)
     if waiting:
         found.append(
-            Warned(f"{waiting:,} hints wait for members", "they are replayed when these are back; nothing to do", False)
+            Warned(
+                f"hints that wait for members: {waiting:,}",
+                "they are replayed when these are back; nothing to do",
+                False,
+            )
         )
     staying = [one for one in members if one["state"] not in ("joining", "leaving")]
     if len(staying) < cluster["replicas"]:
         found.append(
             Warned(
-                f"{len(staying)} members for {cluster['replicas']} copies of each key",
+                f"too few members for {cluster['replicas']} copies of each key: {len(staying)}",
                 "kvctl cluster add URL adds one",
                 False,
             )
@@ -80,7 +84,9 @@ def warnings(cluster: Cluster, troubles: Sequence[str] = ()) -> list[Warned]:
         done = f", {change['done']:,} of {change['total']:,} slots" if change["total"] else ""
         found.append(Warned(f"a change is under way: {change['kind']}{done}", "kvctl cluster watch follows it", False))
     if cluster.get("pending"):
-        found.append(Warned(f"{len(cluster['pending'])} changes wait for their turn", "kvctl cluster tasks", False))
+        found.append(
+            Warned(f"changes that wait for their turn: {len(cluster['pending'])}", "kvctl cluster tasks", False)
+        )
     if cluster.get("trouble"):
         found.append(Warned(str(cluster["trouble"]), "kvctl doctor tells what to do about it"))
     return found

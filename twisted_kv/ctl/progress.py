@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .showing import Showing, console, count, size
+from .showing import Showing, console, count, lasted, size
 
 if TYPE_CHECKING:
     from rich.progress import Progress, Task
@@ -17,7 +17,7 @@ def bar(showing: Showing, unit: str, in_bytes: bool = False) -> Progress:
     :param unit: what is counted.
     :param in_bytes: whether what is counted are bytes.
     """
-    from rich.progress import BarColumn, Progress, ProgressColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, ProgressColumn, TaskProgressColumn, TextColumn
     from rich.text import Text
 
     written = size if in_bytes else count
@@ -37,6 +37,16 @@ def bar(showing: Showing, unit: str, in_bytes: bool = False) -> Progress:
             rate = told if told is not None else task.finished_speed or task.speed
             return Text(f"{written(rate)}/s" if rate else "-/s")
 
+    class Left(ProgressColumn):
+        """How much longer it takes at that rate."""
+
+        def render(self, task: Task) -> Text:
+            if task.finished:
+                return Text(f"in {lasted(task.finished_time)}")
+            told = task.fields.get("rate")
+            left = (task.remaining or 0) / told if told and task.remaining is not None else task.time_remaining
+            return Text(f"{lasted(left)} left" if left is not None else "")
+
     err = console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
@@ -44,7 +54,7 @@ def bar(showing: Showing, unit: str, in_bytes: bool = False) -> Progress:
         TaskProgressColumn(),
         Done(),
         Rate(),
-        TimeRemainingColumn(compact=True),
+        Left(),
         console=err,
         disable=showing.is_json or not err.is_terminal,
     )

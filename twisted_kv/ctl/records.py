@@ -62,7 +62,8 @@ def put_of(line: bytes, now_ms: int) -> dict[str, Any] | None:
     if record.expires_ms:
         if record.expires_ms <= now_ms:
             return None
-        put["ttl"] = (record.expires_ms - now_ms) / 1000
+        put["expires_ms"] = record.expires_ms
+        put["ttl"] = (record.expires_ms - now_ms) / 1000  # for proxies that do not know the other one yet
     if record.content_type:
         put["content_type"] = record.content_type
     return put

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
 
     from ..ring import Ring
 
-ROWS, CELLS = 16, 64
-"""The picture's: each of its 1,024 cells is 64 slots."""
+ROWS, CELLS = 8, 64
+CELL_SLOTS = 65_536 // (ROWS * CELLS)
+"""The picture's: each of its 512 cells is 128 slots."""
 COLORS = (
     "green",
     "blue",
@@ -154,7 +156,7 @@ def locate(ctl: Ctl, key: str, b64: bool) -> None:
 @click.option("--svg", type=click.Path(dir_okay=False, writable=True), help="Draw it into this file, too.")
 @asks_proxy
 def plot(ctl: Ctl, svg: str | None) -> None:
-    """Draw the ring: each cell is 64 slots, in the colour of the member that is first in most of them."""
+    """Draw the ring: each cell is 128 slots, in the colour of the member that is first in most of them."""
     now = state_of(ctl)
     found = ring_of(now)
     cells = firsts_by_cell(found)
@@ -177,10 +179,9 @@ def firsts_by_cell(found: Ring) -> list[str | None]:
     """Name who is first in most slots of each cell, around the ring; None where nobody is."""
     from ..ring import SLOTS
 
-    step = SLOTS // (ROWS * CELLS)
     cells: list[str | None] = []
-    for start in range(0, SLOTS, step):
-        counted = Counter(owners[0] for owners in found.table[start : start + step] if owners)
+    for start in range(0, SLOTS, CELL_SLOTS):
+        counted = Counter(owners[0] for owners in found.table[start : start + CELL_SLOTS] if owners)
         cells.append(counted.most_common(1)[0][0] if counted else None)
     return cells
 
@@ -192,11 +193,13 @@ def picture(cluster: Cluster, found: Ring, cells: list[str | None]) -> list[Rend
     place = {name: number for number, name in enumerate(names)}
     lines: list[RenderableType] = []
     for row in range(ROWS):
-        text = Text(f"{row * CELLS * 64:6,} ")
-        for name in cells[row * CELLS : (row + 1) * CELLS]:
+        text = Text(f"{row * CELLS * CELL_SLOTS:6,} ")
+        for name, alike in groupby(cells[row * CELLS : (row + 1) * CELLS]):
             number = place.get(name or "", -1)
             sign = SIGNS[number % len(SIGNS)] if number >= 0 else "."
-            text.append(sign, style=f"reverse {COLORS[number % len(COLORS)]}" if number >= 0 else "dim")
+            text.append(
+                sign * len(list(alike)), style=f"reverse {COLORS[number % len(COLORS)]}" if number >= 0 else "dim"
+            )
         lines.append(text)
     for one in parts(cluster, found):
         number = place[one.member["id"]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -21,7 +21,13 @@ def console(stderr: bool = False) -> Console:
     if stderr not in _consoles or _consoles[stderr].file.closed:
         from rich.console import Console
 
-        _consoles[stderr] = Console(stderr=stderr, highlight=False)
+        class Told(Console):
+            """Tells whoever draws that nobody reads any more; by itself it would end the process with 1."""
+
+            def on_broken_pipe(self) -> None:
+                raise BrokenPipeError
+
+        _consoles[stderr] = Told(stderr=stderr, highlight=False)
     return _consoles[stderr]
 
 
@@ -73,16 +79,9 @@ def plain_table(*columns: str, right: Sequence[str] = (), shrinks: Sequence[str]
 
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     for name in columns:
-        cut = name in shrinks
-        # Whatever is not to shrink says so by a least width of its own title; rich then takes from the others.
-        table.add_column(
-            name,
-            justify="right" if name in right else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            min_width=None if cut else len(name),
-            ratio=None,
-        )
+        # Rich takes room from those first that may be wrapped; a word that does not fit is cut, not wrapped.
+        justify: Literal["right", "left"] = "right" if name in right else "left"
+        table.add_column(name, justify=justify, no_wrap=name not in shrinks, overflow="ellipsis")
     return table
 
 

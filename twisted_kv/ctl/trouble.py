@@ -60,7 +60,7 @@ NEXT: dict[str, str] = {
     "backup-failed": "kvctl doctor looks for the reason",
     "change-under-way": "kvctl cluster watch follows what is under way",
     "no-such-task": "kvctl cluster tasks lists what is under way",
-    "unreached": "kvctl cluster status shows who is down",
+    "quorum-unreached": "kvctl cluster status shows who is down",
     "no-nodes": "kvctl cluster add URL adds the first node",
     "change-waits": "kvctl cluster watch follows what is under way",
     "change-failed": "kvctl doctor looks for the reason",
@@ -83,6 +83,6 @@ def of_problem(status: int, problem: Mapping[str, Any]) -> Trouble:
     for replica in problem.get("replicas") or ():
         why += f"; {replica.get('node')}: {replica.get('error')}"
     then = NEXT.get(slug) or hint or "kvctl doctor looks for the reason"
-    if hint and hint not in then and slug not in ("key-absent", "unreached"):
+    if hint and hint not in then and slug not in ("key-absent", "quorum-unreached"):
         then = f"{hint}; {then}" if slug in NEXT else then
     return Trouble(what[:1].lower() + what[1:], why, then, BY_STATUS.get(status, Exit.USAGE))

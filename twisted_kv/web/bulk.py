@@ -40,6 +40,8 @@ WEIGHT_MIN = 64
 """The same where other clients leave hardly any room."""
 WRITE_WEIGHT, READ_WEIGHT = 1, 4
 """A write's value is in memory already, as part of the request; a read's comes on top, and may be a large one."""
+EXPIRES_MS_MAX = 1 << 48
+"""The year 10889, and what a ballot's clock can hold."""
 BEGUN_A_TURN = 128
 """After so many the queues are let go: the nodes would wait meanwhile, and the other clients."""
 
@@ -53,6 +55,8 @@ class Line(msgspec.Struct):
     value: str | None = None
     value_b64: str | None = None
     ttl: float | None = None
+    expires_ms: int | None = None
+    """When the value expires, in milliseconds of wall time; it wins over ``ttl``."""
     content_type: str | None = None
     if_match: str | None = None
     if_none_match: str | None = None
@@ -225,8 +229,15 @@ class Bulk:
         if line.op == "put":
             value = checked_value(_bytes_of("value", line.value, line.value_b64), self._limits)
             ttl_s = seconds("ttl", line.ttl, self._limits.ttl_s_max) if line.ttl is not None else None
+            expires_ms = line.expires_ms
+            if expires_ms is None:
+                expires_ms = expiry_after(self._now_ms(), ttl_s)
+            elif not 0 < expires_ms <= EXPIRES_MS_MAX:
+                raise BadParameter(
+                    f"expires_ms is {expires_ms}", f"give milliseconds since 1970, up to {EXPIRES_MS_MAX}"
+                )
             content_type = _content_type(line.content_type, self._limits) if line.content_type else OCTETS
-            draft = Draft(value, content_type, expiry_after(self._now_ms(), ttl_s))
+            draft = Draft(value, content_type, expires_ms)
         elif line.op == "delete":
             draft = Draft(None)
         else:
