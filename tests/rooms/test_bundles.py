@@ -303,8 +303,10 @@ def test_nobody_can_tell_whether_he_was_in_a_bundle(
 ) -> None:
     # Each key is asked for once: which of two that meet comes first is a matter of luck.
     once = list({key: (kind, key) for kind, key in asked}.values())
-    tellings = [story(Scene(), alone, manner, hop_s, holds, once, moves) for alone in (True, False)]
-    assert tellings[0] == tellings[1]
+    by_himself, bundled = (story(Scene(), alone, manner, hop_s, holds, once, moves) for alone in (True, False))
+    for one, other in zip(by_himself, bundled, strict=True):
+        # An epoch that ends scatters a bundle: whether an answer came before may then be hidden, which is said.
+        assert one == other or (moves and ("put", "quorum-unreached", True, []) in (one, other))
 
 
 def test_other_levels_and_times_of_their_own_go_alone(scene: Scene) -> None:

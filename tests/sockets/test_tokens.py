@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 
@@ -76,7 +77,7 @@ def proxy_app() -> App:
 
 
 def test_every_route_of_every_role_asks_for_a_token(guarded: Guarded) -> None:
-    apps = {guarded.node.url: node_app(ANY, ANY, NodeMetrics(), Limits(), ANY), guarded.proxy.url: proxy_app()}
+    apps = {guarded.node.url: node_app(Mock(), ANY, NodeMetrics(), Limits(), ANY), guarded.proxy.url: proxy_app()}
     seen = 0
     for url, app in apps.items():
         for method, path in routes(app):

@@ -92,8 +92,10 @@ def remove(ctl: Ctl, name: str, yes: bool) -> None:
 @FOLDERS
 @asks_proxy
 def verify(ctl: Ctl, folders: tuple[str, ...]) -> None:
-    """Check the folders of a backup: every file against its checksum, every record against its own, and whether they
-    are enough to restore. No cluster is asked."""
+    """Check the folders of a backup, and whether they are enough.
+
+    Every file is compared with its checksum, and every record with its own. No cluster is asked.
+    """
     from .restoring import Opened, found_in
 
     places = found_in(folders)
