@@ -93,10 +93,17 @@ class Replica(Upkeep):
             marks=len(self._hints.marks),
             spoiled=self.spoiled,
             uptime_s=round(self._clock.seconds() - self._began_s, 1),
-            free_bytes=self._free_bytes() if self._free_bytes is not None else None,
+            free_bytes=self._room(),
             sync=self._sync,
             oldest_format=OLDEST_FORMAT,
         )
+
+    def _room(self) -> int | None:
+        """Look at the room on the disk. Where that cannot be told, whoever asks is to hear all the rest."""
+        try:
+            return self._free_bytes() if self._free_bytes is not None else None
+        except OSError:
+            return None
 
     def join(self, join: Join) -> Deferred[Info]:
         """Take the identity that a cluster's proxy gives; taking the same one twice is harmless.

@@ -14,7 +14,7 @@ from twisted_kv.ctl.trouble import Exit
 
 
 def facts(*members: dict[str, Any], **changed: Any) -> Facts:
-    given = {"troubles": (), "shares": {}, "clock_ahead_s": 0.2, "token_file": None, "plain": False, **changed}
+    given = {"troubles": (), "shares": {}, "clock_ahead_s": 0.2, "plain": False, **changed}
     about = given.pop("about", {})
     seats = members or tuple(well(number) for number in (1, 2, 3))
     return Facts("1.0", cluster(*seats, version="1.0", **about), **given)

@@ -972,3 +972,27 @@ def test_a_local_write_beats_an_earlier_promise_and_record_of_a_clock_far_ahead(
     (shown,) = room.serve(Op(READ, b"k")).replies
     assert shown.accepted > promise
     assert decode_record(now(room.replica.read_local(Key(b"k")))).version == shown.accepted
+
+
+def test_a_node_tells_how_long_it_is_up_and_what_room_there_is_and_all_else_where_that_fails() -> None:
+    def gone() -> int:
+        raise FileNotFoundError
+
+    for look, room_left in ((lambda: 5, 5), (gone, None), (None, None)):
+        clock = Clock()
+        replica = Replica(
+            clock,
+            lambda: NOW_MS,
+            1,
+            MemoryEngine(),
+            AtOnce(),
+            "i-1",
+            Limits(),
+            NodeMetrics(),
+            Failure.raiseException,
+            sync="always",
+            free_bytes=look,
+        )
+        clock.advance(12.0)
+        info = replica.info()
+        assert (info.uptime_s, info.free_bytes, info.sync) == (12.0, room_left, "always")

@@ -59,10 +59,9 @@ YES = click.option("-y", "--yes", is_flag=True, help="Do it without asking.")
 class Ctl:
     """What a command works with: a client, and a way to print."""
 
-    def __init__(self, client: Client, showing: Showing, token_file: str | None = None) -> None:
+    def __init__(self, client: Client, showing: Showing) -> None:
         self.client = client
         self.showing = showing
-        self.token_file = token_file
 
     def confirm(self, question: str, yes: bool) -> None:
         """Ask before something is done, unless that was answered on the command line.
@@ -122,7 +121,7 @@ def asks_proxy(command: F) -> F:
         )
         client = Client(place, timeout or TIMEOUT_S, timeout is not None)
         try:
-            return command(Ctl(client, Showing(output), token_file), *args, **rest)
+            return command(Ctl(client, Showing(output)), *args, **rest)
         finally:
             client.end()
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .members import LETTERS, Cluster, letters
-from .showing import address, count, lasted, size
+from .showing import address, count, size
 
 BAD, WARN, NOTE, GOOD = "bad", "warn", "note", "good"
 
@@ -34,7 +34,6 @@ class Facts(NamedTuple):
     troubles: Sequence[str]
     clock_ahead_s: float | None
     shares: Mapping[str, float]
-    token_file: str | None = None
     plain: bool = False
 
 
@@ -245,9 +244,3 @@ def summary(found: Sequence[Finding]) -> str:
     if not any(counted.values()):
         return "all is well"
     return f"{counted[BAD]} bad, {counted[WARN]} to look at, {counted[NOTE]} to know"
-
-
-def uptime(cluster: Cluster) -> str:
-    """Say how long the youngest member is up, which tells of restarts."""
-    known = [one["uptime_s"] for one in cluster["members"] if one.get("uptime_s") is not None]
-    return lasted(min(known)) if known else "-"

@@ -47,7 +47,6 @@ def gathered(ctl: Ctl) -> Facts:
         troubles_of(ctl),
         clock_ahead_s(ctl),
         {one.member["id"]: one.balance for one in parts(cluster, ring)},
-        ctl.token_file,
         place.token is not None and place.scheme == "http" and not place.host.startswith(LOOPBACK),
     )
 

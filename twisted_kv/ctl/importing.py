@@ -30,8 +30,6 @@ AHEAD = 3
 """Chunks that are read and not yet acknowledged."""
 REQUEST_BYTES = 6 << 20
 REQUEST_LINES = 2_000
-LINE_BYTES_MAX = 100 << 20
-BAD_SHOWN = 5
 
 
 class Chunk(NamedTuple):

@@ -21,7 +21,6 @@ WHOLE = (429, 503, 504, 507)
 """Statuses after which the same operation may be tried again."""
 TRIES = 6
 FIRST_PAUSE_S = 0.2
-RETRIED_MAX = 1_000
 
 decode_packed = msgspec.msgpack.Decoder(list[dict[str, Any]]).decode
 encode_packed = msgspec.msgpack.Encoder().encode
