@@ -158,7 +158,8 @@ class Coordinator:
         """Do as ``put`` does, for somebody who is told of the end. That may be before this returns."""
         try:
             self._admit(draft.size)
-        except KvError:
+        except KvError as error:
+            self._counts["write", level.value, error.slug] += 1
             told(Failure())
             return
         if level is Level.STRONG:
@@ -218,7 +219,8 @@ class Coordinator:
         """Do as ``get`` does, for somebody who is told of the end. That may be before this returns."""
         try:
             self._admit(0)
-        except KvError:
+        except KvError as error:
+            self._counts["read", level.value, error.slug] += 1
             told(Failure())
             return
         if level is Level.ONE:
@@ -256,7 +258,8 @@ class Coordinator:
         """
         try:
             self._admit(size)
-        except KvError:
+        except KvError as error:
+            self._counts["change", Level.STRONG.value, error.slug] += 1
             return fail(Failure())
         self._bytes += size
 

@@ -207,6 +207,8 @@ class ProxyMetrics(Metrics):
             ["outcome"],
             registry=self.registry,
         )
+        for outcome in ("ok", "broken-off", "failed"):
+            self.repair_rounds.labels(outcome)  # where none ever ends, that is to be seen, too
         self.repair_seconds = Histogram(
             "kv_repair_round_seconds",
             "How long a round of repair took",

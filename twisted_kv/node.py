@@ -198,6 +198,8 @@ class Node(Service):
         for name in engine.figures():
             metrics.watch(f"kv_engine_{name}", MEANING[name], partial(_figure, engine, name))
         if self._disk is not None:
+            reserve_bytes = self._config.limits.disk_free_bytes_min
+            metrics.watch("kv_node_disk_reserve_bytes", "Room below which values are refused", lambda: reserve_bytes)
             metrics.watch(
                 "kv_node_disk_free_bytes",
                 "Room left on the disk of the node's folder",
