@@ -70,7 +70,7 @@ def routes(app: App) -> list[tuple[str, str]]:
 def proxy_app() -> App:
     """A proxy's door as ``Rooms`` makes it, over rooms that are not there: only its routes are looked at."""
     rooms = Rooms.__new__(Rooms)
-    for name in ("coordinator", "roster", "listing", "mover", "mender", "saver", "_now_ms"):
+    for name in ("coordinator", "roster", "listing", "mover", "mender", "saver", "explainer", "_now_ms"):
         setattr(rooms, name, ANY)
     rooms.metrics = ProxyMetrics()
     return rooms.app(Limits(), Level.STRONG)
