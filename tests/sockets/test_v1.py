@@ -136,7 +136,9 @@ def test_the_cluster_describes_itself(farm: Farm, proxy: Daemon) -> None:
     assert (described["replicas"], described["consistency"], described["change"]) == (3, "strong", None)
     assert [member["url"] for member in described["members"]] == [node.url for node in farm.nodes]
     for member in described["members"]:
-        assert set(member) == {"id", "url", "weight", "zone", "state", "owned", "keys", "bytes", "hints"}
+        stays = {"id", "url", "weight", "zone", "state", "owned", "keys", "bytes", "hints"}
+        of_node = {"epoch", "marks", "version", "engine", "sync", "uptime_s", "free_bytes", "clock_ahead_s"}
+        assert set(member) == {*stays, *of_node, "error", "round_trip_ms"}
         assert member["state"] == "up"
     assert sum(member["owned"] for member in described["members"]) == pytest.approx(1, abs=1e-4)
 
