@@ -11,6 +11,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from random import Random
 
@@ -308,7 +309,7 @@ def test_idle_clients_leave_a_daemon_the_descriptors_that_it_needs(farm: Farm, w
         farm.add(farm.node("--lane", lane))
     write(proxy, KEYS)
     crowded = proxy if who == "proxy" else farm.nodes[0]
-    most = 2 * descriptors(crowded) + 30
+    most = 2 * descriptors(crowded) + 100  # it goes on to connect to nodes
     allow(crowded, most)
     with idle_clients(crowded.port, 3 * most):
         wait_until(lambda: descriptors(crowded) < most - SPARE, "its own files and calls to have some left")
@@ -316,11 +317,11 @@ def test_idle_clients_leave_a_daemon_the_descriptors_that_it_needs(farm: Farm, w
         wait_until(lambda: answers(f"{proxy.url}/health/live"), "clients who ask something to be let in")
         for turn in range(2, 12):
             write(proxy, KEYS, turn)
-        assert wrong(proxy, KEYS, lambda key, value: value == value_of(key, 11)) == []
+        assert _reads(proxy, 11)
         if who == "proxy":
             with idle_clients(first, 3 * most):
                 wait_until(lambda: descriptors(crowded) < most - SPARE, "some to be left")
-                assert wrong(proxy, KEYS, lambda key, value: value == value_of(key, 11)) == []
+                wait_until(lambda: _reads(proxy, 11), "clients who ask something to be let in")
                 with idle_clients(first, most):
                     wait_until(lambda: greeting(first) == b"-ERR max number of clients reached\r\n", "a refusal")
     write(proxy, KEYS, 12)
@@ -329,6 +330,15 @@ def test_idle_clients_leave_a_daemon_the_descriptors_that_it_needs(farm: Farm, w
         wait_until(lambda: _pings(first), "Redis clients to be let in again")
     untroubled(*farm.nodes, proxy)
     assert "file descriptors are short" in crowded.log()
+
+
+def _reads(proxy: Daemon, turn: int) -> bool:
+    """Whether all keys can be read; each has to hold what was written then. Who comes in a rush may find no room."""
+    try:
+        assert wrong(proxy, KEYS, lambda key, value: value == value_of(key, turn)) == []
+    except (OSError, HTTPException):
+        return False
+    return True
 
 
 def greeting(port: int) -> bytes:
