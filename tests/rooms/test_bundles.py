@@ -305,7 +305,7 @@ def test_nobody_can_tell_whether_he_was_in_a_bundle(
     once = list({key: (kind, key) for kind, key in asked}.values())
     by_himself, bundled = (story(Scene(), alone, manner, hop_s, holds, once, moves) for alone in (True, False))
     for one, other in zip(by_himself, bundled, strict=True):
-        # An epoch that ends scatters a bundle: whether an answer came before may then be hidden, which is said.
+        # In a new epoch a write prepares anew, and may meet what hides its fate: with whichever majority answers first.
         assert one == other or (moves and ("put", "quorum-unreached", True, []) in (one, other))
 
 
