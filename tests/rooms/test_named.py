@@ -69,6 +69,12 @@ def test_a_node_that_knows_no_names_reads_a_batch_that_has_them() -> None:
     assert batch_decoder.decode(packed(OPS, {1: TRACE})) == Batch(ME, OPS, traces={1: TRACE})
 
 
+def test_what_comes_after_names_in_a_later_version_is_skipped() -> None:
+    later = [*msgspec.to_builtins(OldBatch(ME, OPS), builtin_types=(bytes,)), {1: ["r"]}, "later"]
+
+    assert batch_decoder.decode(msgspec.msgpack.encode(later)).traces == {1: Trace("r")}
+
+
 def test_a_refusal_names_the_requests_that_came_with_the_batch(said: list[dict[str, Any]]) -> None:
     room = Room()
     batches = Batches(room.replica, room.metrics)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from klein import Klein
@@ -65,21 +65,26 @@ class Batches:
     def __init__(self, replica: Replica, metrics: NodeMetrics) -> None:
         self._replica = replica
         self._metrics = metrics
-        self._clock, limits = replica.clock, replica.limits
-        self._slow_s = limits.slow_operation_s
-        self._slow, self._refused = Sparing(self._clock, limits), Sparing(self._clock, limits)
+
+    @cached_property
+    def _slow(self) -> Sparing:
+        return Sparing(self._replica.clock, self._replica.limits)
+
+    @cached_property
+    def _refused(self) -> Sparing:
+        return Sparing(self._replica.clock, self._replica.limits)
 
     def serve(self, body: bytes) -> Deferred[BatchReply]:
         """:raises MalformedBody: if the body is no batch. Other errors as in ``Replica.serve``."""
         batch: Batch = decoded(batch_decoder.decode, body)
         size = len(batch.ops) + sum(len(bundle.keys) for bundle in batch.bundles)
         self._metrics.batch_ops.observe(size)
-        return self._replica.serve(batch).addCallback(self._served, batch, size, self._clock.seconds())
+        return self._replica.serve(batch).addCallback(self._served, batch, size, self._replica.clock.seconds())
 
     def _served(self, reply: BatchReply, batch: Batch, size: int, since_s: float) -> BatchReply:
         """Write down what took long, and what was refused that somebody may ask about."""
-        seconds = self._clock.seconds() - since_s
-        if seconds >= self._slow_s:
+        seconds = self._replica.clock.seconds() - since_s
+        if seconds >= self._replica.limits.slow_operation_s:
             self._metrics.slow.inc()
             if self._slow.admits():
                 self.log.warn(
