@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeAlias
 from .errors import Damaged
 from .floors import over
 from .names import Key, NodeId, Slot
-from .quorum import met
+from .quorum import Electorate, met
 from .register import NO_FLOOR, Cell, Floor
 from .storage.engine import UNREADABLE
 from .versions import is_value
@@ -33,9 +33,14 @@ class Part(NamedTuple):
 
 def lacking(view: View, nodes: Iterable[NodeId]) -> int:
     """Count the slots of which these members are no majority of the owners."""
-    silent = set(view.seats).difference(nodes)
-    bad = {one for one in set(view.electorates) if not met(one.quorum, one.everybody & ~one.voters(silent))}
+    bad = uncovered(view, nodes)
     return sum(one in bad for one in view.electorates)
+
+
+def uncovered(view: View, nodes: Iterable[NodeId]) -> set[Electorate]:
+    """Give the electorates of which these members are no majority."""
+    silent = set(view.seats).difference(nodes)
+    return {one for one in set(view.electorates) if not met(one.quorum, one.everybody & ~one.voters(silent))}
 
 
 def merged(view: View, parts: Mapping[NodeId, Part]) -> Iterator[tuple[Slot, Key, bytes]]:

@@ -7,7 +7,7 @@ still for a moment.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -18,9 +18,9 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from .errors import BackupFailed, ChangeUnderWay, KvError, NoNodes, NoSuchBackup
+from .merging import uncovered
 from .names import NodeId
 from .peers.control import Control
-from .quorum import met
 from .together import answers, tried
 from .views import View
 from .wire import BackupReply, Kept
@@ -104,7 +104,7 @@ class Saver:
                 self.replies[node] = await self._control.back_up(seat, view.state, name, begin=True)
             except KvError as error:
                 refusals[node] = error.detail
-        if not _covers(view, self.replies):
+        if uncovered(view, self.replies):
             why = "; ".join(f"{node}: {detail}" for node, detail in refusals.items())
             raise BackupFailed(f"too few members can keep a backup: {why}", "mend what they say, then try again")
 
@@ -122,7 +122,7 @@ class Saver:
                 if silent[node] >= SILENT_MAX:
                     self.replies[node] = msgspec.structs.replace(self.replies[node], trouble=told.detail)
         failed = {node: reply.trouble for node, reply in self.replies.items() if reply.trouble}
-        whole = _covers(view, [node for node in self.replies if node not in failed])
+        whole = not uncovered(view, [node for node in self.replies if node not in failed])
         self._end("" if whole else "; ".join(f"{node}: {trouble}" for node, trouble in failed.items()))
         self.log.info("the backup {name} {state}", name=name, state="is made" if whole else "failed")
 
@@ -163,7 +163,7 @@ class Saver:
             for one in kept.backups:
                 found.setdefault(one.name, {})[node] = one
         backups = [
-            Backup(name, by_node, [node for node in view.seats if node not in by_node], _covers(view, by_node))
+            Backup(name, by_node, [node for node in view.seats if node not in by_node], not uncovered(view, by_node))
             for name, by_node in found.items()
         ]
         return sorted(backups, key=lambda backup: min(one.made_ms for one in backup.kept.values()))
@@ -184,9 +184,3 @@ class Saver:
         if failed:
             raise BackupFailed(f"some could not delete it: {'; '.join(failed)}", "try again when they answer")
         return [NodeId(seat.id) for seat in seats]
-
-
-def _covers(view: View, nodes: Collection[NodeId]) -> bool:
-    """Whether of each slot a majority is among some nodes."""
-    silent = set(view.seats).difference(nodes)
-    return all(met(one.quorum, one.everybody & ~one.voters(silent)) for one in set(view.electorates))

@@ -79,7 +79,7 @@ def record(folder: Path, contents: Contents, progress: Progress = lambda done, t
         stream.flush()
         os.fsync(stream.fileno())
     for place in (data, folder, folder.parent):
-        _sync(place)
+        sync_folder(place)
     return whole
 
 
@@ -176,7 +176,8 @@ def _digest(path: Path, sync: bool = False) -> str:
     return digest.hexdigest()
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """See that what stands in a folder is on the disk."""
     file = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(file)

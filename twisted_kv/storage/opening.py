@@ -17,6 +17,7 @@ from itertools import count
 from pathlib import Path
 
 from twisted_kv.errors import Damaged, DiskBusy, DiskFailed, DiskFull
+from twisted_kv.storage.checkpoints import sync_folder
 from twisted_kv.storage.manifest import Manifest, differs
 from twisted_kv.storage.marks import ALWAYS, Mark, MarkFile
 from twisted_kv.storage.rocks import RocksEngine
@@ -50,7 +51,7 @@ class Disk:
             self._manifest = Manifest(self._data)
             self.incarnation = self._remember(last, draw)
             self._marks.settle(Mark(self.engine.sequence, sync, boot, manifest=self._manifest.whole()))
-            _sync_folder(folder)
+            sync_folder(folder)
         except OSError as error:
             raise DiskFailed(f"the node's folder cannot be used: {error}", "mend that, then start it again") from None
 
@@ -115,7 +116,7 @@ class Disk:
         """Have everything verified at the next start: the disk has failed under this one."""
         try:
             self._suspect.touch()
-            _sync_folder(self._folder)
+            sync_folder(self._folder)
         except OSError:
             pass  # the disk may be gone; what it recovers is judged by the mark in any case
 
@@ -130,11 +131,3 @@ class Disk:
         if reached is not None:
             self._marks.settle(Mark(reached, self._sync, self._boot, clean=True, manifest=self._manifest.whole()))
         self._marks.close()
-
-
-def _sync_folder(folder: Path) -> None:
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
