@@ -183,7 +183,7 @@ class Listing:
             # epochs.
             self._look_around()
             raise ChangeUnderWay("the epoch has moved", "try again in a moment")
-        for owners in set(map(_holders, view.electorates)):
+        for owners in set(map(_holders, view.distinct)):
             acks = sum(node in pages for node in owners.voters)
             if acks < majority(owners.size):
                 raise Unreached(

@@ -40,7 +40,7 @@ def lacking(view: View, nodes: Iterable[NodeId]) -> int:
 def uncovered(view: View, nodes: Iterable[NodeId]) -> set[Electorate]:
     """Give the electorates of which these members are no majority."""
     silent = set(view.seats).difference(nodes)
-    return {one for one in set(view.electorates) if not met(one.quorum, one.everybody & ~one.voters(silent))}
+    return {one for one in view.distinct if not met(one.quorum, one.everybody & ~one.voters(silent))}
 
 
 def merged(view: View, parts: Mapping[NodeId, Part]) -> Iterator[tuple[Slot, Key, bytes]]:

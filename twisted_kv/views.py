@@ -71,10 +71,10 @@ class View:
     """What one proxy acts on: an epoch, whether it is open, and who owns what. Never changed, only replaced.
 
     ``table`` names the owners of each slot; while a change is under way, those of before it, who hold everything.
-    ``electorates`` says who votes on each slot.
+    ``electorates`` says who votes on each slot, ``distinct`` has each of them once.
     """
 
-    __slots__ = ("cluster_id", "electorates", "epoch", "open", "ring", "seats", "state", "table")
+    __slots__ = ("cluster_id", "distinct", "electorates", "epoch", "open", "ring", "seats", "state", "table")
 
     def __init__(self, state: State) -> None:
         self.state = state
@@ -85,10 +85,10 @@ class View:
         self.seats: Mapping[NodeId, Seat] = {NodeId(seat.id): seat for seat in (*state.members, *coming)}
         self.ring = ring_of(state.members, state)
         self.table = self.ring.table
-        self.electorates: Sequence[Electorate] = _electorates(state)
+        self.electorates, self.distinct = _electorates(state)
 
 
-def _electorates(state: State) -> Sequence[Electorate]:
+def _electorates(state: State) -> tuple[Sequence[Electorate], Sequence[Electorate]]:
     old = ring_of(state.members, state)
     if not state.open or state.change is None:
         return _electorates_of(old, old, frozenset(), frozenset())
@@ -97,6 +97,9 @@ def _electorates(state: State) -> Sequence[Electorate]:
 
 
 @lru_cache(maxsize=8)
-def _electorates_of(old: Ring, new: Ring, forgot: frozenset[str], away: frozenset[str]) -> Sequence[Electorate]:
+def _electorates_of(
+    old: Ring, new: Ring, forgot: frozenset[str], away: frozenset[str]
+) -> tuple[Sequence[Electorate], Sequence[Electorate]]:
     by_pair = {pair: electorate_of(pair, forgot, away) for pair in _pairs(old, new)}
-    return list(chain.from_iterable([by_pair[had, gets]] * len(slots) for slots, had, gets in overlaid(old, new)))
+    of_slots = chain.from_iterable([by_pair[had, gets]] * len(slots) for slots, had, gets in overlaid(old, new))
+    return list(of_slots), list(by_pair.values())

@@ -417,7 +417,7 @@ def can_do_without(state: State, url: str) -> bool:
     view = View(state)
     silent = {node for node, seat in view.seats.items() if seat.url == url}
     left = [seat for seat in present_seats(state) if not is_leaving(state, seat.id)]
-    return len(left) >= 3 and all(met(one.quorum, one.everybody & ~one.voters(silent)) for one in set(view.electorates))
+    return len(left) >= 3 and all(met(one.quorum, one.everybody & ~one.voters(silent)) for one in view.distinct)
 
 
 def expected(failure: Failure) -> None:
