@@ -21,7 +21,7 @@ from ..versions import decode_record
 from ..views import View
 from .bookmark import Bookmark
 from .client import Client
-from .records import bulk
+from .records import bulk, until
 from .trouble import Exit, Trouble, of_problem
 
 LANES = 4
@@ -208,7 +208,7 @@ class Restoring:
             else:
                 put: dict[str, Any] = {"op": "put", "key": place[1], "value": record.value}
                 if record.expires_ms:
-                    put["ttl"] = (record.expires_ms - now_ms) / 1000
+                    put |= until(record.expires_ms, now_ms)
                 if record.content_type:
                     put["content_type"] = record.content_type.decode("latin-1")
                 puts.append(put)
