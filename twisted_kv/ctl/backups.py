@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import click
 
@@ -49,7 +50,10 @@ def create(ctl: Ctl, name: str) -> int:
             "mend what it says, then kvctl backup create once more",
             Exit.QUORUM,
         )
-    made = next((one for one in _known(ctl) if one["name"] == began["name"]), None)
+    # A member that was away until now may keep an older one of that name.
+    made = max(
+        (one for one in _known(ctl) if one["name"] == began["name"]), key=lambda one: one["made_ms"], default=None
+    )
     if made is None:
         raise Trouble(
             f"nobody keeps the backup {began['name']}", "the nodes do not answer", "kvctl cluster status", Exit.QUORUM
@@ -84,7 +88,7 @@ def list_(ctl: Ctl) -> None:
 def remove(ctl: Ctl, name: str, yes: bool) -> None:
     """Have the nodes delete the backup NAME."""
     ctl.confirm(f"delete the backup {name} on all nodes?", yes)
-    told = ctl.client.json("DELETE", f"/v1/backups/{name}")
+    told = ctl.client.json("DELETE", f"/v1/backups/{quote(name, safe='')}")
     ctl.showing.show(told, lambda: f"deleted on {len(told['removed_by'])} nodes")
 
 

@@ -20,7 +20,7 @@ from .trouble import Exit, Trouble, of_problem
 WHOLE = (429, 503, 504, 507)
 """Statuses after which the same operation may be tried again."""
 TTL_S_MAX = 100 * 365 * 86_400.0
-EXPIRES_MS_MAX = 1 << 48
+EXPIRES_MS_MAX = (1 << 63) - 1
 """What proxies take at the most."""
 TOO_LARGE = 413
 TRIES = 6

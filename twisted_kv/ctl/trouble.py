@@ -57,6 +57,7 @@ NEXT: dict[str, str] = {
     "precondition-failed": "kvctl get KEY -o json shows what the key holds now, with its etag",
     "no-such-member": "kvctl cluster status lists the members",
     "no-such-backup": "kvctl backup list shows those that are there",
+    "backup-exists": "kvctl backup list shows those that are there",
     "backup-failed": "kvctl doctor looks for the reason",
     "change-under-way": "kvctl cluster watch follows what is under way",
     "no-such-task": "kvctl cluster tasks lists what is under way",

@@ -40,8 +40,8 @@ WEIGHT_MIN = 64
 """The same where other clients leave hardly any room."""
 WRITE_WEIGHT, READ_WEIGHT = 1, 4
 """A write's value is in memory already, as part of the request; a read's comes on top, and may be a large one."""
-EXPIRES_MS_MAX = 1 << 48
-"""The year 10889, and what a ballot's clock can hold."""
+EXPIRES_MS_MAX = (1 << 63) - 1
+"""What the Redis door takes: what was stored there has to come back from an export or a backup."""
 BEGUN_A_TURN = 128
 """After so many the queues are let go: the nodes would wait meanwhile, and the other clients."""
 
