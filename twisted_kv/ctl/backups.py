@@ -47,7 +47,7 @@ def create(ctl: Ctl, name: str) -> int:
         raise Trouble(
             f"the backup {began['name']} could not be made",
             task.get("trouble") or "too few members have kept it",
-            "mend what it says, then kvctl backup create once more",
+            f"mend what it says, then kvctl backup remove {began['name']}, and create it once more",
             Exit.QUORUM,
         )
     # A member that was away until now may keep an older one of that name.
@@ -142,7 +142,7 @@ def restore(ctl: Ctl, folders: tuple[str, ...], into_existing: bool, no_check: b
     with Opened(places) as opened:
         opened.must_suffice()
         bookmark = bookmark_of(places, opened, now["cluster_id"])
-        at = None if fresh else bookmark.found()
+        at = None if fresh else bookmark.found(slot=int, key=str, stored=int, expired=int)
         if at is None and not into_existing and ctl.client.json("GET", "/v1/keys?limit=1")["keys"]:
             raise Trouble(
                 "the cluster is not empty",
@@ -164,7 +164,7 @@ def restore(ctl: Ctl, folders: tuple[str, ...], into_existing: bool, no_check: b
                 for done in restoring.run():
                     progress.update(shown, completed=done)
             except BaseException:
-                ctl.showing.say(f"{restoring.stored:,} records are stored; the same command goes on from there")
+                ctl.showing.say(f"{restoring.stored:,} records are stored; {bookmark.goes_on()}")
                 raise
             progress.update(shown, total=restoring.stored or 1, completed=restoring.stored or 1)
         took_s = time.monotonic() - began_s
