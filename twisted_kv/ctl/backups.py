@@ -191,7 +191,7 @@ def _task(ctl: Ctl, name: str) -> Any:
 
 
 def _folders(made: dict[str, Any]) -> Any:
-    table = plain_table("node", "keys", "size", "folder", right=("keys", "size"))
+    table = plain_table("node", "keys", "size", "folder", right=("keys", "size"), folds=("folder",))
     for one in made["nodes"]:
         table.add_row(one["id"], count(one["keys"]), f"{size(one['bytes'])}B", one["folder"])
     return table

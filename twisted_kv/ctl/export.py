@@ -32,7 +32,7 @@ from .trouble import Exit, Trouble
 
 LANES = 4
 """Requests for values that are under way at once."""
-PAGE_KEYS_FIRST, PAGE_KEYS_MAX = 100, 1_000
+PAGE_KEYS_FIRST, PAGE_KEYS_MAX = 16, 1_000
 PAGE_BYTES = 4 << 20
 """About how much one answer may hold: pages have fewer keys where values are large."""
 

@@ -23,6 +23,8 @@ TTL_S_MAX = 100 * 365 * 86_400.0
 EXPIRES_MS_MAX = (1 << 63) - 1
 """What proxies take at the most."""
 TOO_LARGE = 413
+BULK_BYTES_MAX = 2 << 30
+"""The largest answer: the first page of an export, should all its values be as large as they can be."""
 TRIES = 6
 FIRST_PAUSE_S = 0.2
 
@@ -131,7 +133,7 @@ def bulk(client: Client, operations: Sequence[dict[str, Any]], query: str = "") 
 def _once(client: Client, operations: Sequence[dict[str, Any]], query: str) -> list[dict[str, Any]]:
     body = encode_packed(list(operations))
     headers = {"Content-Type": MSGPACK}
-    answer = client.request("POST", f"/v1/bulk{query}", body, headers=headers, again=True)
+    answer = client.request("POST", f"/v1/bulk{query}", body, headers=headers, again=True, most=BULK_BYTES_MAX)
     if answer.status == TOO_LARGE and len(operations) > 1:
         # How much a proxy takes at once may be configured, and is not told.
         half = len(operations) // 2
