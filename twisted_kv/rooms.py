@@ -117,7 +117,7 @@ class Rooms:
             self.coordinator.refill,
             buggify,
         )
-        self.saver = Saver(clock, now_ms, control, lambda: self.roster.view)
+        self.saver = Saver(clock, random, now_ms, control, lambda: self.roster.view)
         self.sweeper = Sweeper(
             clock,
             random,
