@@ -79,6 +79,7 @@ def test_the_state_may_live_in_any_file_or_in_etcd_and_nowhere_else() -> None:
     assert ProxyConfig(state="file:here.json").state_place == Path("here.json")
     one = ProxyConfig(state="etcd://127.0.0.1:2379/kv/blue").state_place
     assert one == EtcdPlace(("http://127.0.0.1:2379",), "/kv/blue")
+    assert ProxyConfig(state="etcd://a:2379/k").state_place == EtcdPlace(("http://a:2379",), "/k")
     three = ProxyConfig(state="etcd://a:2379,b:2379,[::1]:2379/kv").state_place
     assert three == EtcdPlace(("http://a:2379", "http://b:2379", "http://[::1]:2379"), "/kv")
     for wrong in ("etcd:http://127.0.0.1:2379", "etcd://a:2379", "etcd://a:2379/", "etcd:///kv", "file:", "state", ""):
@@ -351,6 +352,12 @@ def test_a_taken_port_is_said_before_anything_starts(desk: Desk, role: str, take
         desk.twistd(role, "--port", str(taken_port))
     assert f"port {taken_port} on 127.0.0.1 cannot be used: Address already in use" in str(caught.value)
     assert "choose another port" in str(caught.value)
+    assert list(desk.folder.iterdir()) == []
+
+
+def test_a_place_for_the_state_that_is_none_is_said_before_anything_starts(desk: Desk) -> None:
+    with pytest.raises(UsageError, match="give it as file:PATH or as etcd://HOST:PORT"):
+        desk.twistd("kvproxy", "--port", desk.port, "--resp-port", "0", "--state", "etcd:http://127.0.0.1:2379")
     assert list(desk.folder.iterdir()) == []
 
 

@@ -306,6 +306,7 @@ class ProxyOptions(RoleOptions):
         self.config = with_usual_redis_door(self.config, {self.config.port})
 
     def checked(self, config: ProxyConfig) -> None:
+        config.state_place  # noqa: B018  # which says what is wrong with it
         if config.resp_port == config.port:
             raise BadConfig(
                 f"--resp-port {config.resp_port} is the proxy's own port", "choose another one, or 0 for none"
