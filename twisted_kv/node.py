@@ -41,6 +41,7 @@ from .options import (
     monotonic_reactor,
     on_hangup,
     spare_the_collector,
+    stop_once,
     take_descriptors,
     wall_ms,
 )
@@ -396,6 +397,7 @@ def listening(reactor: Any, endpoint: str, site: IProtocolFactory, shared: bool 
 
 def makeService(options: NodeOptions) -> IService:
     reactor = monotonic_reactor()
+    stop_once(reactor)
     spare_the_collector()
     take_descriptors()
     let_threads_in()

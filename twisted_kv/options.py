@@ -131,6 +131,15 @@ def monotonic_reactor() -> Any:
     return reactor
 
 
+def stop_once(reactor: Any) -> None:
+    """Leave signals that would end the process unheard while it ends.
+
+    To be told twice does not hurry a stop, which is bounded; Twisted would only answer it with a traceback.
+    """
+    for told in (signal.SIGTERM, signal.SIGINT):
+        reactor.addSystemEventTrigger("before", "shutdown", signal.signal, told, signal.SIG_IGN)
+
+
 class RoleOptions(usage.Options):
     """What the three roles share: a TOML file, and everything they write in one folder."""
 

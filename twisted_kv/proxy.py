@@ -30,6 +30,7 @@ from .options import (
     monotonic_reactor,
     on_hangup,
     spare_the_collector,
+    stop_once,
     take_descriptors,
     wall_ms,
 )
@@ -275,6 +276,7 @@ class Proxy(Service):
 
 def makeService(options: ProxyOptions) -> IService:
     reactor = monotonic_reactor()
+    stop_once(reactor)
     spare_the_collector()
     take_descriptors()
     if options["leash"]:
