@@ -433,6 +433,11 @@ class Client(Connection):
         """See ``overdue``. Redis's clients keep their connections, and their door lets so many in."""
         return None
 
+    @property
+    def begun_since_s(self) -> float | None:
+        """See ``overdue``."""
+        return None
+
     def part_if_idle(self) -> None:
         """See ``overdue``: everybody is idle who has the replies to all that has come whole."""
         self.part()
