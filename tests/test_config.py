@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -332,6 +334,23 @@ def test_two_roles_run_from_one_place(desk: Desk) -> None:
     proxy = desk.twistd("kvproxy", "--port", desk.port)
     assert node["pidfile"] != proxy["pidfile"]
     assert node["logfile"] != proxy["logfile"]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_pid_file_of_a_process_that_has_gone_goes_without_a_word(desk: Desk, role: str) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    pidfile = desk.folder / f"{role}-{desk.port}" / "twistd.pid"
+    pidfile.parent.mkdir()
+    pidfile.write_text(str(gone.pid))
+    desk.twistd(role, "--port", desk.port)
+    assert not pidfile.exists()
+
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    pidfile.write_text(str(other.pid))
+    desk.twistd(role, "--port", desk.port)
+    assert pidfile.exists()
+    other.communicate()
 
 
 @pytest.mark.parametrize("foreground", [[], ["--nodaemon"]])

@@ -76,19 +76,20 @@ class Overdue:
         """Whether somebody was not answered yet."""
         return any(connection.busy for connection in self._watched)
 
-    def hang_up_on_idlest(self) -> bool:
+    def hang_up_on_idlest(self) -> int:
         """Close a part of the connections on which nothing is asked, those first that have not been used for longest.
         Where there are none: of those whose requests have been coming for longest, and are nothing yet.
 
-        :returns: whether there was any.
+        :returns: how many.
         """
         now_s = self._clock.seconds()
         idle = self._since(now_s - IDLE_S_MIN, lambda connection: connection.idle_since_s)
         idle = idle or self._since(now_s - BEGUN_S_MIN, lambda connection: connection.begun_since_s)
         # A part, since to look at all of them takes as long as some hundred requests.
-        for _, _, connection in nsmallest(1 + len(idle) // IDLE_PARTS, idle):
+        part = nsmallest(1 + len(idle) // IDLE_PARTS, idle)
+        for _, _, connection in part:
             connection.hang_up()
-        return bool(idle)
+        return len(part)
 
     def _since(self, latest_s: float, since: Callable[[Watched], float | None]) -> list[tuple[float, int, Watched]]:
         return [

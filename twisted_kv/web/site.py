@@ -163,6 +163,8 @@ class KvSite(Site):
         self.overdue = Overdue(reactor)
         self._short_s: float | None = None
         """When it was last said that descriptors are short."""
+        self.shed = 0
+        """Connections that were closed, or not let in, since descriptors were short."""
         self.parting = False
         """See ``lane.Door``."""
         self.render = self.resource.render
@@ -201,8 +203,11 @@ class KvSite(Site):
         if self._short_s is None or now_s - self._short_s > SHORT_S:
             log.warn("file descriptors are short: idle connections are closed (raise the limit, see ulimit -n)")
             self._short_s = now_s
-        if not self.overdue.hang_up_on_idlest() and taken > RESERVE_FOR_HTTP:
+        closed = self.overdue.hang_up_on_idlest()
+        if not closed and taken > RESERVE_FOR_HTTP:
             newcomer.hang_up()
+            closed = 1
+        self.shed += closed
 
     # The end: see ``fasthttp.parting``.
 
