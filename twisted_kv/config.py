@@ -189,6 +189,32 @@ def configured(shape: type[C], flags: Mapping[str, Any], file: str | None) -> C:
     return config
 
 
+def check_ports(config: ProxyConfig | ClusterConfig) -> None:
+    """See that a daemon's ports, and those of its nodes, do not meet.
+
+    :raises BadConfig: if they do, or cannot be.
+    """
+    if isinstance(config, ProxyConfig):
+        if config.resp_port == config.port:
+            raise BadConfig(
+                f"--resp-port {config.resp_port} is the proxy's own port", "choose another one, or 0 for none"
+            )
+        return
+    if config.resp_port in (config.port, *config.node_ports):
+        raise BadConfig(
+            f"--resp-port {config.resp_port} is another one of the cluster's ports", "choose another one, or 0 for none"
+        )
+    if config.port in config.node_ports:
+        raise BadConfig(f"--port {config.port} is one of the nodes' ports", "move one with --port or --base-port")
+    if config.node_ports.stop > 65_536:
+        raise BadConfig(f"{config.nodes} ports do not fit from {config.base_port} up", "choose a lower --base-port")
+    if config.transport == "link" and not config.lane:
+        raise BadConfig(
+            "--transport link needs the nodes' fast lane, which --lane false takes away",
+            "leave out --lane false, or --transport link",
+        )
+
+
 def _check_limits(limits: Limits, source: str) -> None:
     if limits.value_bytes_max > VALUE_BYTES_CEILING:
         raise BadConfig(f"{source}value_bytes_max is {limits.value_bytes_max}", f"give 1 to {VALUE_BYTES_CEILING}")

@@ -202,28 +202,35 @@ def verdict(electorate: Electorate, said: Mapping[NodeId, Said], now_ms: int) ->
     """Say what a read at ``strong`` would answer on what the owners say now, and why.
 
     Newer always means the accepted ballot, which every movement of data keeps; the version is the name of what was
-    written under it.
+    written under it. A read asks a bare majority: where one can be found that has not seen the newest, ``or`` says what
+    it would answer. Both are right, since whoever wrote the newest has no answer yet.
     """
     replies = {node: one.reply for node, one in said.items() if one.reply is not None}
     needed = required(electorate.quorum)
     if not met(electorate.quorum, electorate.voters(replies)):
         why = f"{len(replies)} of {len(electorate.nodes)} owners answer, and a read needs {needed}"
-        return {"answer": "unreachable", "version": None, "winners": [], "why": why}
+        return {"answer": "unreachable", "version": None, "or": None, "winners": [], "why": why}
     newest = max(reply.accepted for reply in replies.values())
     winners = [node for node, reply in replies.items() if reply.accepted == newest]
-    record = said[winners[0]].record
-    if record is None:
-        answer = "absent"
-    elif record.value is None:
-        answer = "deleted"
-    else:
-        answer = "expired" if record.expired(now_ms) else "value"
+    rest = [node for node in replies if node not in winners]
+    other = (
+        max(rest, key=lambda node: replies[node].accepted) if met(electorate.quorum, electorate.voters(rest)) else None
+    )
     return {
-        "answer": answer,
-        "version": record.version.hex() if record is not None else None,
+        **_answer(said[winners[0]].record, now_ms),
+        "or": _answer(said[other].record, now_ms) if other is not None else None,
         "winners": winners,
-        "why": _why(electorate, replies, newest, winners),
+        "why": _why(electorate, replies, newest, winners)
+        + (f"; one that asks only {', '.join(rest)} does not meet it" if other is not None else ""),
     }
+
+
+def _answer(record: Record | None, now_ms: int) -> dict[str, Any]:
+    if record is None:
+        return {"answer": "absent", "version": None}
+    if record.value is None:
+        return {"answer": "deleted", "version": record.version.hex()}
+    return {"answer": "expired" if record.expired(now_ms) else "value", "version": record.version.hex()}
 
 
 def _why(electorate: Electorate, replies: Mapping[NodeId, Reply], newest: bytes, winners: Sequence[NodeId]) -> str:
@@ -238,9 +245,11 @@ def _why(electorate: Electorate, replies: Mapping[NodeId, Reply], newest: bytes,
     if promised:
         return (
             f"the highest accepted ballot is on {who} alone, and {', '.join(promised)} promised a higher one: "
-            "a read proposes that record again before it answers"
+            "a read that meets it proposes that record again before it answers"
         )
-    return f"the highest accepted ballot is on {who} alone: a read writes it to the others before it answers"
+    return (
+        f"the highest accepted ballot is on {who} alone: a read that meets it writes it to the others before it answers"
+    )
 
 
 def purge_blocks(

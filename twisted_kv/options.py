@@ -30,6 +30,7 @@ from .config import (
     ClusterConfig,
     NodeConfig,
     ProxyConfig,
+    check_ports,
     configured,
     worker_socket,
 )
@@ -316,10 +317,7 @@ class ProxyOptions(RoleOptions):
 
     def checked(self, config: ProxyConfig) -> None:
         config.state_place  # noqa: B018  # which says what is wrong with it
-        if config.resp_port == config.port:
-            raise BadConfig(
-                f"--resp-port {config.resp_port} is the proxy's own port", "choose another one, or 0 for none"
-            )
+        check_ports(config)
         if self.worker == FIRST:  # the others share the ports that this one holds
             super().checked(config)
             if config.resp_port:
@@ -356,20 +354,7 @@ class ClusterOptions(RoleOptions):
         self.config = with_usual_redis_door(self.config, {self.config.port, *self.config.node_ports})
 
     def checked(self, config: ClusterConfig) -> None:
-        if config.resp_port in (config.port, *config.node_ports):
-            raise BadConfig(
-                f"--resp-port {config.resp_port} is another one of the cluster's ports",
-                "choose another one, or 0 for none",
-            )
-        if config.port in config.node_ports:
-            raise BadConfig(f"--port {config.port} is one of the nodes' ports", "move one with --port or --base-port")
-        if config.node_ports.stop > 65_536:
-            raise BadConfig(f"{config.nodes} ports do not fit from {config.base_port} up", "choose a lower --base-port")
-        if config.transport == "link" and not config.lane:
-            raise BadConfig(
-                "--transport link needs the nodes' fast lane, which --lane false takes away",
-                "leave out --lane false, or --transport link",
-            )
+        check_ports(config)
         for port in filter(None, (config.port, config.resp_port, *config.node_ports)):
             check_port(config.interface, port)
         check_sockets(config.folder / "proxy", config.workers)

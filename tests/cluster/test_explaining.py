@@ -102,6 +102,25 @@ def test_who_missed_a_write_is_older_and_the_hint_for_it_is_named(make_town: Mak
     assert "1 older" in found["verdict"]["why"]
 
 
+def test_a_write_that_one_owner_alone_has_may_be_met_by_a_read_or_not(make_town: MakeTown) -> None:
+    town = make_town()
+    old = town.wait(town.proxies[0].coordinator.put(Key(K), b"old", b"", Level.ALL, 0)).record[2:18].hex()
+    town.breaking["hints"] = 1.0
+    away = list(town.houses.values())[:2]
+    for house in away:
+        town.cut.add(("proxy0", house.url))
+    town.run(5)
+    new = town.wait(town.proxies[0].coordinator.put(Key(K), b"new", b"", Level.ONE, 0)).record[2:18].hex()
+    town.cut.clear()
+    town.run(5)
+    verdict = explained(town)["verdict"]
+    assert (verdict["version"], verdict["or"]) == (new, {"answer": "value", "version": old})
+    assert all(of(explained(town), house)["id"] in verdict["why"].partition("only")[2] for house in away)
+    town.wait(town.proxies[0].coordinator.get(Key(K), Level.ALL))
+    verdict = explained(town)["verdict"]
+    assert (verdict["version"], verdict["or"], len(verdict["winners"])) == (new, None, 3)
+
+
 def test_a_hint_of_a_key_before_or_after_it_is_none_of_it(make_town: MakeTown) -> None:
     town = make_town()
     away = town.houses[next(iter(town.houses))]

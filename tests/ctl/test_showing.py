@@ -137,6 +137,24 @@ def test_a_file_that_a_daemon_would_refuse_is_refused(tmp_path: Path, text: str,
     assert says in three_lines(done.stderr)[1]
 
 
+@pytest.mark.parametrize(
+    ("role", "text", "says"),
+    [
+        ("kvproxy", "port = 8090\nresp_port = 8090", "is the proxy's own port"),
+        ("kvcluster", "resp_port = 8082", "another one of the cluster's ports"),
+        ("kvcluster", "base_port = 8078", "one of the nodes' ports"),
+        ("kvcluster", "base_port = 65535", "do not fit"),
+        ("kvcluster", 'transport = "link"\nlane = false', "fast lane"),
+    ],
+)
+def test_ports_that_meet_are_found_before_a_daemon_does(tmp_path: Path, role: str, text: str, says: str) -> None:
+    file = tmp_path / f"{role}.toml"
+    file.write_text(text, encoding="utf-8")
+    done = kvctl("config", "check", file)
+    assert done.exit_code == Exit.DEGRADED
+    assert says in three_lines(done.stderr)[1]
+
+
 def test_a_file_is_somebodys(tmp_path: Path) -> None:
     file = tmp_path / "own.toml"
     file.write_text("port = 8090", encoding="utf-8")

@@ -144,14 +144,18 @@ def test_a_key_that_is_too_long_is_named_by_its_line(farm: Farm, tmp_path: Path)
     assert three_lines(done.stderr)[0].startswith("line 2: ")
 
 
+def is_begun(bookmark: Path) -> bool:
+    return bookmark.exists() and json.loads(bookmark.read_text())["at"]["bytes"] > 0
+
+
 def interrupted(farm: Farm, wait_for: Path, *arguments: object) -> None:
-    """Run a command until it has kept a bookmark, and interrupt it as Ctrl-C does."""
+    """Run a command until it has kept in a bookmark that something is done, and interrupt it as Ctrl-C does."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     command = [*KVCTL, *map(str, arguments), "--server", farm.proxies[0].url]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         signal.signal(signal.SIGINT, before)
         try:
-            wait_until(lambda: wait_for.exists() or process.poll() is not None, "a bookmark", 60)
+            wait_until(lambda: is_begun(wait_for) or process.poll() is not None, "a bookmark", 60)
             assert process.poll() is None, process.communicate()
             process.send_signal(signal.SIGINT)
             _, said = process.communicate(timeout=60)

@@ -174,7 +174,7 @@ def ls(ctl: Ctl, prefix: str, limit: int | None) -> None:
     for line in ctl.client.lines(f"/v1/keys?{urlencode(named)}"):
         key = ctl.client.parsed(line)
         if ctl.showing.is_json:
-            write_json(json.dumps(key, ensure_ascii=False))
+            write_json(json.dumps(key, ensure_ascii=False, separators=(",", ":")))
         elif isinstance(key, str) and is_plain(key) and not key.startswith(CODED):
             write_line(key)
         else:

@@ -75,7 +75,9 @@ def drawn(found: dict[str, Any]) -> list[RenderableType]:
         lines.append(f"in flight: {hint['kept_by']} keeps a hint of it for {hint['for']}")
     verdict = found.get("verdict")
     if verdict:
-        lines.append(f"a read answers: {ANSWERS[verdict['answer']].format(version=verdict['version'])}")
+        answers = [verdict, verdict.get("or")]
+        told = " or ".join(ANSWERS[one["answer"]].format(version=one["version"]) for one in answers if one)
+        lines.append(f"a read answers: {told}")
         lines.append(f"because: {verdict['why']}")
     purge = found.get("purge")
     if purge:

@@ -136,11 +136,10 @@ def export(ctl: Ctl, file: str, prefix: str, fresh: bool, consistency: str | Non
         begun_at = _beginning(paper, bookmark, at, fresh)
         if begun_at.records:
             ctl.showing.say(f"going on after {begun_at.records:,} records")
-        began_s = time.monotonic()
-        with bar(ctl.showing, "records") as progress:
-            shown = progress.add_task("export", total=expected, completed=begun_at.records)
-            done = begun_at
-            try:
+        began_s, done = time.monotonic(), begun_at
+        try:
+            with bar(ctl.showing, "records") as progress:
+                shown = progress.add_task("export", total=expected, completed=done.records)
                 for page in exporting.pages(done.cursor):
                     end = paper.write(b"".join(page.lines), done.bytes)
                     done = Reached(page.cursor, end, done.records + len(page.lines))
@@ -150,14 +149,14 @@ def export(ctl: Ctl, file: str, prefix: str, fresh: bool, consistency: str | Non
                         paper.sync()
                         bookmark.write(**done._asdict())
                 paper.sync()
-            except BaseException:
-                # Only as far as whole pages go: of the one that was being written there may be anything. Behind the
-                # last page there is nothing to go on with, and what was kept before is still true.
-                if done.cursor is not None:
-                    bookmark.write(**done._asdict())
-                ctl.showing.say(f"{done.records:,} records are written; {bookmark.goes_on()}")
-                raise
-            progress.update(shown, total=done.records, completed=done.records)
+                progress.update(shown, total=done.records, completed=done.records)
+        except BaseException:
+            # Only as far as whole pages go: of the one that was being written there may be anything. Behind the last
+            # page there is nothing to go on with, and what was kept before is still true.
+            if done.cursor is not None:
+                bookmark.write(**done._asdict())
+            ctl.showing.say(f"{done.records:,} records are written; {bookmark.goes_on()}")
+            raise
     finally:
         paper.close()
     bookmark.remove()
