@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -395,7 +396,8 @@ def test_a_node_s_links_count_what_they_bring_in_the_intake_of_its_port() -> Non
     intake = Intake(INTAKE_BYTES_MAX)
     intake.count(INTAKE_BYTES_MAX)
     # What is no batch never comes to the replica.
-    linked = Batches(cast(Any, None), NodeMetrics()).link(LIMITS)(asked(*ASKING["as proxies do"]), intake, None)
+    replica = cast(Any, SimpleNamespace(clock=Clock(), limits=LIMITS))
+    linked = Batches(replica, NodeMetrics()).link(LIMITS)(asked(*ASKING["as proxies do"]), intake, None)
     assert linked is not None
     wire = Wire()
     linked.makeConnection(wire)
