@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionLost
+from twisted.internet.task import Clock
+from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 
 from twisted_kv.fasthttp.frames import Frame, Frames, head
@@ -17,6 +20,7 @@ from twisted_kv.fasthttp.linked import GATHERED_BYTES, Linked, Serve
 from twisted_kv.fasthttp.upgrade import SWITCHED, asks_for_link
 from twisted_kv.limits import Limits
 from twisted_kv.metrics import NodeMetrics
+from twisted_kv.slow import Sparing
 from twisted_kv.web.node import Batches
 
 LIMITS = Limits(node_body_bytes_max=200_000, link_questions_max=3)
@@ -392,7 +396,8 @@ def test_a_node_s_links_count_what_they_bring_in_the_intake_of_its_port() -> Non
     intake = Intake(INTAKE_BYTES_MAX)
     intake.count(INTAKE_BYTES_MAX)
     # What is no batch never comes to the replica.
-    linked = Batches(cast(Any, None), NodeMetrics()).link(LIMITS)(asked(*ASKING["as proxies do"]), intake, None)
+    replica = cast(Any, SimpleNamespace(clock=Clock(), limits=LIMITS))
+    linked = Batches(replica, NodeMetrics()).link(LIMITS)(asked(*ASKING["as proxies do"]), intake, None)
     assert linked is not None
     wire = Wire()
     linked.makeConnection(wire)
@@ -435,3 +440,28 @@ def test_a_bug_is_logged_and_answered_and_the_link_goes_on(
     assert len(no_logged_failure) == 2
     no_logged_failure.clear()
     assert scene.wire.closing == ""
+
+
+def test_links_that_speak_nonsense_are_few_lines_in_the_log(caught: list[dict[str, Any]]) -> None:
+    spares = Sparing(Clock(), Limits(slow_lines_max=2))
+    for _ in range(5):
+        wire = Wire()
+        linked = Linked(lambda body: succeed((200, body)), Limits(), spares=spares)
+        linked.makeConnection(wire)
+        linked.dataReceived(b"\xff" * 64)
+        assert wire.closing == "aborted"
+
+    assert len(caught) == 2
+
+
+@pytest.fixture
+def caught() -> Iterator[list[dict[str, Any]]]:
+    events: list[dict[str, Any]] = []
+
+    def keep(event: dict[str, Any]) -> None:
+        if "a link is closed" in str(event.get("log_format")):
+            events.append(event)
+
+    globalLogPublisher.addObserver(keep)
+    yield events
+    globalLogPublisher.removeObserver(keep)

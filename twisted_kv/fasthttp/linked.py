@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ..limits import KIB, Limits
+from ..slow import Sparing
 from ..tokens import Access, Ticket
 from .frames import Frame, Frames, head
 from .intake import Intake
@@ -46,14 +47,21 @@ class Linked:
 
     :param intake: the port's; one of its own where the link is all that the port has.
     :param ticket: what the proxy's token allows, where one was asked for; the link ends when it holds no longer.
+    :param spares: says whether there is to be a line about one that is given up; None for always.
     """
 
     log = Logger()
 
     def __init__(
-        self, serve: Serve, limits: Limits, intake: Intake | None = None, ticket: Ticket | None = None
+        self,
+        serve: Serve,
+        limits: Limits,
+        intake: Intake | None = None,
+        ticket: Ticket | None = None,
+        spares: Sparing | None = None,
     ) -> None:
         self._serve = serve
+        self._spares = spares
         self._limits = limits
         self._ticket = ticket
         self._intake = intake if intake is not None else Intake(limits.intake_bytes_max)
@@ -243,7 +251,10 @@ class Linked:
             self.hang_up()
 
     def _give_up(self, why: str) -> None:
-        self.log.warn("a link is closed: {why}", why=why)
+        if self._spares is None:
+            self.log.warn("a link is closed: {why}", why=why)
+        elif self._spares.admits():
+            self.log.warn("a link is closed: {why}{more}", why=why, **self._spares.kept_back())
         self._forget()
         self._transport.abortConnection()
 

@@ -74,6 +74,10 @@ class Batches:
     def _refused(self) -> Sparing:
         return Sparing(self._replica.clock, self._replica.limits)
 
+    @cached_property
+    def _given_up(self) -> Sparing:
+        return Sparing(self._replica.clock, self._replica.limits)
+
     def serve(self, body: bytes) -> Deferred[BatchReply]:
         """:raises MalformedBody: if the body is no batch. Other errors as in ``Replica.serve``."""
         batch: Batch = decoded(batch_decoder.decode, body)
@@ -120,7 +124,7 @@ class Batches:
         """Give what takes over the connections of proxies that ask for the link (see ``web.site``)."""
 
         def linked(head: Head, intake: Intake, ticket: Ticket | None) -> Linked | None:
-            return Linked(self.by_link, limits, intake, ticket) if asks_for_link(head) else None
+            return Linked(self.by_link, limits, intake, ticket, self._given_up) if asks_for_link(head) else None
 
         return linked
 
