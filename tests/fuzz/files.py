@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 from rocksdict import WriteBatch
 from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from tests.fuzz.doors import HEADER, MS
@@ -308,7 +309,7 @@ class Documents:
         return Taken(1, 1)
 
     def _of_etcd(self, frame: Spoilt) -> Taken:
-        gateway = Spoken(frame)
+        gateway = Spoken(self.clock, frame)
         store = EtcdStore(self.clock, gateway, "p", "name", Limits())
         got: list[Any] = []
         works: list[Callable[[], Deferred[Any]]] = [
@@ -317,8 +318,12 @@ class Documents:
             lambda: store.update(lambda old: msgspec.structs.replace(samples.STATE, epoch=9)),
             store.lead,
         ]
-        for work in works:
+        for place, work in enumerate(works):
             work().addBoth(got.append)
+            for _ in range(CALLS_MAX):
+                if len(got) > place:
+                    break
+                self.clock.advance(CALL_S)
         if store._lease is not None:
             ensureDeferred(store._lease._kept(0.0)).addErrback(lambda failure: None)
         stop = store.watch(lambda state: None)
@@ -344,13 +349,21 @@ class Documents:
         pass
 
 
+CALL_S = 0.5
+"""How long a call to etcd takes."""
+CALLS_MAX = 200
+"""Calls after which an operation has ended."""
+
+
 class Spoken:
     """An etcd gateway that answers one call with what is spoilt, and the others well."""
 
-    def __init__(self, frame: Spoilt) -> None:
+    def __init__(self, clock: StrictClock, frame: Spoilt) -> None:
+        self._clock = clock
         self._frame = frame
 
     async def call(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        await deferLater(self._clock, CALL_S)
         if path == self._frame.what:
             try:
                 return msgspec.json.decode(self._frame.data, type=dict[str, Any])
