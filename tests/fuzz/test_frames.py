@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.fuzz.answers import Batches, Conversations, Linked
+from tests.fuzz.copies import Copies
 from tests.fuzz.doors import Doors, Questions
 from tests.fuzz.files import Documents, Files, Records, Rows
 from tests.fuzz.kind import Kind, run
@@ -20,13 +21,14 @@ KINDS: dict[str, tuple[int, Callable[[Path], Kind]]] = {
     "requests to a node": (25, lambda folder: Doors()),
     "requests to a node on a disk": (8, Doors),
     "questions by a link": (10, lambda folder: Questions()),
-    "answers to batches": (20, lambda folder: Batches()),
+    "answers to batches": (18, lambda folder: Batches()),
     "answers by a link": (10, lambda folder: Linked()),
     "answers to all else": (3, lambda folder: Conversations()),
+    "answers to a node that copies": (3, lambda folder: Copies()),
     "records": (10, lambda folder: Records()),
     "rows on a disk": (1, Rows),
     "the cluster's state": (6, Documents),
-    "files": (7, Files),
+    "files": (6, Files),
 }
 """Of a hundred frames so many are of a kind: those that are fast are many."""
 
