@@ -420,7 +420,8 @@ def _must_go_on(rows: Sequence[Any], after: Any, next_after: Any) -> None:
     :raises PeerSilent: if they do not.
     """
     ascends = all(map(lt, rows, rows[1:])) and (not rows or after < rows[0])
-    if not ascends or (next_after is not None and not max(after, *rows[-1:]) <= next_after != after):
+    goes_on = next_after is None or (rows[-1] <= next_after if rows else after < next_after)
+    if not ascends or not goes_on:
         raise PeerSilent(NOT_ONWARD)
 
 
