@@ -302,12 +302,13 @@ class Conversations:
         result: list[Any] = []
         doing = ensureDeferred(work)  # type: ignore[arg-type]
         doing.addBoth(result.append)
-        steps = 0
+        steps, began_s = 0, town.clock.seconds()
         try:
             while not result:
                 town.step()
                 steps += 1
                 assert max(steps // 10, liar.asked) < ASKED_MAX, f"{name} never ends"
+            assert town.clock.seconds() - began_s < WORK_S_MAX, f"{name} takes too long"
             for one in result:
                 if isinstance(one, Failure):
                     assert one.check(KvError), f"{name}: {one.getTraceback()}"
@@ -389,5 +390,7 @@ class Conversations:
         self._close()
 
 
+WORK_S_MAX = 7_200.0
+"""How long any of these works takes, on the simulated clock."""
 ASKED_MAX = 3_000
 """Questions to one node within which any of these works has ended."""
