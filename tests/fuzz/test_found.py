@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from twisted_kv.ctl.trouble import Trouble
 from twisted_kv.errors import PeerSilent, StateUnusable
 from twisted_kv.membership import decode_state
 from twisted_kv.names import Key, NodeId
+from twisted_kv.peers.pages import Pages, Place
 from twisted_kv.peers.peer import Answer
 from twisted_kv.register import FETCH, HINT, Op
 from twisted_kv.ring import SLOTS, slot_of
@@ -311,3 +313,14 @@ def test_a_backup_is_not_whole_whose_manifest_names_files_elsewhere(name: str, t
     contents["files"][0]["name"] = name
     assert files.take(Spoilt("contents", json.dumps(contents).encode())).passed == 0
     assert files.take(Spoilt("contents", b'{"x":' * 100_000)).passed == 0
+
+
+def test_pages_that_hold_nothing_and_do_not_end_are_given_up() -> None:
+    shown = itertools.count(1)
+
+    async def fetch(after: Place | None) -> Page:
+        return Page(FORMAT, 2, [], (5, b"%09d" % next(shown)))
+
+    with pytest.raises(PeerSilent):
+        Nodes().wait(Pages(fetch).turn())
+    assert next(shown) < 2_000
