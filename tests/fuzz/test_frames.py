@@ -18,17 +18,17 @@ FRAMES = int(os.environ.get("KV_FRAMES", "20000"))
 """Of all kinds together."""
 
 KINDS: dict[str, tuple[int, Callable[[Path], Kind]]] = {
-    "requests to a node": (25, lambda folder: Doors()),
-    "requests to a node on a disk": (8, Doors),
-    "questions by a link": (10, lambda folder: Questions()),
-    "answers to batches": (18, lambda folder: Batches()),
-    "answers by a link": (10, lambda folder: Linked()),
-    "answers to all else": (3, lambda folder: Conversations()),
-    "answers to a node that copies": (3, lambda folder: Copies()),
-    "records": (10, lambda folder: Records()),
+    "requests to a node": (36, lambda folder: Doors()),
+    "requests to a node on a disk": (10, Doors),
+    "questions by a link": (15, lambda folder: Questions()),
+    "answers to batches": (12, lambda folder: Batches()),
+    "answers by a link": (12, lambda folder: Linked()),
+    "answers to all else": (1, lambda folder: Conversations()),
+    "answers to a node that copies": (1, lambda folder: Copies()),
+    "records": (4, lambda folder: Records()),
     "rows on a disk": (1, Rows),
-    "the cluster's state": (6, Documents),
-    "files": (6, Files),
+    "the cluster's state": (4, Documents),
+    "files": (4, Files),
 }
 """Of a hundred frames so many are of a kind: those that are fast are many."""
 
