@@ -6,7 +6,7 @@ PACKAGES := wrk strace curl etcd-server prometheus
 BENCH_TOOLS := wrk redis-server redis-benchmark nutcracker etcd
 BENCH_PACKAGES := wrk redis-server redis-tools nutcracker etcd-server
 
-.PHONY: run test test-system test-damage test-growth test-doors test-redis test-backup simulate mutants bench bench-long bench-tools clean
+.PHONY: run test test-system test-damage test-growth test-doors test-frames test-redis test-backup simulate mutants bench bench-long bench-tools clean
 
 run: $(VENV)/installed
 	$(BIN)/twistd -n kvcluster
@@ -41,6 +41,11 @@ test-doors: $(VENV)/installed-test
 	KVPROXY_OPTIONS="--transport link" $(BIN)/pytest -n auto --dist loadfile -m "not system" tests/sockets
 	KV_STREAMS=10000 KV_IDLE=8000 $(BIN)/pytest -s --timeout 900 \
 		tests/sockets/test_spoilt_requests.py tests/sockets/test_many_clients.py
+
+# A million spoilt frames: what nodes and proxies say to each other, what lies on their disks, what the commands read.
+# It takes some ten minutes; make test does a fiftieth of it.
+test-frames: $(VENV)/installed-test
+	KV_FRAMES=1000000 $(BIN)/pytest -n auto --timeout 7200 -rP tests/fuzz/test_frames.py
 
 # A million records are backed up, the cluster is wiped, and they are restored onto five nodes instead of three.
 test-backup: $(VENV)/installed-test

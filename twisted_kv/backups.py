@@ -12,7 +12,12 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+<<<<<<< HEAD
 from .errors import BackupExists, BackupFailed, BadParameter, Damaged, NoSuchBackup
+=======
+from .errors import BackupFailed, BadParameter, Damaged, MalformedBody, NoSuchBackup, StateUnusable
+from .membership import decode_state
+>>>>>>> 7d86d9e11924d7ec92e9e26d60c9572c7b2498ad
 from .replica import Replica
 from .storage.checkpoints import CHECKPOINT_FORMAT, DATA, Contents, contents_of, record, sync_folder
 from .storage.engine import Engine
@@ -68,6 +73,7 @@ class Backups:
         """Begin a backup unless it is there, and say how far it is.
 
         :raises BadParameter: if that cannot be its name.
+        :raises MalformedBody: if it is to be begun without a state document that can be read.
         :raises NoSuchBackup: if it is not there, and was not to be begun.
         :raises BackupExists: if another one of that name is there, or is being made.
         :raises BackupFailed: if there can be none here. Errors as in ``Replica.admit``, and those of the disk.
@@ -87,7 +93,16 @@ class Backups:
             if trouble is None:
                 raise NoSuchBackup(f"this node keeps no backup {name!r}", "kvctl backup list tells which there are")
             return BackupReply(FORMAT, 0, 0, finished=False, trouble=trouble)
+<<<<<<< HEAD
         self._begin(name, place, request.state, request.run)
+=======
+        try:
+            decode_state(request.state)
+        except StateUnusable as error:
+            # Whoever wants it back would find out.
+            raise MalformedBody(f"a backup cannot be made of this cluster: {error.detail}") from None
+        self._begin(name, place, request.state)
+>>>>>>> 7d86d9e11924d7ec92e9e26d60c9572c7b2498ad
         return BackupReply(FORMAT, 0, 0, finished=False, folder=str(place))
 
     def _same(self, request: BackupRequest, run: str) -> None:

@@ -15,6 +15,7 @@ import msgspec
 from .errors import BadConfig
 from .limits import MIB, Limits
 from .logs import Format
+from .membership import REPLICAS_MAX, VNODES_MAX
 from .networks import parse_networks
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
@@ -79,8 +80,8 @@ class ProxyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data_dir: str | None = None
     state: str | None = None
     nodes: list[str] = []
-    replicas: Annotated[int, msgspec.Meta(ge=1, le=15)] | None = None
-    vnodes: Annotated[int, msgspec.Meta(ge=1, le=4096)] | None = None
+    replicas: Annotated[int, msgspec.Meta(ge=1, le=REPLICAS_MAX)] | None = None
+    vnodes: Annotated[int, msgspec.Meta(ge=1, le=VNODES_MAX)] | None = None
     consistency: Literal["one", "strong", "quorum", "all"] = "strong"
     resp_port: DoorPort | None = None
     """0 for none; None for the usual one, if it is free."""

@@ -51,7 +51,7 @@ class Hints:
         self._bytes = 0
         for hint in self._walk(_HINT):
             self._count(hint, 1)
-        self.marks = {Slot(_SLOT.unpack(row[1:])[0]) for row in self._names(_MARK)}
+        self.marks = {Slot(_SLOT.unpack_from(row, 1)[0]) for row in self._names(_MARK) if len(row) == 1 + _SLOT.size}
         """Slots to be repaired."""
 
     def keep(self, hints: Iterable[Hint]) -> None:
@@ -100,7 +100,8 @@ class Hints:
         start, end = _name(owner, after) + b"\0", _HINT + owner.encode() + b"\1"
         if not after:
             start = _name(owner, after)
-        return [_hint(name, value) for name, value in self._engine.side(start, end, limit)]
+        found = self._engine.side(start, end, limit)
+        return [hint for name, value in found if (hint := _hint(name, value)) is not None]
 
     def drop(self, owner: NodeId, done: Sequence[tuple[bytes, bytes]]) -> None:
         """Forget the hints that are not above these ballots, by key. Errors as in ``keep``."""
@@ -144,7 +145,7 @@ class Hints:
         start = kind
         while True:
             rows = self._engine.side(start, bytes((kind[0] + 1,)), _PAGE)
-            yield from (_hint(name, value) for name, value in rows)
+            yield from (hint for name, value in rows if (hint := _hint(name, value)) is not None)
             if len(rows) < _PAGE:
                 return
             start = rows[-1][0] + b"\0"
@@ -161,7 +162,18 @@ def _mark(slot: Slot) -> bytes:
     return _MARK + _SLOT.pack(slot)
 
 
-def _hint(name: bytes, value: bytes) -> Hint:
+def _hint(name: bytes, value: bytes) -> Hint | None:
+    """Read a row; None of what is no hint: losing one is no loss."""
     owner, _, key = name[1:].partition(b"\0")
+    if len(value) != _VALUE.size or not key or not _is_text(owner):
+        return None
     ballot, at_ms = _VALUE.unpack(value)
     return Hint(NodeId(owner.decode()), Key(key), Ballot(ballot), at_ms)
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

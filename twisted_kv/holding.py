@@ -422,7 +422,7 @@ def _check_op(op: Op, limits: Limits) -> None:
         return
     if op.verb not in (PREPARE, HINT) or not drawn_by_a_clock(op.ballot):
         raise MalformedBody(UNUSABLE)
-    if op.verb == HINT and not 0 < len(op.record) <= MEMBER_BYTES_MAX:
+    if op.verb == HINT and not (0 < len(op.record) <= MEMBER_BYTES_MAX and b"\0" not in op.record):
         raise MalformedBody("the batch holds a hint for nobody")
 
 

@@ -10,7 +10,7 @@ import msgspec
 from twisted.logger import Logger
 
 from .commit import NOTES, Commit
-from .errors import ForeignNode, OtherEpoch, PeerRefused
+from .errors import DiskFailed, ForeignNode, OtherEpoch, PeerRefused
 from .names import Epoch
 from .storage.engine import Engine
 from .wire import (
@@ -21,10 +21,13 @@ from .wire import (
     OTHER_CLUSTER,
     OTHER_INCARNATION,
     OTHER_MEMBER,
+    UNDECODED,
     UNKNOWN_FORMAT,
     BatchReply,
+    Count,
     Header,
     Join,
+    Label,
     formats,
 )
 
@@ -32,9 +35,9 @@ from .wire import (
 class _Notes(msgspec.Struct, frozen=True):
     """What a node keeps about itself beside the data."""
 
-    cluster: str = ""
-    member: str = ""
-    epoch: int = 0
+    cluster: Label = ""
+    member: Label = ""
+    epoch: Count = 0
     open: bool = True
 
 
@@ -42,6 +45,7 @@ class Identity:
     """A node's name, life and epoch. What changes here is synced before any answer leaves that rests on it.
 
     :param incarnation: the name of this life of the node's memory.
+    :raises DiskFailed: if what was noted of it cannot be read.
     """
 
     log = Logger()
@@ -51,7 +55,13 @@ class Identity:
         self._commit = commit
         self.incarnation = incarnation
         kept = engine.read_note("identity")
-        self._notes = msgspec.json.decode(kept, type=_Notes) if kept else _Notes()
+        try:
+            self._notes = msgspec.json.decode(kept, type=_Notes) if kept else _Notes()
+        except UNDECODED as error:
+            raise DiskFailed(
+                f"what this node has noted of who it is cannot be read: {error}",
+                "move its folder away and start it empty: it is given back what it held by the others",
+            ) from None
         self._state = engine.read_note("state") or b""
 
     @property

@@ -18,8 +18,18 @@ from .ring import HASH_VERSION, Member, Ring
 
 STATE_FORMAT = 1
 
+WEIGHT_MAX = 100
+"""A hundred times the tokens of the lightest member; more would only make the ring slower to build."""
+REPLICAS_MAX = 15
+VNODES_MAX = 4096
+"""A document that says more was not written by any of us, and its ring would take all of the memory."""
 
-Count = Annotated[int, msgspec.Meta(ge=1)]
+Weight = Annotated[int, msgspec.Meta(ge=1, le=WEIGHT_MAX)]
+Replicas = Annotated[int, msgspec.Meta(ge=1, le=REPLICAS_MAX)]
+Vnodes = Annotated[int, msgspec.Meta(ge=1, le=VNODES_MAX)]
+Epochs = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""As a message can carry them."""
+Named = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 
 
 class Seat(msgspec.Struct, frozen=True):
@@ -29,9 +39,9 @@ class Seat(msgspec.Struct, frozen=True):
     has the empty incarnation: it stands for a member that the operator has given up for lost.
     """
 
-    id: str
+    id: Named
     url: str
-    weight: Count = 1
+    weight: Weight = 1
     zone: str = ""
     incarnation: str = ""
     forgetful: bool = False
@@ -68,10 +78,10 @@ class State(msgspec.Struct, frozen=True):
     """The one document that says what the cluster is."""
 
     format: int
-    cluster_id: str
-    epoch: int
-    replicas: Count = 3
-    vnodes: Count = 256
+    cluster_id: Named
+    epoch: Epochs
+    replicas: Replicas = 3
+    vnodes: Vnodes = 256
     hash_version: int = HASH_VERSION
     members: tuple[Seat, ...] = ()
     change: Change | None = None
@@ -258,9 +268,10 @@ def decode_state(data: bytes) -> State:
         state = _decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise StateUnusable(f"the state document cannot be read: {error}", "restore it from a copy") from None
-    ids = [seat.id for seat in state.members]
-    if len(set(ids)) < len(ids):
-        raise StateUnusable("the state document names a member twice", "restore it from a copy")
+    wished_for = [wish.seat for wish in state.pending]
+    for seats in (state.members, state.change.seats if state.change is not None else (), wished_for):
+        if len({seat.id for seat in seats}) < len(seats):
+            raise StateUnusable("the state document names a member twice", "restore it from a copy")
     return state
 
 

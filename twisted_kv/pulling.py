@@ -21,8 +21,8 @@ from twisted.python.failure import Failure
 
 from .buggify import Buggify, inert
 from .digest import EMPTY
-from .errors import DiskBusy, KvError, PeerSilent
-from .holding import SlotCopy
+from .errors import DiskBusy, KvError, MalformedBody, PeerSilent
+from .holding import SlotCopy, check_range
 from .limits import Limits
 from .names import Slot
 from .peers.control import Control
@@ -69,13 +69,18 @@ class Puller:
     def pull(self, request: PullRequest) -> Deferred[PullReply]:
         """Copy slots until enough was done for one order.
 
-        Errors: ``PeerRefused`` if the order means another node, life or epoch; ``PeerSilent`` if too few sources can
+        Errors: ``MalformedBody`` if the order makes no sense; ``PeerRefused`` if it means another node, life or epoch;
+        ``PeerSilent`` if too few sources can
         be read; those of the disk.
         """
         return ensureDeferred(self._pull(request))
 
     async def _pull(self, request: PullRequest) -> PullReply:
         self._replica.admit(request.header)
+        if len(request.sources) < request.needed:
+            raise MalformedBody(f"the order names {len(request.sources)} sources, and needs {request.needed}")
+        for first, last in request.ranges:
+            check_range(first, last)
         self._turn += 1
         order = _Order(request, self._turn)
         until_s = self._clock.seconds() + self._limits.pull_s_max

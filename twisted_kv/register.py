@@ -7,17 +7,20 @@ accepted last. How a proxy speaks with a key's owners is in ``conversation``, ``
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 
 from .names import Key
-from .versions import NONE, Ballot
+from .versions import NONE, UNDRAWN, Ballot, Shown, is_held
 
 READ, FETCH, PREPARE, ACCEPT, HINT = range(5)
 """The verbs: show the ballots; show the record too; promise; take this record; note that an owner (its id stands in the
 place of the record) has missed this ballot of the key."""
 
+
+Sentence = Annotated[str, msgspec.Meta(max_length=4_096)]
+"""What a node says for people. It goes into logs and answers."""
 
 SHOWING = (FETCH, PREPARE)
 """Those whose answers hold a record."""
@@ -41,10 +44,22 @@ class Reply(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """
 
     taken: bool
-    accepted: Ballot
-    promised: Ballot
+    accepted: Shown
+    promised: Shown
     record: bytes = b""
-    abstains: str = ""
+    abstains: Sentence = ""
+
+
+def is_possible(verb: int, reply: Reply) -> bool:
+    """Whether an owner that goes by the rules can give an answer to a verb.
+
+    Who passes on what one has made up is refused by the others, together with all else in the same batch.
+    """
+    if reply.accepted >= UNDRAWN or reply.promised >= UNDRAWN:
+        return False
+    if reply.record or (reply.taken and verb in SHOWING):
+        return is_held(reply.accepted, reply.record)
+    return True
 
 
 AGAIN = Reply(False, NONE, NONE, abstains="again")

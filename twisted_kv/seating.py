@@ -6,12 +6,10 @@ from urllib.parse import urlsplit
 
 from .errors import BadParameter
 from .limits import Limits
+from .membership import WEIGHT_MAX
 
 URL_CHARS_MAX = 300
 """A host name has at most 253 characters (RFC 1035, section 2.3.4)."""
-
-WEIGHT_MAX = 100
-"""A hundred times the tokens of the lightest member; more would only make the ring slower to build."""
 
 
 def checked_url(url: str) -> str:

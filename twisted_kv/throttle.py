@@ -17,6 +17,9 @@ PATIENCE = 2.0
 RECOVERY = 1.1
 """How fast the speed comes back: additive increase would take an hour after a single bad moment."""
 
+PAUSE_S_MAX = 3_600.0
+"""The longest rest. How much was moved says who has moved it, and may be wrong by any amount."""
+
 LEAST_WAIT_S = 0.03
 """A wait of clients below which nothing is slowed down."""
 
@@ -44,6 +47,6 @@ class Throttle:
         else:
             self.share = min(1.0, self.share * RECOVERY)
         now_s = self._clock.seconds()
-        self._free_s = max(self._free_s, now_s - worked_s) + moved / self._bytes_per_s
+        self._free_s = min(now_s + PAUSE_S_MAX, max(self._free_s, now_s - worked_s) + moved / self._bytes_per_s)
         # At half the share, clients are left as long a time as the piece took.
         return deferLater(self._clock, max(0.0, self._free_s - now_s, worked_s * (1 / self.share - 1)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import NewType
+from typing import Annotated, NewType
 
 import msgspec
 
@@ -18,12 +18,18 @@ then 64 random bits of the process that drew it. A ballot serves one proposal.
 Version = NewType("Version", bytes)
 """The ballot that a record was first proposed with. It stays when others propose the record again; it is the ETag."""
 
+Shown = Annotated[Ballot, msgspec.Meta(min_length=16, max_length=16)]
+"""A ballot as somebody else shows it: decoders refuse bytes of another length."""
+
 NONE = Ballot(bytes(16))
 """The ballot of a key that was never written; below every other."""
 
 COUNTER_BITS = 16
 TIME_MAX = 1 << 63
 """Half of what a ballot's clock can hold, which is the year 6429. What is above was never drawn by a clock."""
+LEARNED_MAX = TIME_MAX - (1 << 48)
+"""Up to where a clock follows others. From there on it may count for longer than any process lives before it draws what
+nodes refuse; a single ballot that somebody made up would else keep it from ever writing again."""
 _BALLOT = struct.Struct(">QQ")
 
 
@@ -51,7 +57,7 @@ class HybridClock:
     def learn(self, shown: Ballot) -> None:
         """Make every later ballot larger than one that somebody else drew; one that no clock drew is passed over."""
         time: int = _BALLOT.unpack(shown)[0]
-        if self._last < time < TIME_MAX:
+        if self._last < time < LEARNED_MAX:
             self._last = time
 
 
@@ -59,6 +65,9 @@ def drawn_by_a_clock(ballot: bytes) -> bool:
     """Whether bytes can be a proposal's ballot: of the right length, not ``NONE``, and with a time below the limit."""
     return len(ballot) == len(NONE) and ballot != NONE and ballot[0] < 0x80
 
+
+UNDRAWN = Ballot(b"\x80" + bytes(15))
+"""The lowest ballot that no clock draws."""
 
 RECORD_FORMAT = 1
 _HEAD = struct.Struct(">BB16sQHI")
@@ -140,6 +149,11 @@ def is_whole(data: bytes) -> bool:
         return False
     form, type_bytes, value_bytes = _SIZES.unpack_from(data)
     return bool(form == RECORD_FORMAT and len(data) >= _HEAD.size + type_bytes + value_bytes)
+
+
+def is_held(ballot: bytes, data: bytes) -> bool:
+    """Whether an owner can have accepted these bytes under this ballot: a whole record, or nothing under none."""
+    return is_whole(data) and drawn_by_a_clock(ballot) if data else ballot == NONE
 
 
 def is_proposable(data: bytes) -> bool:

@@ -7,7 +7,7 @@ node at a time; what is stored travels as bytes that nobody on the way decodes.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Annotated, TypeAlias, TypeVar
 
 import msgspec
 
@@ -15,9 +15,10 @@ from .digest import EMPTY, moved, term
 from .errors import MalformedBody, MalformedKey, ValueTooLarge
 from .limits import Limits
 from .names import Key
-from .register import Op, Reply
+from .register import Op, Reply, Sentence
+from .ring import SLOTS
 from .tracing import Trace
-from .versions import NONE, Ballot
+from .versions import NONE, Ballot, Shown
 
 UNDECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What a decoder raises on bytes that are none of its shape."""
@@ -27,6 +28,21 @@ FORMAT = 1
 
 OLDEST_FORMAT = 1
 """The oldest one that is read. Nodes are upgraded before proxies, so a node has to read what the last build spoke."""
+
+
+SlotNumber = Annotated[int, msgspec.Meta(ge=0, lt=SLOTS)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Limit = Annotated[int, msgspec.Meta(ge=1)]
+"""How many of something are asked for."""
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+"""The id of a cluster or a member; those that are drawn are shorter."""
+Label = Annotated[str, msgspec.Meta(max_length=256)]
+KeyBytes = Annotated[bytes, msgspec.Meta(min_length=1)]
+"""A key; how long it may be says the configuration."""
+Ranges: TypeAlias = list[tuple[SlotNumber, SlotNumber]]
+"""Ranges of slots, both ends included."""
+Place: TypeAlias = tuple[SlotNumber, bytes]
+"""A slot and a key, or nothing before the first of its keys."""
 
 
 def formats(oldest: int, newest: int) -> str:
@@ -45,9 +61,9 @@ class Header(msgspec.Struct, array_like=True, frozen=True):
     cluster: str
     member: str
     incarnation: str
-    epoch: int
+    epoch: Count
     open: bool = True
-    deadline_ms: int = 0
+    deadline_ms: Count = 0
 
 
 class Bundle(msgspec.Struct, array_like=True):
@@ -103,7 +119,7 @@ class BundleReply(msgspec.Struct, array_like=True, gc=False):
     each was taken. ``others`` are the answers, by their places, that are not so.
     """
 
-    ballots: list[Ballot] = []
+    ballots: list[Shown] = []
     records: list[bytes] = []
     others: dict[int, Reply] = {}
 
@@ -119,10 +135,10 @@ class BatchReply(msgspec.Struct, array_like=True):
     format: int
     epoch: int
     replies: list[Reply] = []
-    refusal: str = ""
-    detail: str = ""
+    refusal: Label = ""
+    detail: Sentence = ""
     state: bytes = b""
-    next: int | None = None
+    next: SlotNumber | None = None
     bundles: list[BundleReply] = []
 
 
@@ -142,18 +158,18 @@ class Row(msgspec.Struct, array_like=True, frozen=True, gc=False):
     An accepted ballot of ``NONE`` says that something is there which cannot be read.
     """
 
-    key: bytes
-    ballot: bytes
+    key: KeyBytes
+    ballot: Shown
     record: bytes
-    promised: bytes
+    promised: Shown
 
 
 class PageRequest(msgspec.Struct, array_like=True):
     """Asks for the accepted records in ranges of slots (both ends included, ascending), after the place ``after``."""
 
     header: Header
-    ranges: list[tuple[int, int]]
-    after: tuple[int, bytes] | None = None
+    ranges: Ranges
+    after: Place | None = None
     bare: bool = False
     """Whether the records themselves are left out, and only the ballots wanted."""
 
@@ -167,7 +183,7 @@ class Page(msgspec.Struct, array_like=True):
     format: int
     epoch: int
     rows: list[Row]
-    after: tuple[int, bytes] | None = None
+    after: Place | None = None
     digest: int = 0
 
     @property
@@ -188,15 +204,15 @@ class DigestsRequest(msgspec.Struct, array_like=True):
     """Asks for the digests of ranges of slots (both ends included, ascending)."""
 
     header: Header
-    ranges: list[tuple[int, int]]
+    ranges: Ranges
 
 
 class FloorRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A slot's floor."""
 
-    slot: int
-    promised: bytes
-    accepted: bytes
+    slot: SlotNumber
+    promised: Shown
+    accepted: Shown
 
 
 class Digests(msgspec.Struct, array_like=True):
@@ -207,10 +223,10 @@ class Digests(msgspec.Struct, array_like=True):
 
     format: int
     epoch: int
-    digests: dict[int, int]
-    graves: dict[int, int] = {}
+    digests: dict[SlotNumber, int]
+    graves: dict[SlotNumber, int] = {}
     floors: list[FloorRow] = []
-    highest: bytes = NONE
+    highest: Shown = NONE
     """The highest ballot that the node was ever shown."""
 
 
@@ -219,8 +235,8 @@ class PurgeRequest(msgspec.Struct, array_like=True):
     what lies below it."""
 
     header: Header
-    floor: bytes
-    slots: list[tuple[int, int]]
+    floor: Shown
+    slots: list[tuple[SlotNumber, int]]
     final: bool
 
 
@@ -229,14 +245,14 @@ class PurgeReply(msgspec.Struct, array_like=True):
 
     format: int
     epoch: int
-    slots: list[int]
+    slots: list[SlotNumber]
 
 
 class VerifyRequest(msgspec.Struct, array_like=True):
     """Has a node read all that it holds of ranges of slots (both ends included, ascending)."""
 
     header: Header
-    ranges: list[tuple[int, int]]
+    ranges: Ranges
 
 
 class VerifyReply(msgspec.Struct, array_like=True):
@@ -244,8 +260,8 @@ class VerifyReply(msgspec.Struct, array_like=True):
 
     format: int
     epoch: int
-    damaged: int
-    next: int | None = None
+    damaged: Count
+    next: SlotNumber | None = None
 
 
 class HintsRequest(msgspec.Struct, array_like=True):
@@ -255,8 +271,8 @@ class HintsRequest(msgspec.Struct, array_like=True):
     header: Header
     owner: str
     after: bytes
-    limit: int
-    done: list[tuple[bytes, bytes]] = []
+    limit: Limit
+    done: list[tuple[bytes, Shown]] = []
 
 
 class HintsPage(msgspec.Struct, array_like=True):
@@ -280,7 +296,7 @@ class Marks(msgspec.Struct, array_like=True):
 
     format: int
     epoch: int
-    slots: list[int]
+    slots: list[SlotNumber]
 
 
 class Source(msgspec.Struct, array_like=True, frozen=True):
@@ -298,10 +314,10 @@ class PullRequest(msgspec.Struct, array_like=True):
     """
 
     header: Header
-    ranges: list[tuple[int, int]]
-    first: int
+    ranges: Ranges
+    first: SlotNumber
     sources: list[Source]
-    needed: int
+    needed: Limit
 
 
 class PullReply(msgspec.Struct, array_like=True):
@@ -313,11 +329,11 @@ class PullReply(msgspec.Struct, array_like=True):
 
     format: int
     epoch: int
-    copied: int
-    size: int
-    disputed: list[bytes]
-    next: int | None = None
-    floors_left: int = 0
+    copied: Count
+    size: Count
+    disputed: list[KeyBytes]
+    next: SlotNumber | None = None
+    floors_left: Count = 0
     """Slots whose floor has to wait, since some of their keys are disputed."""
 
 
@@ -329,7 +345,7 @@ class DropRequest(msgspec.Struct, array_like=True):
     """
 
     header: Header
-    ranges: list[tuple[int, int]]
+    ranges: Ranges
 
 
 class KeysRequest(msgspec.Struct, array_like=True):
@@ -338,13 +354,13 @@ class KeysRequest(msgspec.Struct, array_like=True):
     header: Header
     prefix: bytes
     after: bytes
-    limit: int
+    limit: Limit
 
 
 class KeyRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One key that holds a record here: whether it is a value, and when that expires (0 for never)."""
 
-    key: bytes
+    key: KeyBytes
     is_value: bool
     expires_ms: int
 
@@ -362,8 +378,8 @@ class SlotKeysRequest(msgspec.Struct, array_like=True):
     """Asks for the keys of slots from ``first`` on: of whole slots, and of one at the least."""
 
     header: Header
-    first: int
-    limit: int
+    first: SlotNumber
+    limit: Limit
 
 
 class SlotKeysPage(msgspec.Struct, array_like=True):
@@ -375,16 +391,16 @@ class SlotKeysPage(msgspec.Struct, array_like=True):
     format: int
     epoch: int
     rows: list[KeyRow]
-    next: int | None = None
+    next: SlotNumber | None = None
 
 
 class DueRequest(msgspec.Struct, array_like=True):
     """Asks for values that expire by ``until_ms``, the earliest first, strictly after ``after``."""
 
     header: Header
-    until_ms: int
-    after: tuple[int, bytes] | None
-    limit: int
+    until_ms: Count
+    after: tuple[Count, bytes] | None
+    limit: Limit
 
 
 class DuePage(msgspec.Struct, array_like=True):
@@ -392,7 +408,7 @@ class DuePage(msgspec.Struct, array_like=True):
 
     format: int
     epoch: int
-    rows: list[tuple[int, bytes]]
+    rows: list[tuple[Count, KeyBytes]]
     more: bool
 
 
@@ -424,24 +440,24 @@ class BackupReply(msgspec.Struct, array_like=True):
     """
 
     format: int
-    done: int
-    total: int
+    done: Count
+    total: Count
     finished: bool
-    folder: str = ""
-    trouble: str = ""
+    folder: Sentence = ""
+    trouble: Sentence = ""
 
 
 class Kept(msgspec.Struct):
     """One backup that a node keeps, as JSON at ``/node/v1/backups``."""
 
-    name: str
-    made_ms: int
-    epoch: int
-    keys: int
-    bytes: int
-    file_bytes: int
-    folder: str
-    run: str = ""
+    name: Label
+    made_ms: Count
+    epoch: Count
+    keys: Count
+    bytes: Count
+    file_bytes: Count
+    folder: Sentence
+    run: Label = ""
 
 
 class KeptBackups(msgspec.Struct):
@@ -453,30 +469,30 @@ class KeptBackups(msgspec.Struct):
 class Info(msgspec.Struct):
     """Who a node is, as JSON at ``/node/v1/info``. ``cluster`` and ``member`` are empty until it has joined one."""
 
-    role: str
-    format: int
-    cluster: str
-    member: str
-    incarnation: str
-    epoch: int
-    engine: str
-    keys: int
-    bytes: int
-    now_ms: int
-    version: str
-    hints: dict[str, int] = {}
+    role: Label
+    format: Count
+    cluster: Label
+    member: Label
+    incarnation: Label
+    epoch: Count
+    engine: Label
+    keys: Count
+    bytes: Count
+    now_ms: Count
+    version: Label
+    hints: dict[Label, Count] = {}
     """Hints by the member they are for."""
-    marks: int = 0
+    marks: Count = 0
     """Slots that are to be repaired."""
     spoiled: bool = False
     """Whether part of its data cannot be read at all, so that it has to be renewed."""
     uptime_s: float | None = None
     """How long it has been serving; None of a node that does not say, as those of before did not."""
-    free_bytes: int | None = None
+    free_bytes: Count | None = None
     """The room that is left on its disk; None as well for an engine without one."""
-    sync: str = ""
+    sync: Label = ""
     """When what it answers gets to its disk: ``always`` before, at an ``interval``, or ``never``; empty if unsaid."""
-    oldest_format: int = 0
+    oldest_format: Count = 0
     """The oldest format that it reads, ``format`` being the newest; 0 of builds that read that one alone."""
 
     def reads(self, form: int) -> bool:
@@ -492,8 +508,8 @@ class Info(msgspec.Struct):
 class Join(msgspec.Struct):
     """Gives a node its identity, as JSON to ``/node/v1/join``."""
 
-    cluster: str
-    member: str
+    cluster: Name
+    member: Name
 
 
 encode = msgspec.msgpack.Encoder().encode

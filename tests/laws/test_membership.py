@@ -357,12 +357,13 @@ def test_a_finished_or_cancelled_change_is_gone_and_clients_are_served() -> None
 # The document.
 
 names = st.text(max_size=8)
-any_seat = st.builds(Seat, names, names, st.integers(1, 100), names, names, st.booleans())
+ids = st.text(min_size=1, max_size=8)
+any_seat = st.builds(Seat, ids, names, st.integers(1, 100), names, names, st.booleans())
 any_change = st.builds(
     Change,
     names,
     names,
-    st.lists(any_seat, max_size=3).map(tuple),
+    st.lists(any_seat, max_size=3, unique_by=lambda seat: seat.id).map(tuple),
     st.lists(names, max_size=2).map(tuple),
     st.booleans(),
     st.lists(names, max_size=2).map(tuple),
@@ -370,14 +371,18 @@ any_change = st.builds(
 any_state = st.builds(
     State,
     st.just(STATE_FORMAT),
-    names,
+    ids,
     st.integers(1, 2**53),
     st.integers(1, 15),
     st.integers(1, 4096),
     st.just(HASH_VERSION),
     st.lists(any_seat, max_size=3, unique_by=lambda seat: seat.id).map(tuple),
     st.none() | any_change,
-    st.lists(st.builds(Wish, any_seat, st.booleans(), st.booleans(), st.booleans()), max_size=3).map(tuple),
+    st.lists(
+        st.builds(Wish, any_seat, st.booleans(), st.booleans(), st.booleans()),
+        max_size=3,
+        unique_by=lambda wish: wish.seat.id,
+    ).map(tuple),
 )
 
 GOLDEN = b"""{

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from twisted_kv.errors import MalformedBody, MalformedKey, ValueTooLarge
 from twisted_kv.limits import Limits
 from twisted_kv.register import ACCEPT, FETCH, Op, Reply
+from twisted_kv.ring import SLOTS
 from twisted_kv.versions import Ballot, Record, Version
 from twisted_kv.wire import (
     FORMAT,
@@ -45,8 +46,8 @@ pages = st.builds(
     Page,
     small,
     small,
-    st.lists(st.builds(Row, st.binary(), ballots, st.binary())),
-    st.none() | st.tuples(small, st.binary()),
+    st.lists(st.builds(Row, st.binary(min_size=1), ballots, st.binary(), ballots)),
+    st.none() | st.tuples(st.integers(0, SLOTS - 1), st.binary()),
 )
 
 

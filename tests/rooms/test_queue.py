@@ -20,7 +20,7 @@ from twisted_kv.names import Key, NodeId
 from twisted_kv.peers.peer import Answer
 from twisted_kv.peers.queue import PeerQueue, Queues
 from twisted_kv.register import ACCEPT, AGAIN, FETCH, PREPARE, READ, Op, Reply
-from twisted_kv.versions import NONE, Ballot
+from twisted_kv.versions import NONE, UNDRAWN, Ballot, Record, Version, record_value
 from twisted_kv.views import View
 from twisted_kv.wire import (
     CLOSED_EPOCH,
@@ -42,6 +42,17 @@ from twisted_kv.wire import (
 A, B, C = NodeId("n-a"), NodeId("n-b"), NodeId("n-c")
 
 
+BALLOT = Ballot(bytes(7) + bytes((1,)) + bytes(8))
+
+
+def record_of(value: bytes) -> bytes:
+    return Record(Version(BALLOT), value).encode()
+
+
+def held(value: bytes) -> Reply:
+    return Reply(True, BALLOT, BALLOT, record_of(value))
+
+
 class Sent(NamedTuple):
     """One batch on its way, which the test answers when it likes."""
 
@@ -58,7 +69,7 @@ class Sent(NamedTuple):
 
     def agree(self, resent: bool = False) -> None:
         """Answer each operation with a reply that tells which one it was for."""
-        replies = [Reply(True, NONE, NONE, op.key) for op in self.batch.ops]
+        replies = [held(op.key) for op in self.batch.ops]
         self.answer(BatchReply(FORMAT, 1, replies), resent)
 
     def refuse(self, refusal: str, resent: bool = False) -> None:
@@ -89,7 +100,8 @@ class Ear:
         self.heard: list[tuple[Any, ...]] = []
 
     def answered(self, node: NodeId, round_: int, reply: Reply, resent: bool) -> None:
-        self.heard.append(("answered", node, round_, reply.record, resent))
+        value = record_value(reply.record) if reply.record else b""
+        self.heard.append(("answered", node, round_, value, resent))
 
     def unanswered(self, node: NodeId, round_: int, error: str, arrived: bool) -> None:
         self.heard.append(("unanswered", node, round_, error, arrived))
@@ -445,7 +457,7 @@ def test_each_asker_gets_the_answer_to_its_own_question(scene: Scene) -> None:
 def test_what_found_no_room_in_an_answer_is_asked_again_and_the_rest_is_passed_on(scene: Scene) -> None:
     ears = scene.ask(write(b"1"), write(b"2"), write(b"3"))
     (sent,) = scene.turn()
-    sent.answer(BatchReply(FORMAT, 1, [AGAIN, Reply(True, NONE, NONE, b"2"), AGAIN]))
+    sent.answer(BatchReply(FORMAT, 1, [AGAIN, held(b"2"), AGAIN]))
     assert [len(ear.heard) for ear in ears] == [0, 1, 0]
     (sent,) = scene.turn()
     assert sent.keys == [b"1", b"3"]
@@ -457,7 +469,7 @@ def test_what_is_to_be_asked_again_in_another_epoch_is_for_its_asker_to_ask(scen
     ears = scene.ask(write(b"1"), write(b"2"))
     (sent,) = scene.turn()
     scene.adopt(2, A)
-    sent.answer(BatchReply(FORMAT, 1, [Reply(True, NONE, NONE, b"1"), AGAIN]))
+    sent.answer(BatchReply(FORMAT, 1, [held(b"1"), AGAIN]))
     assert [ear.heard[0][0] for ear in ears] == ["answered", "outdated"]
     assert scene.turn() == []
 
@@ -530,7 +542,7 @@ def test_bundles_travel_with_the_questions_of_their_lane_and_each_hears_its_own_
     assert [(bundle.verb, bundle.keys) for bundle in reads.batch.bundles] == [(FETCH, [b"a", b"b"]), (READ, [b"c"])]
     assert reads.keys == [b"e"]
     assert [(bundle.verb, bundle.keys) for bundle in writes.batch.bundles] == [(ACCEPT, [b"d"])]
-    answers = [BundleReply([NONE, NONE], [b"1", b"2"]), BundleReply([NONE], [], {0: AGAIN})]
+    answers = [BundleReply([BALLOT, BALLOT], [record_of(b"1"), record_of(b"2")]), BundleReply([NONE], [], {0: AGAIN})]
     reads.answer(BatchReply(FORMAT, 1, [Reply(True, NONE, NONE)], bundles=answers), resent=True)
     assert first.heard == [("answered", A, FETCH, answers[0], True)]
     assert second.heard == [("answered", A, READ, answers[1], True)]
@@ -563,8 +575,13 @@ def test_a_batch_holds_what_may_be_in_one_and_bundles_and_questions_are_first_by
         (FETCH, [BundleReply([NONE], [b"", b""])]),
         (FETCH, [BundleReply([NONE, NONE], [b""])]),
         (FETCH, [BundleReply([NONE, NONE], [b"", b""], {2: AGAIN})]),
-        (FETCH, [BundleReply([NONE, Ballot(bytes(17))], [b"", b""])]),
-        (READ, [BundleReply([Ballot(b""), NONE])]),
+        (FETCH, [BundleReply([NONE, BALLOT], [b"", b""])]),
+        (FETCH, [BundleReply([NONE, BALLOT], [b"", record_of(b"cut")[:-1]])]),
+        (FETCH, [BundleReply([NONE, NONE], [b"", record_of(b"v")])]),
+        (FETCH, [BundleReply([UNDRAWN, NONE], [record_of(b"v"), b""])]),
+        (FETCH, [BundleReply([NONE, NONE], [b"", b""], {0: Reply(True, BALLOT, BALLOT)})]),
+        (READ, [BundleReply([UNDRAWN, NONE])]),
+        (READ, [BundleReply([NONE, NONE], others={0: Reply(False, NONE, UNDRAWN)})]),
         (READ, [BundleReply([NONE, NONE], [b"", b""])]),
         (ACCEPT, [BundleReply([NONE, NONE])]),
         (ACCEPT, [BundleReply(others={-1: AGAIN})]),
@@ -578,6 +595,38 @@ def test_answers_that_do_not_fit_a_bundle_are_given_to_nobody(
     (sent,) = scene.turn()
     sent.answer(BatchReply(FORMAT, 1, [], bundles=wrong))
     assert crowd.heard == [("unanswered", A, "the answers to a bundle are not what it asked for", True)]
+
+
+@pytest.mark.parametrize("ballot", [b"", bytes(15), bytes(17)])
+def test_ballots_of_another_length_are_no_answer(scene: Scene, ballot: bytes) -> None:
+    crowd = Crowd(b"a")
+    scene.queues.by_node[A].ask_bundle(crowd, READ)
+    (sent,) = scene.turn()
+    sent.answer(BatchReply(FORMAT, 1, [], bundles=[BundleReply([Ballot(ballot)])]))
+    assert crowd.heard == [("unanswered", A, "status 200 without a readable answer", True)]
+    (ear,) = scene.ask(Op(READ, b"e"))
+    (sent,) = scene.turn()
+    sent.answer(BatchReply(FORMAT, 1, [Reply(True, NONE, Ballot(ballot))]))
+    assert ear.heard == [("unanswered", A, 1, "status 200 without a readable answer", True)]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Reply(True, UNDRAWN, UNDRAWN, record_of(b"v")),
+        Reply(True, BALLOT, UNDRAWN, record_of(b"v")),
+        Reply(True, BALLOT, BALLOT, b"no record"),
+        Reply(True, BALLOT, BALLOT),
+        Reply(True, NONE, NONE, record_of(b"v")),
+        Reply(False, UNDRAWN, UNDRAWN),
+    ],
+)
+def test_what_no_owner_can_hold_is_given_to_nobody(scene: Scene, wrong: Reply) -> None:
+    """Written back, it would be refused by the others, with all that is in the same batch."""
+    ears = scene.ask(Op(FETCH, b"a"), Op(FETCH, b"b"))
+    (sent,) = scene.turn()
+    sent.answer(BatchReply(FORMAT, 1, [held(b"a"), wrong]))
+    assert [ear.heard[0][3] for ear in ears] == ["no owner can hold what the node says that it does"] * 2
 
 
 def test_a_bundle_of_which_nothing_is_answered_is_not_asked_for_ever(scene: Scene) -> None:

@@ -11,6 +11,13 @@ from typing import Any
 
 from .trouble import Exit, Trouble
 
+SHAPES: dict[str, dict[str, type]] = {
+    "export": {"cursor": str, "bytes": int, "records": int},
+    "import": {"bytes": int, "line": int},
+    "restore": {"slot": int, "key": str, "stored": int, "expired": int},
+}
+"""What is kept of how far something is, by what is under way. Numbers count from 0."""
+
 EVERY_S = 1.0
 """How often it is written. What was done since is done again, which is harmless."""
 
@@ -25,13 +32,18 @@ def bookmark_path(path: Path, kind: str) -> Path:
 class Bookmark:
     """One such file.
 
-    :param kind: what is under way; a bookmark of something else is refused.
+    :param kind: what is under way, one of ``SHAPES``; a bookmark of something else is refused.
     :param of: what must be the same, or going on would mix two things up.
     """
 
     def __init__(self, path: Path, kind: str, of: dict[str, Any]) -> None:
+<<<<<<< HEAD
         self.file = path
         self._path = bookmark_path(path, kind)
+=======
+        self._shape = SHAPES[kind]
+        self._path = path.with_name(f"{path.name}.{kind}-resume")
+>>>>>>> 7d86d9e11924d7ec92e9e26d60c9572c7b2498ad
         self._of = of
         self._written_s = time.monotonic()
         self.trouble = ""
@@ -40,6 +52,7 @@ class Bookmark:
     def found(self, **shape: type | tuple[type, ...]) -> dict[str, Any] | None:
         """Give how far it was, None if it was not begun.
 
+<<<<<<< HEAD
         :param shape: what must be there, and of which types.
         :raises Trouble: if it was begun with something else.
         """
@@ -54,6 +67,19 @@ class Bookmark:
         except (OSError, ValueError, LookupError, TypeError) as error:
             why = error.strerror if isinstance(error, OSError) else f"it is none that this command wrote: {error}"
             raise Trouble(f"{self._path} cannot be read", str(why), "--fresh begins anew", Exit.USAGE) from None
+=======
+        :raises Trouble: if it was begun with something else, or what is kept cannot be read.
+        """
+        try:
+            kept = json.loads(self._path.read_text(encoding="utf-8"))
+            of, at = kept["of"], kept["at"]
+            if not isinstance(of, dict) or not self._is_shaped(at):
+                raise ValueError("it does not say how far it was")
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise Trouble(f"{self._path} cannot be read", str(error), "--fresh begins anew", Exit.USAGE) from None
+>>>>>>> 7d86d9e11924d7ec92e9e26d60c9572c7b2498ad
         differing = [name for name in self._of if of.get(name) != self._of[name]]
         if differing:
             name = differing[0]
@@ -64,6 +90,12 @@ class Bookmark:
                 Exit.USAGE,
             )
         return at
+
+    def _is_shaped(self, at: Any) -> bool:
+        if not isinstance(at, dict):
+            return False
+        right = all(type(at.get(name)) is kind for name, kind in self._shape.items())
+        return right and all(0 <= at[name] < 1 << 63 for name, kind in self._shape.items() if kind is int)
 
     def due(self) -> bool:
         return time.monotonic() - self._written_s >= EVERY_S

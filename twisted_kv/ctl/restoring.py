@@ -16,6 +16,7 @@ from ..errors import KvError
 from ..membership import decode_state
 from ..merging import Part, lacking, merged
 from ..names import Key, NodeId, Slot
+from ..ring import slot_of
 from ..storage.checkpoints import MANIFEST, Checkpoint, Contents, check_files, contents_of
 from ..versions import decode_record
 from ..views import View
@@ -153,6 +154,17 @@ def bookmark_of(places: list[Path], opened: Opened, cluster: str) -> Bookmark:
     return Bookmark(places[0], "restore", of)
 
 
+def _place_in(at: dict[str, Any], bookmark: Bookmark) -> Place:
+    """:raises Trouble: if a bookmark names none."""
+    try:
+        key = Key(base64.b64decode(at["key"], validate=True))
+    except ValueError:
+        key = Key(b"")
+    if not key or at["slot"] != slot_of(key):
+        raise Trouble(f"{bookmark.path} cannot be read", "it names no key", "--fresh begins anew", Exit.USAGE)
+    return slot_of(key), key
+
+
 class Batch(NamedTuple):
     """Puts that are sent together, and how far all is done when they and those before are."""
 
@@ -165,13 +177,15 @@ class Restoring:
     """Writes records into a cluster, several requests at once.
 
     ``stored`` and ``expired`` count from the very beginning, ``written`` what this run has stored.
+
+    :raises Trouble: if the bookmark names no place.
     """
 
     def __init__(self, client: Client, opened: Opened, bookmark: Bookmark, at: dict[str, Any] | None) -> None:
         self._clients = [client.another() for _ in range(LANES)]
         self._opened = opened
         self._bookmark = bookmark
-        self._after = (Slot(at["slot"]), Key(base64.b64decode(at["key"]))) if at and at["key"] else None
+        self._after = _place_in(at, bookmark) if at and at["key"] else None
         self.stored: int = at["stored"] if at else 0
         self.expired: int = at["expired"] if at else 0
         self.written = 0

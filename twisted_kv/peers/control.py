@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Sequence
+from operator import itemgetter, lt
 from typing import Any, TypeVar
 
 import msgspec
@@ -22,8 +24,9 @@ from ..errors import (
 )
 from ..limits import Limits
 from ..membership import Seat, State, encode_state
-from ..register import AGAIN, Op, Reply
-from ..ring import onward
+from ..register import AGAIN, Op, Reply, is_possible
+from ..ring import onward, slot_of
+from ..versions import UNDRAWN, Ballot, is_held
 from ..wire import (
     FORMAT,
     UNDECODED,
@@ -73,10 +76,16 @@ from ..wire import (
     slot_keys_page_decoder,
     verify_reply_decoder,
 )
-from .peer import Answer, Transport, denied
+from .peer import DETAIL_CHARS_MAX, IMPOSSIBLE, Answer, Transport, denied
 from .queue import MSGPACK
 
 JSON = "application/json"
+
+NOT_ONWARD = "the node does not come on with what it is asked for"
+STANDING_MAX = 10_000
+"""Orders for one slot that do not finish it: that would be five million cells."""
+SLOT_ROWS_MAX = 1 << 20
+"""Keys in one slot: a cluster that had so many everywhere would hold 69 billion."""
 
 P = TypeVar("P", Page, KeysPage, SlotKeysPage, DuePage, Digests, PullReply, PurgeReply, HintsPage, Marks)
 
@@ -121,10 +130,14 @@ class Control:
 
         :raises ForeignNode: if it is a member elsewhere.
         :raises NodeHasData: if it holds data without being a member.
+        :raises PeerSilent: if it does not say what it is now.
         """
         answer = await self._request("POST", url, "join", msgspec.json.encode(Join(cluster, member)), JSON)
         if answer.code == 200:
-            return msgspec.json.decode(answer.body, type=Info)
+            try:
+                return msgspec.json.decode(answer.body, type=Info)
+            except UNDECODED:
+                raise PeerSilent("status 200 without a readable answer") from None
         problem = _problem(answer)
         kinds: dict[str, type[KvError]] = {kind.slug: kind for kind in (ForeignNode, NodeHasData)}
         raise kinds.get(problem.get("type", ""), PeerRefused)(
@@ -180,14 +193,19 @@ class Control:
         page = await self._page(url, "slots", request, page_decoder)
         if not page.whole:
             raise PeerSilent("the page is not whole")
+        _must_go_on(_places_in(request, page), request.after or (-1, b""), page.after)
+        if not request.bare and not all(is_held(Ballot(row.ballot), row.record) for row in page.rows):
+            raise PeerSilent("the page holds what no owner can hold")
         return page
 
     async def digests(self, url: str, request: DigestsRequest) -> Digests:
         """Ask a node for the digests of slots. Errors as in ``keys``."""
         found = await self._page(url, "digests", request, digests_decoder)
-        slots = (*found.digests, *found.graves)
+        slots = (*found.digests, *found.graves, *(row.slot for row in found.floors))
         if slots and not request.ranges[0][0] <= min(slots) <= max(slots) <= request.ranges[-1][1]:
             raise PeerSilent("digests came of slots that were not asked for")
+        if any(max(row.promised, row.accepted) >= UNDRAWN for row in found.floors):
+            raise PeerSilent("a floor came that nobody can have taken")
         return found
 
     async def purge(
@@ -196,7 +214,9 @@ class Control:
         """Make a node take a floor, or forget what lies below it; give the slots of which it did. Errors as in
         ``keys``."""
         request = PurgeRequest(self.header(seat, state), floor, list(slots), final)
-        return (await self._page(seat.url, "purge", request, purge_reply_decoder)).slots
+        done = {*(await self._page(seat.url, "purge", request, purge_reply_decoder)).slots}
+        # A slot that is said twice would count for two owners.
+        return [slot for slot, _ in slots if slot in done]
 
     async def hints(
         self,
@@ -210,7 +230,11 @@ class Control:
         """Read one page of the hints that a node keeps for an owner, after it has forgotten some. Errors as in
         ``keys``."""
         request = HintsRequest(self.header(seat, state), owner, after, limit, list(done))
-        return await self._page(seat.url, "hints", request, hints_page_decoder)
+        page = await self._page(seat.url, "hints", request, hints_page_decoder)
+        _must_go_on([row.key for row in page.rows], after, None)
+        if not all(is_held(Ballot(row.ballot), row.record) for row in page.rows):
+            raise PeerSilent("the page holds what no owner can hold")
+        return page
 
     async def marks(self, seat: Seat, state: State, done: Sequence[int] = ()) -> list[int]:
         """Ask which slots a node wants repaired, after taking marks back. Errors as in ``keys``."""
@@ -250,13 +274,14 @@ class Control:
         """Read all of a slot, without the records. Errors as in ``page``."""
         rows: list[Row] = []
         after: tuple[int, bytes] | None = None
-        while True:
+        while len(rows) <= SLOT_ROWS_MAX:
             request = PageRequest(self.header(seat, state), [(slot, slot)], after, bare=True)
             page = await self.page_of(seat.url, request)
             rows += page.rows
             after = page.after
             if after is None:
                 return rows
+        raise PeerSilent(f"slot {slot} is said to hold more than {SLOT_ROWS_MAX} keys")
 
     async def pull(
         self, seat: Seat, state: State, ranges: Sequence[tuple[int, int]], first: int, sources: list[Seat], needed: int
@@ -264,7 +289,12 @@ class Control:
         """Make a node copy a part of the ranges from others. Errors as in ``keys``."""
         named = [Source(source.url, source.id, source.incarnation) for source in sources]
         request = PullRequest(self.header(seat, state), list(ranges), first, named, needed)
-        return await self._page(seat.url, "pull", request, pull_reply_decoder)
+        reply = await self._page(seat.url, "pull", request, pull_reply_decoder)
+        if reply.next is not None and reply.next <= first:
+            raise PeerSilent(NOT_ONWARD)
+        if not all(_is_in(ranges, slot_of(key)) for key in reply.disputed):
+            raise PeerSilent("keys are said to be disputed that were not to be copied")
+        return reply
 
     async def keys(self, seat: Seat, state: State, prefix: bytes, after: bytes, limit: int) -> KeysPage:
         """Read one page of a node's key index.
@@ -274,19 +304,31 @@ class Control:
         :raises Damaged: as in ``page``.
         """
         request = KeysRequest(self.header(seat, state), prefix, after, limit)
-        return await self._page(seat.url, "keys", request, keys_page_decoder)
+        page = await self._page(seat.url, "keys", request, keys_page_decoder)
+        _must_go_on([row.key for row in page.rows], after, None)
+        if (page.more and not page.rows) or not all(row.key.startswith(prefix) for row in page.rows):
+            raise PeerSilent("the page holds other keys than were asked for")
+        return page
 
     async def slot_keys(self, seat: Seat, state: State, first: int, limit: int) -> SlotKeysPage:
         """Read the keys of some of a node's slots. Errors as in ``keys``."""
         request = SlotKeysRequest(self.header(seat, state), first, limit)
-        return await self._page(seat.url, "slotkeys", request, slot_keys_page_decoder)
+        page = await self._page(seat.url, "slotkeys", request, slot_keys_page_decoder)
+        _must_go_on([(slot_of(row.key), row.key) for row in page.rows], (first, b""), None)
+        if page.next is not None and page.next <= first:
+            raise PeerSilent(NOT_ONWARD)
+        return page
 
     async def due(
         self, seat: Seat, state: State, until_ms: int, after: tuple[int, bytes] | None, limit: int
     ) -> DuePage:
         """Read one page of a node's values that have expired. Errors as in ``keys``."""
         request = DueRequest(self.header(seat, state), until_ms, after, limit)
-        return await self._page(seat.url, "due", request, due_page_decoder)
+        page = await self._page(seat.url, "due", request, due_page_decoder)
+        _must_go_on(page.rows, after or (-1, b""), None)
+        if page.more and not page.rows:
+            raise PeerSilent(NOT_ONWARD)
+        return page
 
     async def _page(self, url: str, path: str, request: Any, decoder: msgspec.msgpack.Decoder[P]) -> P:
         answer = await self._request("POST", url, path, encode(request), MSGPACK)
@@ -310,6 +352,8 @@ class Control:
             reply = await self._order(seat, "batch", encode(batch))
             if len(reply.replies) != len(left) or all(answer.abstains == AGAIN.abstains for answer in reply.replies):
                 raise PeerSilent(f"{len(reply.replies)} answers to {len(left)} questions")
+            if not all(is_possible(ops[place].verb, one) for place, one in zip(left, reply.replies, strict=True)):
+                raise PeerSilent(IMPOSSIBLE)
             replies |= zip(left, reply.replies, strict=True)
             left = [place for place in left if replies[place].abstains == AGAIN.abstains]
         return [replies[place] for place in range(len(ops))]
@@ -348,7 +392,37 @@ def _problem(answer: Answer) -> dict[str, str]:
         fields = msgspec.json.decode(answer.body, type=dict[str, object])
     except UNDECODED:
         return {}
-    return {name: value for name, value in fields.items() if isinstance(value, str)}
+    return {name: value[:DETAIL_CHARS_MAX] for name, value in fields.items() if isinstance(value, str)}
+
+
+def _places_in(request: PageRequest, page: Page) -> list[tuple[int, bytes]]:
+    """Give the places of a page's rows.
+
+    :raises PeerSilent: if one of them was not asked for.
+    """
+    places = [(slot_of(row.key), row.key) for row in page.rows]
+    if not all(_is_in(request.ranges, slot) for slot in {slot for slot, _ in places}):
+        raise PeerSilent("the page holds keys of slots that were not asked for")
+    return places
+
+
+def _is_in(ranges: Sequence[tuple[int, int]], slot: int) -> bool:
+    """Whether a slot is in one of some ascending ranges."""
+    at = bisect_right(ranges, slot, key=itemgetter(0)) - 1
+    return at >= 0 and slot <= ranges[at][1]
+
+
+def _must_go_on(rows: Sequence[Any], after: Any, next_after: Any) -> None:
+    """See that a page's rows ascend from behind a place, and that what is asked for next lies behind it, too.
+
+    Who merges pages that do not, or asks for one after the other, may never come to an end.
+
+    :raises PeerSilent: if they do not.
+    """
+    ascends = all(map(lt, rows, rows[1:])) and (not rows or after < rows[0])
+    goes_on = next_after is None or (rows[-1] <= next_after if rows else after < next_after)
+    if not ascends or not goes_on:
+        raise PeerSilent(NOT_ONWARD)
 
 
 async def _in_parts(
@@ -358,12 +432,18 @@ async def _in_parts(
 ) -> None:
     """Give orders about slots until none is left, with a rest after each for as long as it took.
 
-    :param order: is given the slots that are left, and gives the one to go on at, None at the end.
+    :param order: is given the slots that are left, and gives the one to go on at, None at the end. It may be the same
+        one again.
+    :raises PeerSilent: if it goes back, or does not come on.
     """
-    left = list(ranges)
+    left, standing = list(ranges), 0
     while left:
         began_s = clock.seconds()
         after = await order(left)
+        if after is not None:
+            standing = standing + 1 if after == left[0][0] else 0
+            if after < left[0][0] or standing > STANDING_MAX:
+                raise PeerSilent(NOT_ONWARD)
         left = onward(left, after) if after is not None else []
         if left:
             await deferLater(clock, clock.seconds() - began_s)

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.python.failure import Failure
 
+from ..errors import PeerSilent
 from ..names import Slot
 from ..ring import SLOTS, slot_of
 from ..wire import Page, Row
@@ -17,6 +18,9 @@ Place: TypeAlias = tuple[int, bytes]
 """A slot and a key, the order in which records are read."""
 
 END: Place = (SLOTS, b"")
+
+BARREN_MAX = 1_000
+"""Pages in a row without a row. Keys that were only promised are left out, but nobody goes through so many."""
 
 
 class Pages:
@@ -34,8 +38,15 @@ class Pages:
         self._more = True
 
     async def turn(self) -> None:
-        """Fetch the next page if this one is used up. A page of bare promises may hold no row at all."""
+        """Fetch the next page if this one is used up. A page of bare promises may hold no row at all.
+
+        :raises PeerSilent: if page after page does.
+        """
+        barren = 0
         while self._more and not self._rows:
+            if barren > BARREN_MAX:
+                raise PeerSilent("the pages hold nothing, and do not end")
+            barren += 1
             page = await (self._ahead or self._ask())
             if page is None:
                 assert self._trouble is not None

@@ -9,7 +9,12 @@ from twisted.internet.defer import Deferred
 
 from ..names import NodeId
 from ..register import Reply
-from ..wire import BundleReply
+from ..wire import UNDECODED, BundleReply
+
+IMPOSSIBLE = "no owner can hold what the node says that it does"
+
+DETAIL_CHARS_MAX = 1_000
+"""What is passed on of a problem that a node tells of."""
 
 
 class Answer(NamedTuple):
@@ -31,8 +36,8 @@ class _Problem(msgspec.Struct):
 def denied(answer: Answer) -> str:
     """Say what a daemon told whom it does not let in: with status 401 or 403, by the request's head."""
     try:
-        why = msgspec.json.decode(answer.body, type=_Problem).detail
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        why = msgspec.json.decode(answer.body, type=_Problem).detail[:DETAIL_CHARS_MAX]
+    except UNDECODED:
         why = "no word why"
     return f"we are not let in (status {answer.code}): {why}"
 

@@ -22,8 +22,8 @@ from ..liveness import SLACK, TAIL, Allowance, Pace, Rank, Suspicion, slow_nodes
 from ..membership import Seat
 from ..metrics import ProxyMetrics
 from ..names import NodeId
-from ..register import ACCEPT, AGAIN, FETCH, PREPARE, Op
-from ..versions import NONE
+from ..register import ACCEPT, AGAIN, FETCH, PREPARE, Op, is_possible
+from ..versions import UNDRAWN, is_held
 from ..views import View
 from ..wire import (
     CLOSED_EPOCH,
@@ -39,7 +39,7 @@ from ..wire import (
     batch_reply_decoder,
 )
 from .lane import Cargo, Lane, Parcel, Question
-from .peer import Answer, Asker, Askers, Transit, Transport, denied
+from .peer import IMPOSSIBLE, Answer, Asker, Askers, Transit, Transport, denied
 
 MSGPACK = "application/msgpack"
 ALL_TAKEN = BundleReply()
@@ -162,6 +162,8 @@ class PeerQueue:
         elif len(reply.replies) != len(cargo.questions):
             error = f"{len(reply.replies)} answers to {len(cargo.questions)} questions"
             self._fail(cargo, error, arrived=True)
+        elif not all(is_possible(op.verb, one) for (_, _, op), one in zip(cargo.questions, reply.replies, strict=True)):
+            self._fail(cargo, IMPOSSIBLE, arrived=True)
         elif not _fits(cargo.parcels, reply.bundles):
             self._fail(cargo, "the answers to a bundle are not what it asked for", arrived=True)
         elif _says_nothing(cargo.parcels, reply):
@@ -251,7 +253,7 @@ class PeerQueue:
 
 
 def _fits(parcels: list[Parcel], bundles: list[BundleReply]) -> bool:
-    """Whether there is an answer for each operation of each bundle, and each ballot may be one."""
+    """Whether there is an answer for each operation of each bundle, and it may be one."""
     if len(bundles) != len(parcels):
         return False
     for (askers, verb), answers in zip(parcels, bundles, strict=True):
@@ -264,7 +266,11 @@ def _fits(parcels: list[Parcel], bundles: list[BundleReply]) -> bool:
             return False
         if not all(0 <= place < size for place in answers.others):
             return False
-        if not {*map(len, answers.ballots)} <= {len(NONE)}:
+        if answers.ballots and max(answers.ballots) >= UNDRAWN:
+            return False
+        if verb == FETCH and not all(map(is_held, answers.ballots, answers.records)):
+            return False
+        if not all(is_possible(verb, one) for one in answers.others.values()):
             return False
     return True
 

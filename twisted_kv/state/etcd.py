@@ -5,8 +5,9 @@ from __future__ import annotations
 from base64 import b64decode
 from collections.abc import Callable, Coroutine, Sequence
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+import msgspec
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -14,7 +15,9 @@ from twisted.logger import Logger
 from ..errors import StateUnusable
 from ..limits import Limits
 from ..membership import State, decode_state, encode_state
-from .gateway import Gateway, text
+from .gateway import HINT, Gateway, text
+
+T = TypeVar("T")
 
 LEASE_S = 6
 """How long a driver that has vanished still counts as one."""
@@ -35,6 +38,69 @@ class Found(NamedTuple):
     document: bytes | None
     revision: int
     writing: bytes = b""
+
+
+class _Row(msgspec.Struct, frozen=True):
+    """A key as etcd shows it. It writes numbers as text, and leaves out what is empty."""
+
+    mod_revision: int
+    value: str = ""
+
+
+class _Range(msgspec.Struct, frozen=True):
+    kvs: list[_Row] = []
+
+
+class _Response(msgspec.Struct, frozen=True):
+    response_range: _Range = _Range()
+
+
+class _Transaction(msgspec.Struct, frozen=True):
+    responses: list[_Response] = []
+    succeeded: bool = False
+
+    @property
+    def found(self) -> Found:
+        """What the last two of its operations have shown: the document, and who wrote it."""
+        shown = [response.response_range.kvs for response in self.responses[-2:]]
+        if len(shown) < 2:
+            raise StateUnusable("etcd has not answered all of a transaction", HINT)
+        return _newest(*shown)
+
+
+class _Granted(msgspec.Struct, frozen=True):
+    ID: str
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    TTL: int = 0
+
+
+class _KeptAlive(msgspec.Struct, frozen=True):
+    result: _Kept = _Kept()
+
+
+class _Event(msgspec.Struct, frozen=True):
+    kv: _Row
+    type: str = "PUT"
+
+
+class _Watched(msgspec.Struct, frozen=True):
+    events: list[_Event] = []
+    canceled: bool = False
+
+
+class _Line(msgspec.Struct, frozen=True):
+    result: _Watched = _Watched()
+    error: Any = None
+
+
+def _read(answer: dict[str, Any], shape: type[T]) -> T:
+    """:raises StateUnusable: if an answer is none of that shape."""
+    try:
+        return msgspec.convert(answer, shape, strict=False)
+    except msgspec.ValidationError as error:
+        raise StateUnusable(f"etcd answers what cannot be read: {error}", HINT) from None
 
 
 class EtcdStore:
@@ -81,7 +147,7 @@ class EtcdStore:
 
     async def _found(self) -> Found:
         answer = await self._gateway.call("kv/txn", {"compare": [], "success": self._look})
-        return _newest(*(response["response_range"].get("kvs", []) for response in answer["responses"]))
+        return _read(answer, _Transaction).found
 
     async def _read(self) -> State | None:
         document = (await self._found()).document
@@ -117,33 +183,38 @@ class EtcdStore:
         ]
         request = {"compare": [unchanged], "success": [*puts, *self._look], "failure": self._look}
         answer = await self._gateway.call("kv/txn", request)
-        return _newest(*(response["response_range"].get("kvs", []) for response in answer["responses"][-2:]))
+        return _read(answer, _Transaction).found
 
     async def _lead(self) -> bool:
         if self._lease is not None and self._lease.holds:
             return True
         self.resign()
-        granted = await self._gateway.call("lease/grant", {"TTL": str(LEASE_S)})
-        lease = _Lease(self._clock, self._gateway, granted["ID"])
+        granted = _read(await self._gateway.call("lease/grant", {"TTL": str(LEASE_S)}), _Granted)
+        lease = _Lease(self._clock, self._gateway, granted.ID)
         nobody = {"target": "CREATE", "result": "EQUAL", "key": self._driver, "create_revision": "0"}
-        put = {"request_put": {"key": self._driver, "value": text(self._name.encode()), "lease": granted["ID"]}}
+        put = {"request_put": {"key": self._driver, "value": text(self._name.encode()), "lease": granted.ID}}
         try:
             answer = await self._gateway.call("kv/txn", {"compare": [nobody], "success": [put]})
+            leads = _read(answer, _Transaction).succeeded
         except StateUnusable:
             lease.end()
             raise
-        if not answer.get("succeeded"):
+        if not leads:
             lease.end()
             return False
         self._lease = lease
         return True
 
 
-def _newest(rows: list[dict[str, Any]], writers: Sequence[dict[str, Any]] = ()) -> Found:
+def _newest(rows: Sequence[_Row], writers: Sequence[_Row] = ()) -> Found:
+    """:raises StateUnusable: if what etcd holds is none of ours."""
     if not rows:
         return Found(None, 0)
-    writing = b64decode(writers[0]["value"]) if writers else b""
-    return Found(b64decode(rows[0].get("value", "")), int(rows[0]["mod_revision"]), writing)
+    try:
+        writing = b64decode(writers[0].value) if writers else b""
+        return Found(b64decode(rows[0].value), rows[0].mod_revision, writing)
+    except ValueError as error:
+        raise StateUnusable(f"what etcd shows of the state is no base64: {error}", HINT) from None
 
 
 class _Lease:
@@ -170,7 +241,7 @@ class _Lease:
 
     async def _kept(self, asked_s: float) -> None:
         answer = await self._gateway.call("lease/keepalive", {"ID": self._id})
-        if int(answer.get("result", {}).get("TTL", 0)) > 0:
+        if _read(answer, _KeptAlive).result.TTL > 0:
             self._until_s = asked_s + LEASE_S
 
     def end(self) -> None:
@@ -236,11 +307,15 @@ class _Watch:
             self._end_stream = self._gateway.stream("watch", {"create_request": request}, self._line, self._ended)
 
     def _line(self, message: dict[str, Any]) -> None:
-        result = message.get("result", {})
-        for event in result.get("events", []):
-            if event.get("type", "PUT") == "PUT":
-                self._show(_newest([event["kv"]]))
-        if "error" in message or result.get("canceled"):
+        try:
+            line = _read(message, _Line)
+            for event in line.result.events:
+                if event.type == "PUT":
+                    self._show(_newest([event.kv]))
+        except StateUnusable as error:
+            self.log.error("a watch of the state cannot be read: {error}", error=error.detail)
+            return  # a look shows the newest
+        if line.error is not None or line.result.canceled:
             # Where the revisions that it missed are gone, etcd ends a watch; a look shows the newest.
             end, self._end_stream = self._end_stream, None
             if end is not None:

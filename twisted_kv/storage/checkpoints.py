@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 from rocksdict import AccessType, Rdict
@@ -19,9 +20,8 @@ from twisted_kv.errors import Damaged, DiskFailed
 from twisted_kv.names import Key, Slot
 from twisted_kv.register import Cell, Floor
 from twisted_kv.storage.complaints import unopened
-from twisted_kv.storage.rows import END, FLOOR, SLOT, after_slot, shown_cell, walk
+from twisted_kv.storage.rows import END, SLOT, after_slot, read_floor, read_place, shown_cell, walk
 from twisted_kv.storage.tuning import family_options, folder_options
-from twisted_kv.versions import Ballot
 
 DATA = "data"
 MANIFEST = "manifest.json"
@@ -29,11 +29,14 @@ CHECKPOINT_FORMAT = 1
 PIECE_BYTES = 1 << 20
 
 
-class File(msgspec.Struct, frozen=True):
-    """One file, named from ``data`` on."""
+Count = Annotated[int, msgspec.Meta(ge=0)]
 
-    name: str
-    bytes: int
+
+class File(msgspec.Struct, frozen=True):
+    """One file of the folder ``data``."""
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,200}$")]
+    bytes: Count
     sha256: str
 
 
@@ -50,8 +53,8 @@ class Contents(msgspec.Struct, frozen=True):
     cluster: str
     member: str
     epoch: int
-    keys: int
-    bytes: int
+    keys: Count
+    bytes: Count
     state: str
     files: list[File] = []
     run: str = ""
@@ -96,7 +99,7 @@ def contents_of(folder: Path) -> Contents:
         found = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Contents)
     except OSError as error:
         raise Damaged(f"{folder} holds no backup: {MANIFEST} cannot be read: {error.strerror}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Damaged(f"{folder / MANIFEST} is damaged: {error}") from None
     if found.format > CHECKPOINT_FORMAT:
         raise Damaged(f"{folder} has format {found.format}, this version reads {CHECKPOINT_FORMAT}")
@@ -148,11 +151,7 @@ class Checkpoint:
 
     def floors(self) -> Mapping[Slot, Floor]:
         """Give the floors of the slots that have one. Errors as in ``cells``."""
-        floors = {}
-        for row, value in walk(self._meta, b"f", b"g"):
-            promised, accepted = FLOOR.unpack_from(value)
-            floors[Slot(SLOT.unpack(row[1:])[0])] = Floor(Ballot(promised), Ballot(accepted))
-        return floors
+        return dict(read_floor(row, value) for row, value in walk(self._meta, b"f", b"g"))
 
     def cells(self, first: Slot, after: Key | None = None) -> Iterator[tuple[Slot, Key, Cell]]:
         """Walk through all cells from a slot on, or from behind a key of it, as a scan shows them.
@@ -161,8 +160,8 @@ class Checkpoint:
         """
         start = SLOT.pack(first) + (after + b"\0" if after is not None else b"")
         for place, data in walk(self._data, start, after_slot(Slot(0xFFFF)) + END, cached=False):
-            key = Key(place[2:])
-            yield Slot(SLOT.unpack_from(place)[0]), key, shown_cell(key, data)
+            slot, key = read_place(place)
+            yield slot, key, shown_cell(key, data)
 
     def close(self) -> None:
         self._data.close()

@@ -219,10 +219,11 @@ class Engine(Protocol):
         :param after: give only keys strictly after this one; empty begins at the first.
         :param prefix: give only keys that begin with it.
         :param limit: the most keys that the page may have; a shorter page is the end.
+        :raises Damaged: if part of the index cannot be read.
         """
 
     def due(self, until_ms: int, after: Due | None, limit: int) -> list[Due]:
-        """Give a page of the values that expire by then, the earliest first."""
+        """Give a page of the values that expire by then, the earliest first. Errors as in ``keys``."""
 
     def read_note(self, name: str) -> bytes | None:
         """Give the note of this name, or None if there is none."""

@@ -6,6 +6,7 @@ import struct
 
 from rocksdict import Rdict, WriteBatch
 
+from twisted_kv.errors import Damaged
 from twisted_kv.names import Key
 from twisted_kv.storage.engine import Due, Listed
 from twisted_kv.storage.rows import END, NUMBER, walk
@@ -60,6 +61,8 @@ class Indexes:
         start = prefix if after < prefix else after + b"\0"
         page = []
         for key, data in walk(self._keys, start, prefix + END, limit):
+            if len(data) < _INDEX.size:
+                raise Damaged(f"the row of {key[:100]!r} in the index of keys is not what was written")
             _, expires_ms = _INDEX.unpack_from(data)
             page.append(Listed(Key(key), lists_value(data), expires_ms))
         return page
@@ -68,7 +71,7 @@ class Indexes:
         """See ``Engine``."""
         start = NUMBER.pack(after.expires_ms) + after.key + b"\0" if after is not None else b""
         rows = walk(self._expiry, start, NUMBER.pack(until_ms + 1), limit)
-        return [Due(NUMBER.unpack_from(name)[0], Key(name[NUMBER.size :])) for name, _ in rows]
+        return [_due(name) for name, _ in rows]
 
     def verify(self) -> None:
         """Read both, past the cache.
@@ -87,6 +90,16 @@ class Indexes:
         """Let go of the handles, and give what is to be closed: each would keep the folder locked."""
         del self._to_keys, self._to_expiry
         return self.families
+
+
+def _due(name: bytes) -> Due:
+    """Read the name of a row of the index of expiry.
+
+    :raises Damaged: if it is none.
+    """
+    if len(name) <= NUMBER.size:
+        raise Damaged(f"a row of the index of expiry is called {name!r}")
+    return Due(NUMBER.unpack_from(name)[0], Key(name[NUMBER.size :]))
 
 
 def indexed(record: bytes) -> bytes:

@@ -12,6 +12,7 @@ draws a new *incarnation*, which no proxy counts before the node was rebuilt. It
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -23,6 +24,7 @@ from twisted_kv.storage.marks import ALWAYS, Mark, MarkFile
 from twisted_kv.storage.rocks import RocksEngine
 
 _INCARNATION = "incarnation"
+_NAME = re.compile(rb"[!-~]{1,64}").fullmatch
 
 
 class Disk:
@@ -60,7 +62,7 @@ class Disk:
         kept = self.engine.read_note(_INCARNATION)
         self.forgot = self.forgot or self._forgotten(last, kept)
         if kept is not None and not self.forgot:
-            incarnation = kept.decode()
+            incarnation = kept.decode("ascii")
         else:
             incarnation = draw()
             # The first change after a loss: what was recovered up to a later one includes it.
@@ -91,6 +93,8 @@ class Disk:
     def _forgotten(self, last: Mark | None, kept: bytes | None) -> str:
         if kept is None:
             return "its folder is new"
+        if not _NAME(kept):
+            return "its incarnation cannot be read"
         if last is None:
             return "nothing says how much of its data was synced"
         recovered = self.engine.sequence

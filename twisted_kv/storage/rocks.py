@@ -48,6 +48,9 @@ from twisted_kv.storage.rows import (
     counted_bytes,
     decode_cell,
     encode_cell,
+    read_floor,
+    read_place,
+    read_slot,
     shown_cell,
     walk,
 )
@@ -108,13 +111,12 @@ class RocksEngine:
                 keys, bytes_, highest = TOTALS.unpack_from(value.ljust(TOTALS.size, b"\0"))
                 self._totals = Totals(keys, bytes_)
             elif kind == b"d":
-                (slot,) = SLOT.unpack(name)
+                slot = read_slot(row)
                 self._digests[slot], self._graves[slot] = SUMS.unpack_from(value.ljust(SUMS.size, b"\0"))
             elif kind == b"f":
-                promised, accepted = FLOOR.unpack_from(value)
-                self._floors[Slot(SLOT.unpack(name)[0])] = Floor(Ballot(promised), Ballot(accepted))
+                slot, self._floors[slot] = read_floor(row, value)
             elif kind == b"n":
-                self._notes[name.decode()] = value
+                self._notes[name.decode("ascii", "backslashreplace")] = value
         for _ in walk(self._hints, b"", END):
             pass
         self.highest = Ballot(highest)
@@ -167,7 +169,7 @@ class RocksEngine:
             start = SLOT.pack(after[0]) + after[1] + b"\0"
         room = bytes_max
         for place, data in walk(self._data, start, after_slot(last), limit):
-            slot, key = Slot(SLOT.unpack_from(place)[0]), Key(place[2:])
+            slot, key = read_place(place)
             cell = shown_cell(key, data)
             if room is not None:
                 room -= len(key) + len(cell.record)

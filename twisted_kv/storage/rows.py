@@ -27,10 +27,10 @@ from rocksdict import Rdict, ReadOptions
 
 from twisted_kv.errors import Damaged
 from twisted_kv.names import Key, Slot
-from twisted_kv.register import Cell
+from twisted_kv.register import Cell, Floor
 from twisted_kv.storage.complaints import unreadable
 from twisted_kv.storage.engine import UNREADABLE
-from twisted_kv.versions import Ballot
+from twisted_kv.versions import UNDRAWN, Ballot, is_held
 
 _FORMAT = 1
 CELL = struct.Struct(">BI16s16s")
@@ -61,7 +61,9 @@ def decode_cell(key: Key, data: bytes) -> Cell:
         form, checksum, promised, accepted = CELL.unpack_from(data)
         record = data[CELL.size :]
         if form == _FORMAT and crc32(record, crc32(promised + accepted + key)) == checksum:
-            return Cell(Ballot(promised), Ballot(accepted), record)
+            if promised < UNDRAWN and is_held(accepted, record):
+                return Cell(Ballot(promised), Ballot(accepted), record)
+            raise Damaged(f"what is stored under {key[:100]!r} is none that anybody can have accepted")
     raise Damaged(f"the checksum of the record under {key[:100]!r} fails")
 
 
@@ -76,6 +78,34 @@ def shown_cell(key: Key, data: bytes) -> Cell:
 def counted_bytes(key: Key, data: bytes) -> int:
     """Say what a cell's bytes count in the totals; their length says it, damaged or not."""
     return len(key) + max(0, len(data) - CELL.size)
+
+
+def read_place(place: bytes) -> tuple[Slot, Key]:
+    """Read the name of a cell's row.
+
+    :raises Damaged: if it is none.
+    """
+    if len(place) <= SLOT.size:
+        raise Damaged(f"a row is called {place!r}, which is no slot and key")
+    return Slot(SLOT.unpack_from(place)[0]), Key(place[SLOT.size :])
+
+
+def read_slot(row: bytes) -> Slot:
+    """Read the slot that a row of ``meta`` is about. Errors as in ``read_place``."""
+    if len(row) != 1 + SLOT.size:
+        raise Damaged(f"a row is called {row[:100]!r}, which names no slot")
+    return Slot(SLOT.unpack_from(row, 1)[0])
+
+
+def read_floor(row: bytes, value: bytes) -> tuple[Slot, Floor]:
+    """Read the row of a slot's floor.
+
+    :raises Damaged: if it is none that anybody can have taken.
+    """
+    slot = read_slot(row)
+    if len(value) < FLOOR.size or max(ballots := FLOOR.unpack_from(value)) >= UNDRAWN:
+        raise Damaged(f"the floor of slot {slot} is not what was written")
+    return slot, Floor(*map(Ballot, ballots))
 
 
 def after_slot(slot: Slot) -> bytes:
@@ -118,5 +148,5 @@ def cells(data: Rdict, start: bytes, end: bytes) -> Iterator[tuple[Key, Cell]]:
     :raises Damaged: as ``walk``.
     """
     for place, value in walk(data, start, end, cached=False):
-        key = Key(place[2:])
+        _, key = read_place(place)
         yield key, shown_cell(key, value)
