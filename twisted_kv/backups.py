@@ -12,12 +12,8 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-<<<<<<< HEAD
-from .errors import BackupExists, BackupFailed, BadParameter, Damaged, NoSuchBackup
-=======
-from .errors import BackupFailed, BadParameter, Damaged, MalformedBody, NoSuchBackup, StateUnusable
+from .errors import BackupExists, BackupFailed, BadParameter, Damaged, MalformedBody, NoSuchBackup, StateUnusable
 from .membership import decode_state
->>>>>>> 7d86d9e11924d7ec92e9e26d60c9572c7b2498ad
 from .replica import Replica
 from .storage.checkpoints import CHECKPOINT_FORMAT, DATA, Contents, contents_of, record, sync_folder
 from .storage.engine import Engine
@@ -93,16 +89,12 @@ class Backups:
             if trouble is None:
                 raise NoSuchBackup(f"this node keeps no backup {name!r}", "kvctl backup list tells which there are")
             return BackupReply(FORMAT, 0, 0, finished=False, trouble=trouble)
-<<<<<<< HEAD
-        self._begin(name, place, request.state, request.run)
-=======
         try:
             decode_state(request.state)
         except StateUnusable as error:
             # Whoever wants it back would find out.
             raise MalformedBody(f"a backup cannot be made of this cluster: {error.detail}") from None
-        self._begin(name, place, request.state)
->>>>>>> 7d86d9e11924d7ec92e9e26d60c9572c7b2498ad
+        self._begin(name, place, request.state, request.run)
         return BackupReply(FORMAT, 0, 0, finished=False, folder=str(place))
 
     def _same(self, request: BackupRequest, run: str) -> None:

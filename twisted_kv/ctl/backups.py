@@ -142,7 +142,7 @@ def restore(ctl: Ctl, folders: tuple[str, ...], into_existing: bool, no_check: b
     with Opened(places) as opened:
         opened.must_suffice()
         bookmark = bookmark_of(places, opened, now["cluster_id"])
-        at = None if fresh else bookmark.found(slot=int, key=str, stored=int, expired=int)
+        at = None if fresh else bookmark.found()
         if at is None and not into_existing and ctl.client.json("GET", "/v1/keys?limit=1")["keys"]:
             raise Trouble(
                 "the cluster is not empty",

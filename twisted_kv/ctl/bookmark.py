@@ -7,14 +7,15 @@ import os
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from .trouble import Exit, Trouble
 
-SHAPES: dict[str, dict[str, type]] = {
-    "export": {"cursor": str, "bytes": int, "records": int},
-    "import": {"bytes": int, "line": int},
-    "restore": {"slot": int, "key": str, "stored": int, "expired": int},
+SHAPES: dict[str, dict[str, tuple[type, ...]]] = {
+    "export": {"cursor": (str, NoneType), "bytes": (int,), "records": (int,)},
+    "import": {"bytes": (int,), "line": (int,)},
+    "restore": {"slot": (int,), "key": (str,), "stored": (int,), "expired": (int,)},
 }
 """What is kept of how far something is, by what is under way. Numbers count from 0."""
 
@@ -37,37 +38,17 @@ class Bookmark:
     """
 
     def __init__(self, path: Path, kind: str, of: dict[str, Any]) -> None:
-<<<<<<< HEAD
+        self._shape = SHAPES[kind]
         self.file = path
         self._path = bookmark_path(path, kind)
-=======
-        self._shape = SHAPES[kind]
-        self._path = path.with_name(f"{path.name}.{kind}-resume")
->>>>>>> 7d86d9e11924d7ec92e9e26d60c9572c7b2498ad
         self._of = of
         self._written_s = time.monotonic()
         self.trouble = ""
         """Why it cannot be kept how far it is, as beside a file on a read-only disk; empty if it can."""
 
-    def found(self, **shape: type | tuple[type, ...]) -> dict[str, Any] | None:
+    def found(self) -> dict[str, Any] | None:
         """Give how far it was, None if it was not begun.
 
-<<<<<<< HEAD
-        :param shape: what must be there, and of which types.
-        :raises Trouble: if it was begun with something else.
-        """
-        try:
-            kept = json.loads(self._path.read_text(encoding="utf-8"))
-            of, at = dict(kept["of"]), {name: kept["at"][name] for name in shape}
-            for name, types in shape.items():
-                if not isinstance(at[name], types) or (types is int and at[name] < 0):
-                    raise ValueError(f"{name} is {at[name]!r}")
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            why = error.strerror if isinstance(error, OSError) else f"it is none that this command wrote: {error}"
-            raise Trouble(f"{self._path} cannot be read", str(why), "--fresh begins anew", Exit.USAGE) from None
-=======
         :raises Trouble: if it was begun with something else, or what is kept cannot be read.
         """
         try:
@@ -78,8 +59,8 @@ class Bookmark:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise Trouble(f"{self._path} cannot be read", str(error), "--fresh begins anew", Exit.USAGE) from None
->>>>>>> 7d86d9e11924d7ec92e9e26d60c9572c7b2498ad
+            why = error.strerror if isinstance(error, OSError) else f"it is none that this command wrote: {error}"
+            raise Trouble(f"{self._path} cannot be read", str(why), "--fresh begins anew", Exit.USAGE) from None
         differing = [name for name in self._of if of.get(name) != self._of[name]]
         if differing:
             name = differing[0]
@@ -94,8 +75,8 @@ class Bookmark:
     def _is_shaped(self, at: Any) -> bool:
         if not isinstance(at, dict):
             return False
-        right = all(type(at.get(name)) is kind for name, kind in self._shape.items())
-        return right and all(0 <= at[name] < 1 << 63 for name, kind in self._shape.items() if kind is int)
+        right = all(name in at and type(at[name]) in types for name, types in self._shape.items())
+        return right and all(0 <= at[name] < 1 << 63 for name, types in self._shape.items() if int in types)
 
     def due(self) -> bool:
         return time.monotonic() - self._written_s >= EVERY_S

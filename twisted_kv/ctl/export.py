@@ -15,7 +15,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from threading import local
-from types import NoneType
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -130,7 +129,7 @@ def export(ctl: Ctl, file: str, prefix: str, fresh: bool, consistency: str | Non
     now = state_of(ctl)
     expected = expected_keys(now) if not prefix else None
     bookmark = Bookmark(Path(file), EXPORT, {"cluster_id": now["cluster_id"], "prefix": prefix})
-    at = None if fresh else bookmark.found(bytes=int, records=int, cursor=(str, NoneType))
+    at = None if fresh else bookmark.found()
     paper = Paper(file)
     try:
         begun_at = _beginning(paper, bookmark, at, fresh)

@@ -174,7 +174,7 @@ def import_(ctl: Ctl, file: str, fresh: bool, consistency: str | None, yes: bool
         found = os.fstat(stream.fileno())
         of = {"cluster_id": now["cluster_id"], "file_size": found.st_size, "file_time": found.st_mtime_ns}
         bookmark = Bookmark(Path(file), "import", of)
-        at = (None if fresh else bookmark.found(bytes=int, line=int)) or {}
+        at = (None if fresh else bookmark.found()) or {}
         _whole(file)
         if at.get("bytes", 0) > found.st_size:
             raise Trouble(
