@@ -126,6 +126,14 @@ def test_nobody_there_says_what_was_tried() -> None:
     assert caught.value.hint
 
 
+def test_what_will_not_change_is_told_at_once_unless_another_proxy_may_do_better() -> None:
+    script = Script(servers=2)
+    untrusted = Unsent("its certificate has expired", hopeless=True)
+    with pytest.raises(NobodyAnswers):
+        script.play(get(script), [untrusted, untrusted])
+    assert script.play(get(script), [untrusted, GONE, untrusted, ok()]) == Value(b"v", ETAG, "text/plain")
+
+
 def test_what_the_last_proxy_said_is_raised() -> None:
     script = Script(timeout_s=1)
     with pytest.raises(Unreached) as caught:

@@ -7,13 +7,14 @@ from typing import Any, TypeVar
 
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
-from twisted.internet.error import ConnectError, DNSLookupError
+from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 from twisted.web.http_headers import Headers
 
 from ..errors import KvError
+from ..fasthttp.exchange import CalledOff
 from ..limits import MIB
 from ..peers.http import NoCookies, PlainAgent, Url, WholeBody
 from ..peers.verified import refusal_in, tls_fault_in
@@ -67,10 +68,12 @@ class Asking:
             response = await attempt.waits(self._sent(send))
             response.original.deliverBody(body)
             await attempt.waits(body.done)
-        except CancelledError:
+        except (CancelledError, ConnectingCancelledError) as error:
             if not attempt.timed_out:
                 raise
-            return Lost("no answer in time", body.data)
+            if isinstance(error, CancelledError) and not isinstance(error, CalledOff):
+                return Lost("no answer in time", body.data)
+            return Unsent("no connection in time")
         except (ConnectError, DNSLookupError) as error:
             return Unsent(f"cannot connect: {error}")
         except _Cut as error:
@@ -80,7 +83,7 @@ class Asking:
         except Exception as error:
             failure = Failure(error)  # type: ignore[no-untyped-call]
             if refusal := refusal_in(failure):
-                return Unsent(refusal)
+                return Unsent(refusal, hopeless=True)
             return Lost(f"no answer: {tls_fault_in(failure) or error}")
         names = {
             name.decode("latin-1").lower(): values[-1].decode("latin-1")

@@ -28,9 +28,13 @@ class Answer(NamedTuple):
 
 
 class Unsent(NamedTuple):
-    """There was no connection: nothing of the request has left."""
+    """There was no connection: nothing of the request has left.
+
+    :param hopeless: whether it will be so in the next moment, too.
+    """
 
     why: str
+    hopeless: bool = False
 
 
 class Lost(NamedTuple):
@@ -58,12 +62,15 @@ class Fate(Enum):
 
 
 class Verdict(NamedTuple):
-    """:param wait_s: how long the proxy wants to be left alone."""
+    """:param wait_s: how long the proxy wants to be left alone.
+    :param hopeless: whether it will be so in the next moment, too.
+    """
 
     fate: Fate
     error: KvError | None = None
     why: str = ""
     wait_s: float = 0.0
+    hopeless: bool = False
 
     @property
     def etag(self) -> str | None:
@@ -80,7 +87,7 @@ def judge(told: Told, expected: frozenset[int]) -> Verdict:
     :param expected: statuses of success.
     """
     if isinstance(told, Unsent):
-        return Verdict(Fate.AGAIN, None, told.why)
+        return Verdict(Fate.AGAIN, None, told.why, hopeless=told.hopeless)
     if isinstance(told, Lost):
         return Verdict(Fate.UNKNOWN, None, told.why)
     if told.status in expected:

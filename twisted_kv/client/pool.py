@@ -60,7 +60,7 @@ class Pool:
                 try:
                     kept = self._opened(send.place, min(send.connect_s, max(until_s - self._now_s(), 0.001)))
                 except OSError as error:
-                    return Unsent(f"cannot connect: {_said(error)}")
+                    return Unsent(f"cannot connect: {_said(error)}", hopeless=hasattr(error, "verify_message"))
             kept.deadlined.until_s = until_s
             told, goes_on = _asked(kept, send)
             if goes_on and self._keep(kept):

@@ -118,6 +118,8 @@ class Trip:
         self._place: Place | None = None
         self._failed: list[Place] = []
         """Who has failed since the last pause."""
+        self._hopeless = 0
+        """How many of them will fail in the next moment, too."""
         self._wait_s = 0.0
         """How long proxies asked to be left alone since then."""
         self._error: KvError | None = None
@@ -154,6 +156,7 @@ class Trip:
         self.tried.append(f"{self._place.url}: {verdict.why}")
         self._error = verdict.error
         self._wait_s = max(self._wait_s, verdict.wait_s)
+        self._hopeless += verdict.hopeless
         if verdict.fate is Fate.UNKNOWN:
             self.in_doubt = True
             if verdict.etag is not None:
@@ -166,11 +169,13 @@ class Trip:
         route.failed(self._place)
         self._failed.append(self._place)
         if len(self._failed) == len(route):
+            if self._hopeless == len(route):
+                return False
             pause_s = max(self._pause_s * self._home.draws.uniform(0.5, 1.0), self._wait_s)
             if pause_s + LEFT_S_MIN > self.left_s:
                 return False
             yield Pause(pause_s)
-            self._failed, self._wait_s = [], 0.0
+            self._failed, self._hopeless, self._wait_s = [], 0, 0.0
             self._pause_s = min(2 * self._pause_s, PAUSE_S_MAX)
         return self.left_s > LEFT_S_MIN
 
