@@ -84,7 +84,7 @@ class Asking:
             failure = Failure(error)  # type: ignore[no-untyped-call]
             if refusal := refusal_in(failure):
                 return Unsent(refusal, hopeless=True)
-            return Lost(f"no answer: {tls_fault_in(failure) or error}")
+            return Lost(f"no answer: {tls_fault_in(failure) or _said(error)}")
         names = {
             name.decode("latin-1").lower(): values[-1].decode("latin-1")
             for name, values in response.headers.getAllRawHeaders()
@@ -168,3 +168,9 @@ class _Body(Protocol):
         abort = getattr(self.transport, "abortConnection", None) or getattr(self.transport, "loseConnection", None)
         if abort is not None:
             abort()
+
+
+def _said(error: Exception) -> str:
+    """Say why a request failed: Twisted's own text is a list of the reasons, as objects."""
+    reasons = getattr(error, "reasons", None)
+    return ", ".join(str(reason.getErrorMessage()) for reason in reasons) if reasons else str(error)
