@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 from twisted.internet.defer import gatherResults
+from twisted.web.client import Agent
 
 from tests.client.both import MAKES, Make, reactor, using
 from tests.sockets.daemons import Farm, Silent, call, farming, free_port, token_file, wait_until
@@ -138,20 +139,12 @@ async def test_cas_goes_by_versions(make: Make, servers: list[str], key: str) ->
 @pytest_twisted.ensureDeferred
 async def test_many_count_together(make: Make, servers: list[str], key: str) -> None:
     async with using(make, servers) as kv, using(make, servers[::-1]) as other:
-        sums = await gatherResults([as_deferred(one.increment(key)) for one in (kv, other) * 10])
+        sums = await gatherResults([one.increment(key) for one in (kv, other) * 10])
         assert sorted(sums) == list(range(1, 21))
         assert await kv.increment(key, -30) == -10
         await kv.put(key, "no number")
         with pytest.raises(NotACounter):
             await kv.increment(key)
-
-
-def as_deferred(waiting: object) -> object:
-    from inspect import iscoroutine
-
-    from twisted.internet.defer import ensureDeferred
-
-    return ensureDeferred(waiting) if iscoroutine(waiting) else waiting
 
 
 @pytest_twisted.ensureDeferred
@@ -252,6 +245,11 @@ def test_what_cannot_be_used_is_refused(how: dict[str, str]) -> None:
     for make in (BlockingClient, lambda given, **how: Client(reactor, given, **how)):
         with pytest.raises((BadConfig, OSError)):
             make("https://localhost:1", **how)
+
+
+def test_an_agent_goes_by_its_own_rules_of_tls() -> None:
+    with pytest.raises(BadConfig, match="agent"):
+        Client(reactor, "https://localhost:1", agent=Agent(reactor), tls_authority="authority.pem")
 
 
 def test_several_servers_may_stand_in_one_string_and_twice() -> None:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import deferLater
 
+from ..errors import BadConfig
 from ..fasthttp.agent import PooledAgent
 from ..limits import Limits
 from ..peers.http import Endpoints
@@ -61,6 +62,8 @@ class Client:
         self._reactor = reactor
         bounds = Bounds(timeout)
         self._home = home_of(servers, token, token_file, tls_authority, tls_identity, bounds, reactor.seconds, random)
+        if agent is not None and (tls_authority is not None or tls_identity is not None):
+            raise BadConfig("an agent and files for TLS are given", "have the agent go by these files itself")
         self._own: PooledAgent | None = None
         if agent is None:
             # All connections are kept that there may be: its pool keeps twice as many as a node has batches, and two.
