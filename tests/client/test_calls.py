@@ -26,6 +26,7 @@ from twisted_kv.client.places import place_of
 from twisted_kv.client.trip import Route, Steps
 from twisted_kv.client.trouble import MaybeApplied, NobodyAnswers, NotACounter, UnknownProblem
 from twisted_kv.client.values import Value, Written
+from twisted_kv.client.wording import line_of
 from twisted_kv.errors import Overloaded, PreconditionFailed, TokenMissing, Unreached
 
 BROKEN = Lost("it broke")
@@ -406,6 +407,19 @@ def test_a_content_type_that_no_header_holds_is_refused(content_type: str) -> No
     )
     with pytest.raises(ValueError, match="content type"):
         script.play(steps, [])
+
+
+@pytest.mark.parametrize("wrong", [None, 5, ["v"]])
+def test_what_is_neither_bytes_nor_text_is_refused_before_anything_is_sent(wrong: Any) -> None:
+    script = Script()
+    for key, value in (("k", wrong), (wrong, "v")):
+        steps = calls.put(
+            script.home, key, value, ttl=None, content_type=None, consistency=None, timeout_s=None, repeat=False
+        )
+        with pytest.raises(TypeError, match="bytes or strings"):
+            script.play(steps, [])
+    with pytest.raises(TypeError, match="Get, Put or Delete"):
+        line_of(wrong)
 
 
 @pytest.mark.parametrize("timeout_s", [0, -1, float("nan")])

@@ -15,7 +15,12 @@ TEXT = "text/plain; charset=utf-8"
 
 
 def bytes_of(text: Text) -> bytes:
-    return text.encode() if isinstance(text, str) else text
+    """:raises TypeError: if it is neither: without a body a put would write an empty value."""
+    if isinstance(text, str):
+        return text.encode()
+    if not isinstance(text, bytes):
+        raise TypeError(f"keys and values are bytes or strings, and not {type(text).__name__}")
+    return text
 
 
 def type_of(value: Text, content_type: str | None) -> str:

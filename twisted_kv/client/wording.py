@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from .judging import DONE, Answer, Garbled, Verdict, judge_problem
 from .trip import Request
-from .values import OCTETS, Get, Line, Put, Text, Value, Written, bytes_of, tag_of, type_of
+from .values import OCTETS, Delete, Get, Line, Put, Text, Value, Written, bytes_of, tag_of, type_of
 
 NDJSON = "application/x-ndjson"
 
@@ -32,7 +32,10 @@ def line_of(line: Line) -> bytes:
     """Write a line, with its end.
 
     :raises ValueError: if it has a content type or a version that is none.
+    :raises TypeError: if it is no line, or has a key or a value that is neither bytes nor a string.
     """
+    if not isinstance(line, Get | Put | Delete):
+        raise TypeError(f"a line of bulk is Get, Put or Delete, and not {type(line).__name__}")
     fields: dict[str, Any] = {"op": type(line).__name__.lower(), **_shown("key", line.key)}
     if isinstance(line, Put):
         fields |= _shown("value", line.value)
