@@ -15,9 +15,11 @@ from twisted_kv.web.answers import STATUS, problem_body, status_of
 
 
 def family(kind: type[KvError]) -> Iterator[type[KvError]]:
+    """Give the errors that daemons have; those of the Python clients are never answered."""
     for child in kind.__subclasses__():
-        yield child
-        yield from family(child)
+        if child.__module__ == errors.__name__:
+            yield child
+            yield from family(child)
 
 
 NAMED = sorted({kind for kind in family(KvError) if kind.slug}, key=lambda kind: kind.slug)

@@ -35,6 +35,7 @@ floor 5, assembly
     ``cluster``
 beside them, over all the rooms
     ``simulation``                      whole clusters on a simulated clock, network and disk; judges of histories
+    ``client``                          clients for Python programs, with a reactor or without
     ``ctl``                             the command ``kvctl``
 """
 

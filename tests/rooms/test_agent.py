@@ -27,6 +27,7 @@ from zope.interface import implementer
 
 from tests.strict_clock import StrictClock
 from twisted_kv.fasthttp.agent import PooledAgent
+from twisted_kv.fasthttp.exchange import CalledOff
 from twisted_kv.limits import Limits
 from twisted_kv.peers.http import Body, WholeBody
 
@@ -526,7 +527,7 @@ def test_a_request_that_is_called_off_breaks_its_connection(scene: Scene) -> Non
 def test_a_request_that_is_called_off_while_it_connects_lets_go_of_the_attempt(scene: Scene) -> None:
     asked = scene.ask()
     asked.made.cancel()
-    asked.failed(CancelledError)
+    asked.failed(CalledOff)
     assert scene.net.called_off == 1
 
 
@@ -541,7 +542,7 @@ def test_a_connection_that_comes_when_its_request_was_called_off_is_kept_for_oth
 
     made._canceller = too_late
     asked.made.cancel()
-    asked.failed(CancelledError)
+    asked.failed(CalledOff)
     (wire,) = wires
     assert wire.writes == []
     scene.ask()
@@ -715,7 +716,7 @@ def test_a_connection_that_ends_makes_room_for_a_new_one(scene: Scene, end: byte
 def test_who_gives_up_waiting_leaves_the_line(scene: Scene) -> None:
     wires, asked = full(scene, 2)
     asked[0].made.cancel()
-    asked[0].failed(CancelledError)
+    asked[0].failed(CalledOff)
     wires[0].says(OK)
     wires[0].says(OK)
     assert asked[1].whole == b"answer"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, RemoteDisconnected
+from http.client import HTTPConnection, HTTPException, HTTPResponse, RemoteDisconnected
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
-from .plain import is_plain
+from ..client import places
+from ..client.places import Place
+from ..errors import BadConfig
 from .timed import Patience, TooLarge, pieces, timed
 from .trouble import Exit, Trouble, of_problem
 
@@ -17,8 +18,6 @@ NDJSON = "application/x-ndjson"
 MSGPACK = "application/msgpack"
 CHANGE_TIMEOUT_S = 75.0
 """How long a call may take that changes the ring: a proxy waits a minute for those that are before it."""
-USUAL_PORT = 8080
-"""A proxy's, where neither a port nor a scheme is typed."""
 ANSWER_BYTES_MAX = 256 << 20
 """The largest answer that is taken: four times the largest value that can be configured."""
 STREAM_BYTES_MAX = 1 << 62
@@ -42,43 +41,20 @@ class Answer(NamedTuple):
         return found if isinstance(found, dict) else {}
 
 
-class Place(NamedTuple):
-    """Where a proxy is, and how to speak to it."""
-
-    scheme: str
-    host: str
-    port: int
-    url: str
-    token: str | None = None
-    authority: str | None = None
-    identity: str | None = None
-
-
 def place_of(server: str) -> Place:
     """Read a server as it is typed: a URL, or host and port.
 
     :raises Trouble: if it is none.
     """
-    typed = server if "://" in server else f"http://{server}"
-    wrong = Trouble(
-        f"{server.rpartition('@')[2]!r} is no server",  # before that there may be a password
-        "it is neither a URL like http://127.0.0.1:8080 nor a host and a port",
-        "name one with --server URL, or KV_SERVER",
-        Exit.USAGE,
-    )
     try:
-        found = urlsplit(typed)
-        port, name = found.port, found.hostname or ""
-        if ":" not in name:
-            name.encode("idna")
-    except ValueError:
-        raise wrong from None
-    if port is None:
-        port = 443 if found.scheme == "https" else 80 if typed == server else USUAL_PORT
-    more = found.path.strip("/") or found.query or found.fragment or found.username is not None
-    if found.scheme not in ("http", "https") or not name or not port or more or " " in name or not is_plain(name):
-        raise wrong
-    return Place(found.scheme, name, port, f"{found.scheme}://{f'[{name}]' if ':' in name else name}:{port}")
+        return places.place_of(server)
+    except BadConfig:
+        raise Trouble(
+            f"{server.rpartition('@')[2]!r} is no server",  # before that there may be a password
+            "it is neither a URL like http://127.0.0.1:8080 nor a host and a port",
+            "name one with --server URL, or KV_SERVER",
+            Exit.USAGE,
+        ) from None
 
 
 class Client:
@@ -234,23 +210,15 @@ class Client:
         return connection
 
     def _unconnected(self) -> HTTPConnection:
-        place = self.place
-        if place.scheme == "http":
-            return HTTPConnection(place.host, place.port)
-        import ssl  # takes a tenth of a second, which plain HTTP need not wait for
-
         try:
-            context = ssl.create_default_context(cafile=place.authority)
-            if place.identity is not None:
-                context.load_cert_chain(place.identity)
-        except (OSError, ssl.SSLError) as error:
+            return places.connection_to(self.place)
+        except BadConfig as error:
             raise Trouble(
                 "the certificates cannot be used",
-                f"{place.identity or place.authority}: {error}",
+                error.detail,
                 "give PEM files with --tls-authority and --tls-identity",
                 Exit.USAGE,
             ) from None
-        return HTTPSConnection(place.host, place.port, context=context)
 
     def _explained(self) -> _Explained:
         return _Explained(self.place, self.close)

@@ -69,7 +69,8 @@ class PooledAgent:
     """Makes requests over connections that are kept, up to bounds. See ``twisted.web.iweb.IAgent``.
 
     Requests fail as they do on Twisted's own agent: with ``ResponseNeverReceived`` if the connection was lost before
-    any byte of the answer, ``ResponseFailed`` if that was later or the answer is none, ``CancelledError``, and with
+    any byte of the answer, ``ResponseFailed`` if that was later or the answer is none, ``CancelledError`` (and that is
+    ``exchange.CalledOff`` if nothing had left), and with
     what the endpoint says where there is no connection. A request that cannot be written is refused by raising.
     Cancelling a request, or aborting the transport of an answer's body, breaks the connection.
 

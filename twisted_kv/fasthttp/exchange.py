@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol as Contract
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IProtocol, IPushProducer, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -17,6 +17,10 @@ from .answer import Reader, Unreadable
 from .outlet import Outlet
 
 DONE = Failure(ResponseDone("the answer is whole"))
+
+
+class CalledOff(CancelledError):
+    """An exchange was cancelled before it had a connection: nothing of its question has left."""
 
 
 class Keeper(Contract):
@@ -139,7 +143,9 @@ class Exchange:
         connecting, self.connecting = self.connecting, None
         if self.connection is not None:
             self.connection.drop()
-        elif connecting is not None:
+            return
+        self.answer.errback(Failure(CalledOff()))
+        if connecting is not None:
             connecting.cancel()
         else:
             self._keeper.leave_line(self)

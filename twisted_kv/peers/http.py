@@ -79,7 +79,7 @@ class PlainAgent:
         return response
 
 
-class _NoCookies(IndexableCookieJar):
+class NoCookies(IndexableCookieJar):
     """Nodes set no cookies; whoever answers in a node's place and does is not listened to."""
 
     def add_cookie_header(self, request: object) -> None:
@@ -89,7 +89,7 @@ class _NoCookies(IndexableCookieJar):
         pass
 
 
-class _Url(EncodedURL):
+class Url(EncodedURL):
     """A node's URL, which needs none of the encoding that hyperlink would do again for every request.
 
     (It would also take the colons of an IPv6 address for a fault.)
@@ -104,7 +104,7 @@ class _Url(EncodedURL):
         return self._text
 
     @classmethod
-    def of(cls, text: str) -> _Url:
+    def of(cls, text: str) -> Url:
         url = cls.from_text(text)
         url._text = text
         return url
@@ -211,9 +211,9 @@ class HttpTransport:
         self._limits = limits
         self.keyring = keyring or Keyring()
         self._agent = agent if agent is not None else PooledAgent(reactor, self.endpoints, limits)
-        self._cookies = _NoCookies()
+        self._cookies = NoCookies()
         self._client = HTTPClient(PlainAgent(self._agent), self._cookies, data_to_body_producer=WholeBody)
-        self._url = lru_cache(maxsize=1024)(_Url.of)
+        self._url = lru_cache(maxsize=1024)(Url.of)
         self._headers = lru_cache(maxsize=16)(_headers)
 
     def request(
