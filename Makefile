@@ -1,8 +1,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-TOOLS := wrk strace curl etcd redis-server redis-cli redis-benchmark node npm promtool
-PACKAGES := wrk strace curl etcd-server prometheus
+TOOLS := wrk strace curl etcd redis-server redis-cli redis-benchmark node npm promtool systemd-analyze systemd-sysusers systemd-socket-activate
+PACKAGES := wrk strace curl etcd-server prometheus systemd
 BENCH_TOOLS := wrk redis-server redis-benchmark nutcracker etcd
 BENCH_PACKAGES := wrk redis-server redis-tools nutcracker etcd-server
 

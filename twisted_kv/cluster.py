@@ -19,7 +19,16 @@ from .children import Children
 from .config import ClusterConfig
 from .errors import BadConfig, KvError, PeerSilent
 from .limits import Limits
-from .options import ClusterOptions, end_with_failure, fresh_random, fresh_token, monotonic_reactor, on_hangup
+from .notify import Notices, silent
+from .options import (
+    ClusterOptions,
+    end_with_failure,
+    fresh_random,
+    fresh_token,
+    monotonic_reactor,
+    notices_of,
+    on_hangup,
+)
 from .peers.http import HttpTransport
 from .peers.peer import denied
 from .periodic import Rounds
@@ -44,8 +53,16 @@ class Cluster(Service):
     :param redis_is_named: whether its operator has named the Redis door's port, and wants it or nothing.
     """
 
-    def __init__(self, reactor: Any, random: Random, config: ClusterConfig, redis_is_named: bool = True) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        random: Random,
+        config: ClusterConfig,
+        redis_is_named: bool = True,
+        notices: Notices = silent,
+    ) -> None:
         self._reactor = reactor
+        self._notices = notices
         self._redis_is_named = redis_is_named
         self._config = config
         self._folder = config.folder.absolute()  # twistd may change the working directory before the start
@@ -106,9 +123,11 @@ class Cluster(Service):
     async def _stop(self) -> None:
         """End the proxy first: while it runs down, its clients' last requests still want the nodes."""
         log.info("stopping the proxy, then the nodes")
+        self._notices.stopping()
         await self._rounds.stop()
         await self._children.stop_in_order(["proxy"], list(self._nodes))
         await self._transport.close()
+        self._notices.stop()
 
     async def _look(self) -> None:
         if self._seen is None:
@@ -124,6 +143,7 @@ class Cluster(Service):
             log.info("the proxy answers again")
         for sentence in changes(self._seen or now, now):
             log.info("{sentence}", sentence=sentence)
+            self._notices.status(sentence)
         self._seen, self._silent = now, False
 
     async def _until_ready(self) -> None:
@@ -133,9 +153,11 @@ class Cluster(Service):
             if lacking != said and self._reactor.seconds() > patient_until:
                 log.warn("not ready yet: {lacking}; the logs are in {folder}", lacking=lacking, folder=self._folder)
                 said = lacking
+                self._notices.status(f"not ready yet: {lacking}")
             await deferLater(self._reactor, READY_RETRY_S)
         if self.running:
             log.info("{welcome}", welcome=self._welcome(), lines=True)
+            self._notices.ready(f"serving on {self._proxy}, with {len(self._nodes)} nodes")
 
     async def _lacking(self) -> str:
         """Say why the cluster is not ready. A proxy is ready for one node already; here all are waited for."""
@@ -207,6 +229,7 @@ def makeService(options: ClusterOptions) -> IService:
     reactor = monotonic_reactor()
     # A second Ctrl-C would not hurry the stop, which is bounded; Twisted would only answer it with a traceback.
     reactor.addSystemEventTrigger("before", "shutdown", signal.signal, signal.SIGINT, signal.SIG_IGN)
-    cluster = Cluster(reactor, fresh_random(), options.config, options.redis_is_named)
-    on_hangup(reactor, cluster.read_tokens_again, options.config.token_file)
+    notices = notices_of(reactor)
+    cluster = Cluster(reactor, fresh_random(), options.config, options.redis_is_named, notices)
+    on_hangup(reactor, cluster.read_tokens_again, options.config.token_file, notices=notices)
     return cluster
