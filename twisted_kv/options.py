@@ -244,7 +244,7 @@ WORKERS = ["workers", "w", None, "Processes that share the proxy's port, for mac
 TOKEN_FILE = ["token-file", None, None, "File of the tokens that clients have to show (none: everybody may come in)."]
 HOSTS = ["hosts", None, None, "Names by which clients may call it without a token, beside localhost; with commas."]
 NETWORKS = ["node-networks", None, None, "Networks in which nodes may be, with commas (loopback, this machine's own)."]
-LISTEN = ["listen", None, None, "Endpoint to listen at, in the place of --interface and --port: ssl:..., mtls:... ."]
+LISTEN = ["listen", None, None, "Endpoint to listen at, in the place of --interface and --port: ssl:, mtls:, systemd:."]
 CLIENT_TLS = [
     ["tls-authority", None, None, "PEM file of those who sign the certificates of https nodes (the system's)."],
     ["tls-identity", None, None, "PEM file with a certificate and its key, for nodes that ask for one."],
