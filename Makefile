@@ -6,7 +6,7 @@ PACKAGES := wrk strace curl etcd-server prometheus systemd man-db groff-base zsh
 BENCH_TOOLS := wrk redis-server redis-benchmark nutcracker etcd
 BENCH_PACKAGES := wrk redis-server redis-tools nutcracker etcd-server
 
-.PHONY: run test test-system test-damage test-growth test-doors test-redis test-backup simulate mutants bench bench-long bench-tools man clean
+.PHONY: run test test-system test-damage test-growth test-doors test-redis test-backup simulate mutants bench bench-long bench-tools man changelog clean
 
 run: $(VENV)/installed
 	$(BIN)/twistd -n kvcluster
@@ -50,6 +50,10 @@ test-backup: $(VENV)/installed-test
 test-redis: $(VENV)/installed-test
 	KV_ORACLE_EXAMPLES=1700 $(BIN)/pytest -s --timeout 1800 tests/sockets/test_redis_oracle.py
 	KV_STREAMS=10000 $(BIN)/pytest -s --timeout 900 tests/sockets/test_spoilt_commands.py
+
+# Gathers changelog/ into CHANGELOG.md, under the version of now.
+changelog:
+	$(PYTHON) changelog/gather.py
 
 # Manual pages, made from what the commands know of their options: man --manpath=build/man kvctl
 man: $(VENV)/installed
