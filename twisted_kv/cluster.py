@@ -80,7 +80,8 @@ class Cluster(Service):
 
     def read_tokens_again(self) -> None:
         self._tokens.read_again()
-        self._children.signal_all("HUP")
+        if self._config.token_file is not None:  # or they would have nothing to read again, and end (``on_hangup``)
+            self._children.signal_all("HUP")
 
     def startService(self) -> None:
         super().startService()

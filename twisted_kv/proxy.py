@@ -121,7 +121,8 @@ class Proxy(Service):
     def read_tokens_again(self) -> None:
         self._tokens.read_again()
         self._node_tokens.read_again()
-        self._part.read_tokens_again()
+        if self._config.token_file or self._config.node_token_file:  # or workers would end (``options.on_hangup``)
+            self._part.read_tokens_again()
 
     def startService(self) -> None:
         super().startService()

@@ -23,9 +23,11 @@ from tests.sockets.supervised import Supervised, listening_socket
 from tests.sockets.test_tokens import CLIENT, NODE, bearer
 from tests.sockets.tracing import strace
 from twisted_kv.children import Children
+from twisted_kv.config import worker_socket
 from twisted_kv.limits import Limits
 from twisted_kv.node import listening
 from twisted_kv.proxy import PART_GRACE_S, STOP_SPARE_S
+from twisted_kv.web.relay import WORKER_HOST
 from twisted_kv.workers import KILL_SPARE_S
 
 TREE = Path(__file__).resolve().parents[2]
@@ -96,6 +98,56 @@ def test_a_cluster_is_ready_when_all_its_nodes_are_in_and_its_children_say_nothi
     cluster.hears("STOPPING=1")
     cluster.process.wait(30)
     assert sum("READY=1" in text for text in cluster.said) == 1
+
+
+def ids(folder: Path) -> dict[str, str]:
+    """The processes that a daemon has started, by their folders."""
+    return {path.parent.name: path.read_text(encoding="ascii") for path in folder.glob("*/twistd.pid")}
+
+
+def test_a_reload_without_a_token_file_ends_no_child_of_a_cluster(supervised: Callable[..., Supervised]) -> None:
+    port, base = free_port(), free_ports(3)
+    own = ("--port", str(port), "--base-port", str(base), "--resp-port", "0", "--engine", "memory")
+    cluster = supervised("kvcluster", *own, "--data-dir", "home")
+    cluster.hears("READY=1", 60)
+    before = ids(cluster.folder / "home")
+
+    cluster.send(signal.SIGHUP)
+    cluster.hears("RELOADING=1")
+    cluster.hears("READY=1")
+
+    # A process that a signal ends answers nothing more from the moment it was sent.
+    assert all(answers(f"http://127.0.0.1:{one}/health/live") for one in (port, *range(base, base + 3)))
+    assert ids(cluster.folder / "home") == before
+    assert len(before) == 4
+
+
+def test_a_reload_without_a_token_file_ends_no_worker(supervised: Callable[..., Supervised]) -> None:
+    proxy = supervised(
+        "kvproxy", "--port", str(free_port()), "--resp-port", "0", "--workers", "2", "--data-dir", "home"
+    )
+    proxy.hears("READY=1")
+    door = worker_socket(proxy.folder / "home", 2)
+
+    def answered() -> bool:
+        with socket.socket(socket.AF_UNIX) as worker:
+            worker.settimeout(10)
+            try:
+                worker.connect(str(door))
+                worker.sendall(f"GET /metrics HTTP/1.1\r\nHost: {WORKER_HOST}\r\n\r\n".encode())
+                return worker.recv(100).startswith(b"HTTP/1.1 200 ")
+            except OSError:
+                return False
+
+    wait_until(answered, "the other worker to answer")
+    before = ids(proxy.folder / "home")
+
+    proxy.send(signal.SIGHUP)
+    proxy.hears("RELOADING=1")
+    proxy.hears("READY=1")
+
+    assert answered()
+    assert ids(proxy.folder / "home") == before
 
 
 def test_a_daemon_that_cannot_start_is_never_ready(supervised: Callable[..., Supervised]) -> None:
