@@ -1,12 +1,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-TOOLS := wrk strace curl etcd redis-server redis-cli redis-benchmark node npm promtool
-PACKAGES := wrk strace curl etcd-server prometheus
+TOOLS := wrk strace curl etcd redis-server redis-cli redis-benchmark node npm promtool systemd-analyze systemd-sysusers systemd-socket-activate man groff zsh fish
+PACKAGES := wrk strace curl etcd-server prometheus systemd man-db groff-base zsh fish
 BENCH_TOOLS := wrk redis-server redis-benchmark nutcracker etcd
 BENCH_PACKAGES := wrk redis-server redis-tools nutcracker etcd-server
 
-.PHONY: run test test-system test-damage test-growth test-doors test-frames test-redis test-backup simulate mutants bench bench-long bench-tools clean
+.PHONY: run test test-system test-damage test-growth test-doors test-frames test-redis test-backup simulate mutants bench bench-long bench-tools man changelog clean
 
 run: $(VENV)/installed
 	$(BIN)/twistd -n kvcluster
@@ -55,6 +55,14 @@ test-backup: $(VENV)/installed-test
 test-redis: $(VENV)/installed-test
 	KV_ORACLE_EXAMPLES=1700 $(BIN)/pytest -s --timeout 1800 tests/sockets/test_redis_oracle.py
 	KV_STREAMS=10000 $(BIN)/pytest -s --timeout 900 tests/sockets/test_spoilt_commands.py
+
+# Gathers changelog/ into CHANGELOG.md, under the version of now.
+changelog:
+	$(PYTHON) changelog/gather.py
+
+# Manual pages, made from what the commands know of their options: man --manpath=build/man kvctl
+man: $(VENV)/installed
+	$(BIN)/kvctl manual build/man
 
 # The release campaign: ten thousand clusters, two million operations and more. Its last lines go into docs/.
 simulate: $(VENV)/installed

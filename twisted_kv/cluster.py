@@ -18,12 +18,14 @@ from .children import Children
 from .config import ClusterConfig
 from .errors import BadConfig, KvError, PeerSilent
 from .limits import Limits
+from .notify import Notices, silent
 from .options import (
     ClusterOptions,
     end_with_failure,
     fresh_random,
     fresh_token,
     monotonic_reactor,
+    notices_of,
     on_hangup,
     stop_once,
 )
@@ -51,8 +53,16 @@ class Cluster(Service):
     :param redis_is_named: whether its operator has named the Redis door's port, and wants it or nothing.
     """
 
-    def __init__(self, reactor: Any, random: Random, config: ClusterConfig, redis_is_named: bool = True) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        random: Random,
+        config: ClusterConfig,
+        redis_is_named: bool = True,
+        notices: Notices = silent,
+    ) -> None:
         self._reactor = reactor
+        self._notices = notices
         self._redis_is_named = redis_is_named
         self._config = config
         self._folder = config.folder.absolute()  # twistd may change the working directory before the start
@@ -70,7 +80,8 @@ class Cluster(Service):
 
     def read_tokens_again(self) -> None:
         self._tokens.read_again()
-        self._children.signal_all("HUP")
+        if self._config.token_file is not None:  # or they would have nothing to read again, and end (``on_hangup``)
+            self._children.signal_all("HUP")
 
     def startService(self) -> None:
         super().startService()
@@ -113,9 +124,11 @@ class Cluster(Service):
     async def _stop(self) -> None:
         """End the proxy first: while it runs down, its clients' last requests still want the nodes."""
         log.info("stopping the proxy, then the nodes")
+        self._notices.stopping()
         await self._rounds.stop()
         await self._children.stop_in_order(["proxy"], list(self._nodes))
         await self._transport.close()
+        self._notices.stop()
 
     async def _look(self) -> None:
         if self._seen is None:
@@ -131,6 +144,7 @@ class Cluster(Service):
             log.info("the proxy answers again")
         for sentence in changes(self._seen or now, now):
             log.info("{sentence}", sentence=sentence)
+            self._notices.status(sentence)
         self._seen, self._silent = now, False
 
     async def _until_ready(self) -> None:
@@ -140,9 +154,11 @@ class Cluster(Service):
             if lacking != said and self._reactor.seconds() > patient_until:
                 log.warn("not ready yet: {lacking}; the logs are in {folder}", lacking=lacking, folder=self._folder)
                 said = lacking
+                self._notices.status(f"not ready yet: {lacking}")
             await deferLater(self._reactor, READY_RETRY_S)
         if self.running:
             log.info("{welcome}", welcome=self._welcome(), lines=True)
+            self._notices.ready(f"serving on {self._proxy}, with {len(self._nodes)} nodes")
 
     async def _lacking(self) -> str:
         """Say why the cluster is not ready. A proxy is ready for one node already; here all are waited for."""
@@ -213,6 +229,7 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
 def makeService(options: ClusterOptions) -> IService:
     reactor = monotonic_reactor()
     stop_once(reactor)
-    cluster = Cluster(reactor, fresh_random(), options.config, options.redis_is_named)
-    on_hangup(reactor, cluster.read_tokens_again, options.config.token_file)
+    notices = notices_of(reactor)
+    cluster = Cluster(reactor, fresh_random(), options.config, options.redis_is_named, notices)
+    on_hangup(reactor, cluster.read_tokens_again, options.config.token_file, notices=notices)
     return cluster

@@ -181,6 +181,14 @@ def configured(shape: type[C], flags: Mapping[str, Any], file: str | None) -> C:
                 f"{_source(key, from_file, flags, file)}{key} names an endpoint, and there is no token file",
                 "name one with --token-file (docs/security.md), or leave it out and listen on 127.0.0.1",
             )
+    if getattr(config, "workers", 1) > 1 and any(
+        (getattr(config, key, None) or "").startswith("systemd:") for key in ("listen", "resp_listen")
+    ):
+        raise BadConfig(
+            f"{_source('workers', from_file, flags, file)}workers is {getattr(config, 'workers', 1)}, and a socket that"
+            " systemd hands over goes to one process",
+            "leave out workers, or listen on interface and port",
+        )
     if config.token_file is None:
         _check_interface(config.interface, _source("interface", from_file, flags, file))
     parse_networks(getattr(config, "node_networks", None) or ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from math import nan
@@ -11,6 +12,7 @@ from typing import Any
 from twisted.application.service import IService, Service
 from twisted.application.strports import service as listening_service
 from twisted.internet.defer import CancelledError, ensureDeferred, inlineCallbacks
+from twisted.internet.endpoints import AdoptedStreamServerEndpoint
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.task import deferLater
@@ -30,6 +32,7 @@ from .fasthttp.readers import watching
 from .interfaces import allowed_networks
 from .limits import Limits
 from .metrics import NodeMetrics
+from .notify import Notices, silent
 from .options import (
     Leash,
     NodeOptions,
@@ -39,6 +42,7 @@ from .options import (
     fresh_random,
     let_threads_in,
     monotonic_reactor,
+    notices_of,
     on_hangup,
     spare_the_collector,
     stop_once,
@@ -98,8 +102,16 @@ class Node(Service):
 
     log = Logger()
 
-    def __init__(self, reactor: Any, random: Random, now_ms: Callable[[], int], config: NodeConfig) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        random: Random,
+        now_ms: Callable[[], int],
+        config: NodeConfig,
+        notices: Notices = silent,
+    ) -> None:
         self._reactor = reactor
+        self._notices = notices
         self._random = random
         self._now_ms = now_ms
         self._config = config
@@ -120,6 +132,7 @@ class Node(Service):
         self._renewing = False
         self._short_s = None
         self._rounds = []
+        self._notices.status("opening its folder")
         try:
             self._open()
         except KvError as error:
@@ -188,6 +201,9 @@ class Node(Service):
             engine=engine.name,
             incarnation=replica.incarnation,
         )
+        # Not before the reactor runs: until then SIGHUP is not heard, and a reload would be lost.
+        where = place_of(config.listen) or url_of(config.interface, config.port)
+        self._reactor.callWhenRunning(self._notices.ready, f"serving on {where}")
 
     def _count(self, metrics: NodeMetrics, replica: Replica, engine: Engine) -> None:
         """Show what is read only when somebody asks."""
@@ -297,6 +313,7 @@ class Node(Service):
             return
         self._renewing = True
         self.log.warn("{why}", why=why)
+        self._notices.pause(why)  # opening a folder, and verifying one, holds the reactor up
         # The order that this was asked with is answered first.
         again = deferLater(self._reactor, 0.1, self.stopService)
         # Answers that waited for the last sync leave in this turn. On a connection that stayed open a proxy would go on
@@ -316,6 +333,8 @@ class Node(Service):
     def stopService(self) -> Any:
         """Close the door, stop the rounds, let the last sync end, close the engine: in this order."""
         yield super().stopService()
+        if not self._renewing:
+            self._notices.stopping()
         if self._door is None:
             return
         self._pulse.stop()
@@ -328,6 +347,8 @@ class Node(Service):
         self._copying.stop()
         yield self._transport.close()
         self._close_disk()
+        if not self._renewing:
+            self._notices.stop()
 
     def _close_disk(self) -> None:
         if self._disk is not None:
@@ -390,9 +411,19 @@ def listening(reactor: Any, endpoint: str, site: IProtocolFactory, shared: bool 
     reactor = watching(reactor)
     try:
         door: Any = listening_service(endpoint, site, Sharing(reactor) if shared else reactor)
+        if isinstance(door.endpoint, AdoptedStreamServerEndpoint):
+            # It closes what it was given when it has its own; a node that begins anew listens there once more.
+            door.endpoint.fileno = os.dup(door.endpoint.fileno)
         door.privilegedStartService()
     except CannotListenError as error:
         raise SystemExit(f"port {error.port} on {error.interface} cannot be used: {error.socketError}") from None
+    except LookupError:
+        if not endpoint.startswith("systemd:"):
+            raise
+        raise SystemExit(
+            f"systemd has handed over no socket for {endpoint}: start the daemon by its .socket unit, and let the"
+            " endpoint's name be that unit's FileDescriptorName"
+        ) from None
     except Exception as error:
         # What stands in an endpoint's string is read by whoever it is for, and each has errors of its own.
         raise SystemExit(f"nobody can listen at {place_of(endpoint)}: {error}") from None
@@ -408,6 +439,7 @@ def makeService(options: NodeOptions) -> IService:
     let_threads_in()
     if options["leash"]:
         Leash.put_on(reactor)
-    node = Node(reactor, fresh_random(), wall_ms, options.config)
-    on_hangup(reactor, node.read_tokens_again, options.config.token_file)
+    notices = notices_of(reactor)
+    node = Node(reactor, fresh_random(), wall_ms, options.config, notices)
+    on_hangup(reactor, node.read_tokens_again, options.config.token_file, notices=notices)
     return node

@@ -36,6 +36,7 @@ from .config import (
 )
 from .errors import BadConfig
 from .logs import Format, observer
+from .notify import Notices, silent
 from .tls import client_tls
 from .token_files import read_tokens
 
@@ -58,14 +59,27 @@ def fresh_token() -> str:
     return secrets.token_hex(32)
 
 
-def on_hangup(reactor: Any, call: Callable[[], None], *files: str | None) -> None:
+def notices_of(reactor: Any) -> Notices:
+    """Give this process's voice to systemd. A daemon that forks after this is another process, and gives no signs of
+    life: systemd's units have it stay in the foreground."""
+    return Notices(reactor, os.environ, os.getpid())
+
+
+def on_hangup(reactor: Any, call: Callable[[], None], *files: str | None, notices: Notices = silent) -> None:
     """Call that whenever the process is sent SIGHUP, from when the reactor runs.
 
-    Without a file to read again it ends the process, as ever: so does the terminal that is closed over it.
+    Without a file to read again it ends the process, as ever: so does the terminal that is closed over it. Where
+    systemd listens there is no terminal, and SIGHUP is its ``reload``.
     """
-    if any(files):
+
+    def read_again() -> None:
+        notices.reloading()
+        call()
+        notices.reloaded()
+
+    if any(files) or notices.heard:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nobody has read them yet
-        reactor.callWhenRunning(signal.signal, signal.SIGHUP, lambda *_: reactor.callFromThread(call))
+        reactor.callWhenRunning(signal.signal, signal.SIGHUP, lambda *_: reactor.callFromThread(read_again))
 
 
 def boot_id() -> str:
@@ -240,7 +254,7 @@ WORKERS = ["workers", "w", None, "Processes that share the proxy's port, for mac
 TOKEN_FILE = ["token-file", None, None, "File of the tokens that clients have to show (none: everybody may come in)."]
 HOSTS = ["hosts", None, None, "Names by which clients may call it without a token, beside localhost; with commas."]
 NETWORKS = ["node-networks", None, None, "Networks in which nodes may be, with commas (loopback, this machine's own)."]
-LISTEN = ["listen", None, None, "Endpoint to listen at, in the place of --interface and --port: ssl:..., mtls:... ."]
+LISTEN = ["listen", None, None, "Endpoint to listen at, in the place of --interface and --port: ssl:, mtls:, systemd:."]
 CLIENT_TLS = [
     ["tls-authority", None, None, "PEM file of those who sign the certificates of https nodes (the system's)."],
     ["tls-identity", None, None, "PEM file with a certificate and its key, for nodes that ask for one."],

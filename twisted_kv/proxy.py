@@ -22,12 +22,14 @@ from .interfaces import allowed_networks
 from .membership import State, founded
 from .names import ClusterId
 from .node import listening, place_of, tcp_endpoint, url_of
+from .notify import Notices, silent
 from .options import (
     Leash,
     ProxyOptions,
     end_with_failure,
     fresh_random,
     monotonic_reactor,
+    notices_of,
     on_hangup,
     spare_the_collector,
     stop_once,
@@ -95,8 +97,10 @@ class Proxy(Service):
         config: ProxyConfig,
         worker: int = FIRST,
         redis_is_named: bool = True,
+        notices: Notices = silent,
     ) -> None:
         self._reactor = reactor
+        self._notices = notices
         self._random = random
         self._now_ms = now_ms
         self._config = config
@@ -118,7 +122,8 @@ class Proxy(Service):
     def read_tokens_again(self) -> None:
         self._tokens.read_again()
         self._node_tokens.read_again()
-        self._part.read_tokens_again()
+        if self._config.token_file or self._config.node_token_file:  # or workers would end (``options.on_hangup``)
+            self._part.read_tokens_again()
 
     def startService(self) -> None:
         super().startService()
@@ -146,6 +151,7 @@ class Proxy(Service):
             metrics.watch("kv_links", "Links to nodes that are open now", links.links)
         part = self._part
         found = part.founding(founding(config, self._random))
+        self._notices.status("reading the cluster's state")
         starting = ensureDeferred(self._rooms.start(found, part.drives))
         starting.addCallback(self._open).addErrback(self._cannot_start)
 
@@ -204,6 +210,9 @@ class Proxy(Service):
             epoch=state.epoch,
             count=len(state.members),
         )
+        # Not before the reactor runs: until then SIGHUP is not heard, and a reload would be lost.
+        where = place_of(config.listen) or url_of(config.interface, config.port)
+        self._reactor.callWhenRunning(self._notices.ready, f"serving on {where}")
         members = {seat.url for seat in state.members}
         self._first_nodes = [ensureDeferred(self._add_first(url)) for url in config.nodes if url not in members]
 
@@ -251,6 +260,7 @@ class Proxy(Service):
         """Say so, close the doors, let what runs end, hang up, stop the rounds, close the pool: in this order."""
         yield super().stopService()
         self._stopping = True
+        self._notices.stopping()
         if self._transport is None:
             return  # it could not even start
         self._pulse.stop()
@@ -278,6 +288,7 @@ class Proxy(Service):
         yield self._transport.close()
         if self._gateway is not None:
             yield self._gateway.close()
+        self._notices.stop()
 
 
 def makeService(options: ProxyOptions) -> IService:
@@ -287,6 +298,7 @@ def makeService(options: ProxyOptions) -> IService:
     take_descriptors()
     if options["leash"]:
         Leash.put_on(reactor)
-    proxy = Proxy(reactor, fresh_random(), wall_ms, options.config, options.worker, options.redis_is_named)
-    on_hangup(reactor, proxy.read_tokens_again, options.config.token_file, options.config.node_token_file)
+    config, notices = options.config, notices_of(reactor)
+    proxy = Proxy(reactor, fresh_random(), wall_ms, config, options.worker, options.redis_is_named, notices)
+    on_hangup(reactor, proxy.read_tokens_again, config.token_file, config.node_token_file, notices=notices)
     return proxy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 from pathlib import Path
 
 from twisted.logger import Logger
@@ -23,6 +24,9 @@ def read_tokens(path: Path, of_nodes: bool = False) -> Tokens:
     try:
         with open(path, "rb") as stream:
             found = os.fstat(stream.fileno())
+            shared = found.st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+            if shared and only_for(os.geteuid(), access_list(stream.fileno())):
+                shared = 0
             data = stream.read(BYTES_MAX + 1)
     except OSError as error:
         raise BadConfig(
@@ -33,7 +37,7 @@ def read_tokens(path: Path, of_nodes: bool = False) -> Tokens:
     if not data.isascii():
         number = next(number for number, line in enumerate(data.splitlines(), 1) if not line.isascii())
         raise BadConfig(f"{path}: line {number} holds more than ASCII characters", "see docs/security.md")
-    if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+    if shared:
         raise BadConfig(f"others than its owner may read or write the token file {path}", f"run: chmod 600 {path}")
     if found.st_uid not in (0, os.geteuid()):
         raise BadConfig(f"the token file {path} belongs to somebody else", "let the daemon's own user have it")
@@ -41,6 +45,33 @@ def read_tokens(path: Path, of_nodes: bool = False) -> Tokens:
     if of_nodes and not tokens.may_write:
         raise BadConfig(f"{path} holds no read-write token, which nodes want to be shown", f"add one: {EXAMPLE}")
     return tokens
+
+
+ACL_VERSION = 2
+ACL_USER_OBJ, ACL_USER, ACL_MASK = 0x01, 0x02, 0x10
+"""Tags of an access control list's entries, as Linux keeps them (``linux/posix_acl.h``)."""
+
+
+def access_list(descriptor: int) -> bytes:
+    """Read a file's access control list as Linux keeps it; empty where there is none."""
+    try:
+        return os.getxattr(descriptor, "system.posix_acl_access")
+    except (OSError, AttributeError):
+        return b""  # no list, a file system without them, or a system without them
+
+
+def only_for(user: int, listed: bytes) -> bool:
+    """Whether an access control list lets nobody in but the file's owner and this user.
+
+    So systemd hands over credentials: they are root's, with an entry for the daemon's user. The mode then shows the
+    list's mask, the most that anybody is given by name, in the place of the group's bits.
+    """
+    if len(listed) < 4 or (len(listed) - 4) % 8 or struct.unpack_from("<I", listed)[0] != ACL_VERSION:
+        return False
+    for tag, allowed, who in struct.iter_unpack("<HHI", listed[4:]):
+        if allowed and tag not in (ACL_USER_OBJ, ACL_MASK) and (tag, who) != (ACL_USER, user):
+            return False
+    return True
 
 
 class TokenFile:

@@ -18,7 +18,7 @@ from twisted_kv.ctl.main import COMMANDS, main
 from twisted_kv.ctl.trouble import BY_STATUS, NEXT, Exit, Trouble, of_problem
 from twisted_kv.web.answers import STATUS
 
-WITHOUT_PROXY = {"simulate", "completion", "config check"}
+WITHOUT_PROXY = {"simulate", "completion", "manual", "config check"}
 TOKEN = "read-only " + "r" * 40
 
 

@@ -228,3 +228,17 @@ def test_without_epoll_the_reactor_watches_by_itself(reactor: Reactor, monkeypat
     assert isinstance(watching(reactor), Readers)
     monkeypatch.delattr(select, "epoll")
     assert watching(reactor) is reactor
+
+
+def test_a_port_that_was_handed_over_is_watched_like_one_that_was_opened() -> None:
+    from twisted.internet import reactor
+
+    readers = watching(reactor)
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        held.listen()
+        port = readers.adoptStreamPort(held.fileno(), socket.AF_INET, Factory())
+        try:
+            assert port.reactor is readers
+        finally:
+            port.stopListening()

@@ -16,7 +16,20 @@ from typing import NamedTuple
 import pytest
 
 TREE = Path(__file__).resolve().parents[2]
-SOURCES = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "twisted_kv", "twisted")
+BESIDE = (".ci", "benchmarks", "changelog", "docs", "etc", "tests")
+"""Folders that a distribution gets with the sources, and no user with the wheel."""
+FILES = (
+    ".dockerignore",
+    "CONTRIBUTING.md",
+    "Dockerfile",
+    "LICENSE",
+    "Makefile",
+    "README.md",
+    "SECURITY.md",
+    "compose.yaml",
+)
+SOURCES = ("setup.py", "pyproject.toml", "MANIFEST.in", ".gitignore", *FILES, "twisted_kv", "twisted", *BESIDE)
+LEFT_OUT = shutil.ignore_patterns("__pycache__", "dropin.cache", "out", "node_modules", "dist")
 KINDS = ("wheel", "sdist", "editable")
 COMMANDS = ("kvnode", "kvproxy", "kvcluster")
 
@@ -46,7 +59,7 @@ def copied_tree(to: Path) -> Path:
     to.mkdir(parents=True)
     for name in SOURCES:
         if (TREE / name).is_dir():
-            shutil.copytree(TREE / name, to / name, ignore=shutil.ignore_patterns("__pycache__", "dropin.cache"))
+            shutil.copytree(TREE / name, to / name, ignore=LEFT_OUT)
         elif (TREE / name).exists():
             shutil.copy(TREE / name, to / name)
     return to
@@ -120,6 +133,43 @@ def test_an_archive_holds_every_module_and_nothing_of_twisted_itself(
     ours = {str(path.relative_to(source)) for path in (source / "twisted_kv").rglob("*.py")}
     plugins = {"twisted/plugins/twisted_kv_plugin.py", "twisted/plugins/twisted_kv_endpoints.py"}
     assert packed == {*ours, *plugins, "twisted_kv/py.typed"}
+
+
+def test_an_sdist_holds_all_that_a_distribution_builds_tests_and_installs_from(installed: dict[str, Installed]) -> None:
+    archive = installed["sdist"].archive
+    assert archive is not None
+    source = archive.parents[1]
+    ours = {str(path.relative_to(source)) for name in BESIDE for path in (source / name).rglob("*") if path.is_file()}
+
+    packed = set(names_in(archive))
+
+    assert len(ours) > 200
+    assert {*ours, *FILES} - packed == set()
+    assert "etc/systemd/kvnode@.service" in packed
+    assert [name for name in packed if name.endswith((".pyc", "dropin.cache"))] == []
+
+
+def test_a_wheel_holds_nothing_beside_the_packages(installed: dict[str, Installed]) -> None:
+    archive = installed["wheel"].archive
+    assert archive is not None
+
+    assert {name.split("/")[0].split("-")[0].removesuffix(".dist") for name in names_in(archive)} == {
+        "twisted_kv",
+        "twisted",
+    }
+
+
+@pytest.mark.parametrize("kind", ["wheel", "sdist"])
+def test_manual_pages_and_completions_come_from_what_was_installed(
+    installed: dict[str, Installed], kind: str, tmp_path: Path
+) -> None:
+    kvctl = installed[kind].folder / "bin" / "kvctl"
+
+    run(kvctl, "manual", str(tmp_path), cwd=tmp_path)
+
+    assert sorted(path.name for path in tmp_path.glob("man8/*")) == ["kvcluster.8", "kvnode.8", "kvproxy.8"]
+    assert (tmp_path / "man1" / "kvctl.1").exists()
+    assert "complete -o nosort -F" in run(kvctl, "completion", "bash", cwd=tmp_path)
 
 
 def test_the_folders_that_belong_to_twisted_are_no_packages_of_ours() -> None:

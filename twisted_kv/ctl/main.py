@@ -39,6 +39,7 @@ COMMANDS = {
     "doctor": Known("doctor", "doctor", "Check what an operator would check by hand."),
     "config": Known("configuring", "config", "Check the daemons' configuration files."),
     "completion": Known("completion", "completion", "Print a shell's completion of this command."),
+    "manual": Known("manual", "manual", "Write manual pages for man(1)."),
     "simulate": Known("simulate", "simulate", "Run whole clusters from seeds, with everything going wrong."),
 }
 

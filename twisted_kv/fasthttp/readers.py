@@ -12,6 +12,7 @@ from typing import Any
 
 from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
 from twisted.internet.main import CONNECTION_DONE
+from twisted.internet.posixbase import PosixReactorBase
 from twisted.internet.tcp import Port
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -62,6 +63,10 @@ class Readers:
         door = _Door(port, factory, backlog, interface, self)
         door.startListening()
         return door
+
+    def adoptStreamPort(self, fileDescriptor: int, addressFamily: int, factory: Any) -> Any:
+        """See ``IReactorSocket``."""
+        return PosixReactorBase.adoptStreamPort(self, fileDescriptor, addressFamily, factory)  # type: ignore[arg-type]
 
     # What those who are watched ask of a reactor (``IReactorFDSet``).
 
