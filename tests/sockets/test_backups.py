@@ -16,7 +16,7 @@ from twisted_kv.errors import Damaged
 from twisted_kv.membership import decode_state
 from twisted_kv.merging import Part, merged
 from twisted_kv.names import NodeId, Slot
-from twisted_kv.storage.checkpoints import DATA, Checkpoint, check_files
+from twisted_kv.storage.checkpoints import DATA, MANIFEST, Checkpoint, check_files
 from twisted_kv.versions import decode_record
 from twisted_kv.views import View
 
@@ -105,6 +105,33 @@ def test_a_file_that_was_changed_shortened_or_lost_is_named(farm: Farm) -> None:
     table.unlink()
     with pytest.raises(Damaged, match=table.name):
         check_files(folder)
+
+
+def test_files_that_a_manifest_does_not_know_or_that_lie_elsewhere_are_named(farm: Farm) -> None:
+    farm.cluster(3)
+    fill(farm)
+    folder = Path(made(farm, "first")["nodes"][0]["folder"])
+    manifest = json.loads((folder / MANIFEST).read_text())
+    table = next((folder / DATA).glob("*.sst")).name
+    fewer = [file for file in manifest["files"] if file["name"] != table]
+    more = [*manifest["files"], {"name": "../../../data/CURRENT", "bytes": 1, "sha256": ""}]
+    for files, named in ((fewer, table), (more, "CURRENT")):
+        (folder / MANIFEST).write_text(json.dumps({**manifest, "files": files}))
+        with pytest.raises(Damaged, match=named):
+            check_files(folder)
+
+
+def test_a_backup_is_read_without_a_trace(farm: Farm, tmp_path: Path) -> None:
+    farm.cluster(3)
+    fill(farm)
+    folders = [Path(node["folder"]) for node in made(farm, "first")["nodes"]]
+
+    def traces() -> list[tuple[Path, int]]:
+        return sorted((path, path.stat().st_mtime_ns) for folder in folders for path in folder.rglob("*"))
+
+    before = traces()
+    assert len(held(folders, tmp_path)) == KEYS * 9 // 10
+    assert traces() == before
 
 
 def test_names_twice_bad_and_unknown(farm: Farm) -> None:

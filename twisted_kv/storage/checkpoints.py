@@ -8,9 +8,11 @@ what its maker wants to say of it; it is written last, so that a folder without 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Annotated
 
 import msgspec
@@ -27,6 +29,8 @@ DATA = "data"
 MANIFEST = "manifest.json"
 CHECKPOINT_FORMAT = 1
 PIECE_BYTES = 1 << 20
+READ = re.compile(r"CURRENT|MANIFEST-.*|.*\.(sst|log|blob)")
+"""What RocksDB looks at when it opens a folder."""
 
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -112,7 +116,13 @@ def check_files(folder: Path, progress: Progress = lambda done, total: None) -> 
     :raises Damaged: naming what differs.
     """
     found, done = contents_of(folder), 0
+    known = {file.name for file in found.files}
+    strange = sorted(name for name in _names(folder / DATA) - known if READ.fullmatch(name))
+    if strange:
+        raise Damaged(f"{folder / MANIFEST} knows nothing of {', '.join(strange[:3])}, which lies in {DATA}")
     for file in found.files:
+        if Path(file.name).name != file.name:
+            raise Damaged(f"{folder / MANIFEST} names {file.name!r}, which is no file in {DATA}")
         path = folder / DATA / file.name
         try:
             size = path.stat().st_size
@@ -127,8 +137,15 @@ def check_files(folder: Path, progress: Progress = lambda done, total: None) -> 
     return found
 
 
+def _names(data: Path) -> set[str]:
+    try:
+        return set(os.listdir(data))
+    except OSError as error:
+        raise Damaged(f"{data} cannot be read: {error.strerror}") from None
+
+
 class Checkpoint:
-    """A checkpoint's data, open to be read."""
+    """A checkpoint's data, open to be read. Nothing is written there: its disk may be mounted read-only."""
 
     def __init__(self, folder: Path, scratch: Path) -> None:
         """:param scratch: a folder in which files may be written for a moment.
@@ -136,9 +153,13 @@ class Checkpoint:
         :raises DiskFailed: if it cannot be opened.
         """
         families = family_options("data", "keys", "expiry", "meta", "hints")
+        # The library writes a file of its own beside the data, even if these are only read.
+        seen_as = Path(mkdtemp(dir=scratch))
+        for name in filter(READ.fullmatch, _names(folder / DATA)):
+            (seen_as / name).symlink_to((folder / DATA / name).absolute())
         try:
             self._db = Rdict(
-                str(folder / DATA),
+                str(seen_as),
                 folder_options(scratch),
                 column_families=families,
                 access_type=AccessType.read_only(False),
@@ -146,7 +167,7 @@ class Checkpoint:
         except OSError as error:
             raise DiskFailed(f"{folder} cannot be opened: {error}") from None
         except Exception as error:
-            raise unopened(error) from None
+            raise unopened(type(error)(str(error).replace(str(seen_as), str(folder / DATA)))) from None
         self._data, self._meta = map(self._db.get_column_family, ("data", "meta"))
 
     def floors(self) -> Mapping[Slot, Floor]:
