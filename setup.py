@@ -21,7 +21,7 @@ setup(
     python_requires=">=3.11",
     package_dir={"": "."},
     packages=[*find_packages(include=["twisted_kv", "twisted_kv.*"]), "twisted.plugins"],
-    package_data={"twisted_kv": ["py.typed"]},
+    package_data={"twisted_kv": ["py.typed", "web/ui/**/*"]},
     install_requires=[
         "twisted[tls]>=26.10.0",
         "klein>=24.8.0",
@@ -51,6 +51,9 @@ setup(
             "ruff>=0.14",
             "mypy>=1.18",
             "build>=1.3",
+        ],
+        "ui-test": [
+            "playwright>=1.49",  # drives Debian's chromium; no browser of its own is fetched
         ],
         "bench": [
             "grpcio>=1.76",

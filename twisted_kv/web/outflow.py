@@ -64,6 +64,11 @@ class Outflow:
             raise ClientGone
         self._request.write(data)
 
+    def break_off(self) -> None:
+        """End the connection where its client does not read: what waits for it would wait on."""
+        if self._paused and not self.gone:
+            self._request.transport.abortConnection()
+
     async def __aenter__(self) -> Outflow:
         return self
 
