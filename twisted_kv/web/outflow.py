@@ -52,8 +52,8 @@ class Outflow:
     def _lost(self, _: object) -> None:
         self.stopProducing()
 
-    async def write(self, data: bytes) -> None:
-        """Write a piece when there is room for it.
+    async def room(self) -> None:
+        """Wait until the client has read what was written.
 
         :raises ClientGone: if nobody reads any more.
         """
@@ -62,6 +62,10 @@ class Outflow:
             await self._waiting
         if self.gone:
             raise ClientGone
+
+    async def write(self, data: bytes) -> None:
+        """Write a piece when there is room for it. Errors as in ``room``."""
+        await self.room()
         self._request.write(data)
 
     def break_off(self) -> None:

@@ -88,7 +88,8 @@ class Viewers:
                 while True:
                     if told == self._number and not self._stopped:
                         await self._next()
-                    if self._stopped or out.gone or (ticket is not None and not ticket.holds()):
+                    await out.room()
+                    if self._stopped or (ticket is not None and not ticket.holds()):
                         break
                     told = self._number
                     await out.write(self._told)

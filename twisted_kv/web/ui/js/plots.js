@@ -56,7 +56,7 @@ class Plot {
         height: this.place.clientHeight || 190,
         legend: { show: false },
         cursor: { show: false },
-        padding: [8, 4, 0, 0],
+        padding: [8, 26, 0, 0],
         scales: { y: { range: (_, low, high) => [0, Math.max(1, (high || 0) * 1.1)] } },
         axes: [
           { ...axis, grid: { show: false }, size: 26, space: 90, values: (_, times) => times.map(clock) },
