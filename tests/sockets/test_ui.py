@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.sockets.daemons import Daemon, Farm, call, farming, token_file, wait_until
-from twisted_kv.web.pages import FOLDER, POLICY, read_pages
+from twisted_kv.web.pages import FOLDER, POLICY, STYLE, read_pages
 
 TOKEN, OTHER = "t" * 32, "o" * 32
 SLOW_S = 60.0
@@ -75,7 +75,8 @@ def test_every_file_of_the_page_is_served_with_its_heads_and_an_etag(proxy: Daem
     assert {"index.html", "js/main.js", "css/base.css", "icon.svg", "vendor/uplot-1.6.32/LICENSE"} < set(pages)
     for name, page in pages.items():
         got = call("GET", f"{proxy.url}/ui/{name}")
-        assert (got.status, got.body) == (200, (FOLDER / name).read_bytes()), name
+        body = page.body if name == STYLE else (FOLDER / name).read_bytes()
+        assert (got.status, got.body) == (200, body), name
         assert got.headers["Content-Type"] == page.content_type.decode()
         assert got.headers["Content-Security-Policy"] == POLICY.decode()
         assert got.headers["X-Content-Type-Options"] == "nosniff"
@@ -98,16 +99,23 @@ def test_the_page_is_found_at_its_folder_and_nothing_else_is(proxy: Daemon) -> N
 
 
 def test_the_page_has_nothing_in_it_that_its_policy_forbids() -> None:
+    pages = read_pages()
     for path in FOLDER.rglob("*.html"):
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"<style|\bstyle=|\bon\w+=|javascript:|https?://", text), path
         assert not re.search(r"<script(?![^>]*\bsrc=)", text), path
         for name in re.findall(r'(?:src|href)="([^"#]+)"', text):
-            assert (FOLDER / name).is_file(), name
+            assert name in pages, name
     for path in (FOLDER / "js").rglob("*.js"):
         text = path.read_text(encoding="utf-8")
         forbidden = re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text)
         assert not forbidden, path
+
+
+def test_the_style_sheets_go_out_as_one() -> None:
+    style = read_pages()[STYLE].body
+    assert all(sheet.read_bytes() in style for sheet in (FOLDER / "css").glob("*.css"))
+    assert style.count(b"{") == style.count(b"}")
 
 
 def test_all_modules_are_fetched_beforehand() -> None:

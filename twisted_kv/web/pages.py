@@ -19,6 +19,9 @@ from .site import UI_PREFIX
 
 FOLDER = Path(__file__).parent / "ui"
 INDEX = "index.html"
+SHEETS, STYLE = "css/", "css/all.css"
+"""The style sheets lie here in parts, and go out as one as well: nothing is painted before the last has come, and a
+request takes longer than what is in it."""
 
 TYPES = {
     ".html": b"text/html; charset=utf-8",
@@ -69,11 +72,15 @@ def read_pages(folder: Path = FOLDER) -> dict[str, Page]:
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            body = path.read_bytes()
-            etag = b'"%s"' % sha256(body).hexdigest()[:32].encode()
             kind = TYPES.get(path.suffix, b"text/plain; charset=utf-8")
-            found[path.relative_to(folder).as_posix()] = Page(body, kind, etag)
+            found[path.relative_to(folder).as_posix()] = page_of(path.read_bytes(), kind)
+    sheets = [page.body for name, page in found.items() if name.startswith(SHEETS)]
+    found[STYLE] = page_of(b"\n".join(sheets), TYPES[".css"])
     return found
+
+
+def page_of(body: bytes, content_type: bytes) -> Page:
+    return Page(body, content_type, b'"%s"' % sha256(body).hexdigest()[:32].encode())
 
 
 def holds_still(request: Any, etag: bytes) -> bool:

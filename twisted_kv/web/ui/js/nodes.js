@@ -35,12 +35,12 @@ class Row {
     say(this.at, [address(member.url), member.zone && `zone ${member.zone}`, member.weight !== 1 && `weight ${member.weight}`].filter(Boolean).join(" · "));
     this.state.dataset.state = member.state;
     say(this.state, member.state);
-    say(this.why, member.error || "");
+    say(this.why, (member.error || "").replace(`${member.url} `, "")); // the address stands beside it
     this.why.hidden = !member.error || member.state === "up";
     this.meter.max = most;
     this.meter.value = member.owned;
     say(this.part, share(member.owned));
-    const trip = member.round_trip_ms;
+    const trip = member.state === "down" ? null : member.round_trip_ms; // what it was says nothing any more
     [
       count(member.keys),
       size(member.bytes),
