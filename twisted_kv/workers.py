@@ -236,7 +236,7 @@ class Child:
             return answer_json(request, counted())
 
         @inner.route("/metrics", methods=["GET"])
-        def counted(request: Any) -> bytes:
+        def rendered(request: Any) -> bytes:
             return answer(request, metrics.render(), CONTENT_TYPE)
 
         self._inner = answering(self._reactor, self._socket, inner, self._limits)
