@@ -178,6 +178,16 @@ def test_who_does_not_read_is_told_the_newest_when_it_does_and_holds_nobody_up(s
     assert snapshots(slow)[-1] == scene.looks
 
 
+def test_who_is_cut_off_since_it_does_not_read_leaves_a_request_that_can_be_finished(scene: Scene) -> None:
+    stuck = scene.watch()
+    scene.run(2)
+    stuck.producer.pauseProducing()
+    scene.run(2)
+    stuck.producer.stopProducing()  # what a transport does that is aborted, before its connection is lost
+    assert stuck.ended
+    assert stuck.producer is None  # twisted.web refuses to finish a request that has one
+
+
 def test_there_are_so_many_viewers_and_no_more_until_one_goes(scenes: list[Scene]) -> None:
     scene = Scene(viewers_max=3)
     scenes.append(scene)

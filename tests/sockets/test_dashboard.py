@@ -318,6 +318,12 @@ def test_axe_finds_no_serious_fault(browser: Any, proxy: Daemon, theme: str, wid
         assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_axe_would_find_a_fault(visit: Visit) -> None:
+    visit.page.evaluate("document.querySelector('label[for=key]').remove()")
+    visit.page.evaluate("document.getElementById('notation').style.color = '#ddd'")
+    assert {fault["id"] for fault in visit.grave_faults()} >= {"label", "color-contrast"}
+
+
 def test_the_page_is_usable_by_keyboard(visit: Visit, proxy: Daemon) -> None:
     page = visit.page
     page.keyboard.press("Tab")

@@ -33,6 +33,9 @@ class Outflow:
         self._waiting: Deferred[None] | None = None
         self._paused = False
         self.gone = False
+        """Nobody reads any more."""
+        self._parted = False
+        """The request knows it, too; its transport may have said it before."""
         request.notifyFinish().addErrback(self._lost)
         request.registerProducer(self, True)
 
@@ -50,6 +53,7 @@ class Outflow:
         self.resumeProducing()
 
     def _lost(self, _: object) -> None:
+        self._parted = True
         self.stopProducing()
 
     async def room(self) -> None:
@@ -84,9 +88,9 @@ class Outflow:
             self.log.warn("an answer was cut off: {error}", error=error.detail)
         elif error is not None and not isinstance(error, ClientGone):
             log_bug(Failure(error), "an answer that was under way")
-        if not self.gone:
+        if not self._parted:
             self._request.unregisterProducer()
-            if error is not None:
-                self.gone = True
-                self._request.transport.abortConnection()
+        if error is not None and not self.gone:
+            self.gone = True
+            self._request.transport.abortConnection()
         return True

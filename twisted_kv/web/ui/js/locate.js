@@ -7,7 +7,7 @@ import { $, el, flag } from "./dom.js";
 import { count } from "./format.js";
 import { light, strip } from "./ring.js";
 
-const PAUSE_MS = 150;
+const PAUSE_MS = 250; // whoever hears the page is told once, and not at each letter
 
 let timer = 0;
 let asked = 0;
