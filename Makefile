@@ -1,8 +1,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-TOOLS := wrk strace curl etcd redis-server redis-cli redis-benchmark node npm promtool systemd-analyze systemd-sysusers systemd-socket-activate man groff zsh fish
-PACKAGES := wrk strace curl etcd-server prometheus systemd man-db groff-base zsh fish
+TOOLS := wrk strace curl etcd redis-server redis-cli redis-benchmark node npm promtool systemd-analyze systemd-sysusers systemd-socket-activate man groff zsh fish chromium
+PACKAGES := wrk strace curl etcd-server prometheus systemd man-db groff-base zsh fish chromium
 BENCH_TOOLS := wrk redis-server redis-benchmark nutcracker etcd
 BENCH_PACKAGES := wrk redis-server redis-tools nutcracker etcd-server
 
@@ -17,7 +17,7 @@ test: $(VENV)/installed-test
 	$(BIN)/mypy
 	$(BIN)/pytest -n auto --dist loadfile -m "not system"
 
-test-system: $(VENV)/installed-test
+test-system: $(VENV)/installed-ui-test
 	@for tool in $(TOOLS); do \
 		command -v $$tool >/dev/null || { echo "$@ needs $$tool: apt-get install $(PACKAGES)" >&2; exit 1; }; \
 	done
@@ -103,6 +103,10 @@ $(VENV)/installed-test: $(VENV)/installed
 	rm $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -e ".[test]"
 	touch $(VENV)/installed $@
+
+$(VENV)/installed-ui-test: $(VENV)/installed-test
+	$(BIN)/python -m pip install --quiet -e ".[ui-test]"
+	touch $@
 
 $(VENV)/installed-bench: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -e ".[bench]"

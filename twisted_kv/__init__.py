@@ -15,7 +15,7 @@ floor 0, the laws: no Twisted, no clock, no randomness, no files
                                         messages and back; If-Match; who may do what; who may be called; what requests
                                         are called, and where their time goes
 floor 1, the disk, what is counted and written down, and what the simulation lets happen
-    ``storage`` ``metrics`` ``logs`` ``buggify`` ``tls``
+    ``storage`` ``metrics`` ``counted`` ``logs`` ``buggify`` ``tls``
 floor 2, one replica, and the way to the others
     ``replica`` ``answering`` ``holding`` ``upkeep`` ``hinting`` ``scrubbing`` ``identity`` ``commit`` ``backups``
     ``merging``                         one owner's data; what the backups of several come to

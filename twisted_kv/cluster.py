@@ -202,7 +202,8 @@ class Cluster(Service):
         get = f"""  curl{by_http} -X GET {local}/GET -d '{{"Key": "language"}}'"""
         port = self._config.resp_port
         redis = [f"  redis-cli -p {port}{by_redis} get language"] if port else []
-        return "\n".join(["the cluster is ready", *lines, f"try{token}", put, get, *redis])
+        page = f"or look at it in a browser: {local}/ui/"
+        return "\n".join(["the cluster is ready", *lines, f"try{token}", put, get, *redis, page])
 
 
 def drawn_tokens(path: Path) -> Path:

@@ -354,6 +354,15 @@ class Limits:
     idle_s_max: float = 60.0
     """How long a connection without a request is kept."""
 
+    viewers_max: int = 64
+    """Streams of events at one process of a proxy: each is a connection, and a few kilobytes to write every second."""
+
+    events_interval_s: float = 1.0
+    """How often those who watch are told how things are: people see no faster, and all of them share one look."""
+
+    events_heartbeat_s: float = 5.0
+    """How long a look may take before those who watch are told that they are not forgotten."""
+
     descriptors_spare: int = 400
     """File descriptors that clients do not get, half of all at the most: RocksDB has up to 256 files open, and calls to
     others need some. Where no more are left, connections on which nothing is asked are closed, the idlest first."""

@@ -28,7 +28,7 @@ CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 _BATCH_OPS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
 class Tally:
@@ -69,6 +69,10 @@ class Spread:
         if series is None:
             series = self._series[values] = Series(self._bounds)
         return series
+
+    def counts(self) -> Iterable[tuple[tuple[str, ...], list[int]]]:
+        """Give how many figures there were up to each bound and above the one before it, by the labels' values."""
+        return [(values, series.counts) for values, series in self._series.items()]
 
     def collect(self) -> Iterable[Metric]:
         family = HistogramMetricFamily(*self._named, labels=self._labels)
@@ -122,6 +126,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.reactor_lag: Series | None = None
+        """Where nobody looks how late the reactor is, there is none."""
 
     def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
         Gauge(name, help_text, registry=self.registry).set_function(read)
@@ -157,7 +163,7 @@ class NodeMetrics(Metrics):
         spread = Spread("kv_node_batch_operations", "Operations in one batch", (), _BATCH_OPS, self.registry)
         self.batch_ops = spread.labels()
         self.sync_seconds = Histogram(
-            "kv_node_sync_seconds", "How long a sync of the log took", buckets=_SECONDS, registry=self.registry
+            "kv_node_sync_seconds", "How long a sync of the log took", buckets=SECONDS, registry=self.registry
         )
         self.damaged = Counter(
             "kv_node_damaged_reads", "Questions about records that could not be read", registry=self.registry
@@ -191,7 +197,7 @@ class ProxyMetrics(Metrics):
             "kv_operation_seconds",
             "How long client operations took, those of a bundle as long as its first one",
             ("kind", "level"),
-            _SECONDS,
+            SECONDS,
             self.registry,
         )
         self.slow = Counter(
@@ -228,7 +234,7 @@ class ProxyMetrics(Metrics):
             "kv_batch_operations", "Operations in one batch to a node", each, _BATCH_OPS, self.registry
         )
         self.batch_seconds = Spread(
-            "kv_batch_round_trip_seconds", "From sending a batch to its answer", each, _SECONDS, self.registry
+            "kv_batch_round_trip_seconds", "From sending a batch to its answer", each, SECONDS, self.registry
         )
         self.batch_failures = Counter(
             "kv_batch_failures", "Batches that got no answer", ["node", "lane"], registry=self.registry

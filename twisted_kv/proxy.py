@@ -49,7 +49,7 @@ from .state.gateway import HttpGateway
 from .state.store import StateStore
 from .tls import client_tls
 from .token_files import TokenFile
-from .web.site import KvSite
+from .web.site import UI_PREFIX, KvSite
 from .workers import part_of
 
 Options = ProxyOptions
@@ -168,7 +168,15 @@ class Proxy(Service):
 
     def _open(self, state: State) -> None:
         config, part, metrics = self._config, self._part, self._rooms.metrics
-        app = self._rooms.app(config.limits, parse_level(config.consistency), part.app(metrics), self._troubles)
+        app = self._rooms.app(
+            config.limits,
+            parse_level(config.consistency),
+            part.app(metrics),
+            self._troubles,
+            part.counted,
+            part.composing,
+        )
+        metrics.watch("kv_viewers", "Streams of events that are open", lambda: len(self._rooms.viewers))
         keyring = self._tokens.keyring
         site = self._site = KvSite(
             self._reactor,
@@ -176,7 +184,7 @@ class Proxy(Service):
             config.limits,
             config.limits.body_bytes_max,
             config.lane,
-            gate=Gate(keyring, config.hosts),
+            gate=Gate(keyring, config.hosts, UI_PREFIX),
             ids=self._rooms.ids,
         )
         metrics.watch("kv_http_connections", "Connections of HTTP clients", lambda: len(site.overdue))
@@ -201,7 +209,7 @@ class Proxy(Service):
                 if self._redis_is_named or part.shares_port:
                     raise
                 self.log.warn("there is no Redis door: {why} (name another port with --resp-port)", why=error)
-        part.open(app, metrics)
+        part.open(app, metrics, self._rooms.counted)
         self.log.info(
             "{name} on {url}, cluster {cluster} at epoch {epoch} with {count} members",
             name="kvproxy" if self._worker == FIRST else f"worker {self._worker} of kvproxy",
@@ -271,6 +279,8 @@ class Proxy(Service):
         parting = ensureDeferred(self._part.stop())
         limits = self._config.limits
         if self._door is not None:
+            # Their clients wait for nothing, and the end of the others' answers is not to wait for them.
+            self._rooms.viewers.stop()
             yield deferLater(self._reactor, limits.stop_notice_s)
         if self._door is not None:
             yield self._door.stopService()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from random import Random
+from typing import TypeAlias
 
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
 
 from .buggify import Buggify, inert
+from .config import FIRST
 from .coordinator import Coordinator
+from .counted import Counted, counted_by
 from .courier import Courier
 from .explaining import Explainer
 from .leading import Lead
@@ -38,12 +41,23 @@ from .views import View
 from .web.backups import add_backups
 from .web.bulk import add_bulk
 from .web.cluster import ClusterDoor, Elsewhere, add_cluster, nowhere
+from .web.events import Snapshots, add_events
 from .web.explain import add_explain
 from .web.keys import add_keys
 from .web.original import add_original_proxy
+from .web.pages import add_pages
 from .web.site import App
 from .web.tasks import TaskDoor, add_tasks
 from .web.v1 import add_v1
+from .web.viewers import Compose, Viewers
+
+Others: TypeAlias = Callable[[], Awaitable[Mapping[int, Counted | None]]]
+"""Gives what the other processes of this proxy have counted, by their numbers; None for one that did not answer."""
+
+
+async def nobody() -> Mapping[int, Counted | None]:
+    """There is no other process."""
+    return {}
 
 
 class Rooms:
@@ -215,6 +229,10 @@ class Rooms:
             return 0
         return float(state.change is not None) if running else len(state.pending)
 
+    def counted(self) -> Counted:
+        """Give what this process has counted."""
+        return counted_by(self.metrics, self.coordinator.under_way)
+
     async def start(self, found: Callable[[State | None], State], drives: bool = True) -> State:
         """Start what serves clients, and what looks after the cluster.
 
@@ -256,19 +274,39 @@ class Rooms:
             self._clock, self._now_ms, limits, self.coordinator, self.whole, default, allow_flush, durable, keyring
         )
 
-    def app(self, limits: Limits, default: Level, app: App | None = None, elsewhere: Elsewhere = nowhere) -> App:
+    def app(
+        self,
+        limits: Limits,
+        default: Level,
+        app: App | None = None,
+        elsewhere: Elsewhere = nowhere,
+        others: Others = nobody,
+        composing: Callable[[Compose], Compose] = lambda own: own,
+    ) -> App:
         """The proxy's whole door.
 
         :param app: a door without routes, where it is not to be a plain one.
         :param elsewhere: gives the troubles that another process of this proxy knows of.
+        :param others: gives what its other processes have counted.
+        :param composing: gives who takes looks for those who watch, in the place of this process where it cannot.
         """
         app = app if app is not None else App()
+        cluster = ClusterDoor(self.roster, self.mover, limits, default)
+        tasks = TaskDoor(self.roster, self.mover, self.mender, self.saver, limits)
+
+        async def counting() -> Mapping[int, Counted | None]:
+            return {FIRST: self.counted(), **await others()}
+
+        looks = Snapshots(self._clock, self._now_ms, limits, cluster, tasks, counting)
+        self.viewers = Viewers(self._clock, limits, composing(looks.compose))
         add_original_proxy(app, self.coordinator, self.roster, limits, default)
         add_v1(app, self.coordinator, self._now_ms, limits, default)
         add_keys(app, self.listing, limits)
         add_bulk(app, self.coordinator, self._now_ms, limits, default)
-        add_cluster(app, ClusterDoor(self.roster, self.mover, limits, default), self.metrics, elsewhere)
+        add_cluster(app, cluster, self.metrics, elsewhere)
         add_explain(app, self.explainer, limits)
-        add_tasks(app, TaskDoor(self.roster, self.mover, self.mender, self.saver, limits))
+        add_tasks(app, tasks)
         add_backups(app, self.saver)
+        add_events(app, self.viewers, lambda: self.roster.view)
+        add_pages(app)
         return app

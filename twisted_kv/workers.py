@@ -12,7 +12,7 @@ its own clients, and as the kernel spreads them evenly, the others' wait as long
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,20 +26,22 @@ from twisted.logger import Logger
 
 from .children import Children
 from .config import FIRST, EtcdPlace, ProxyConfig, worker_socket
+from .counted import Counted
 from .errors import BadConfig, KvError, PeerSilent, StateUnusable
 from .fasthttp.gate import Gate
 from .limits import Limits
 from .membership import State
 from .metrics import CONTENT_TYPE, Metrics, Workers
 from .together import answers
-from .web.answers import answer
+from .web.answers import answer, answer_json
 from .web.relay import WORKER_HOST, Relay, Relayed, StandIn
 from .web.site import App, KvSite
+from .web.viewers import Compose
 from .wire import parse_json
 
-OWN = ("/PUT", "/GET", "/v1/kv/", "/v1/keys", "/v1/bulk", "/v1/ring/", "/health/")
-"""What each worker answers by itself; of its health it asks the first one, too. Whatever else there is, now or later,
-is the first one's."""
+OWN = ("/PUT", "/GET", "/v1/kv/", "/v1/keys", "/v1/bulk", "/v1/ring", "/v1/events", "/ui", "/health/")
+"""What each worker answers by itself; of its health it asks the first one, too, and what it tells those who watch.
+Whatever else there is, now or later, is the first one's."""
 
 KILL_SPARE_S = 1.5
 """How much longer than an operation may take another worker has to end; see ``proxy.STOP_SPARE_S``."""
@@ -70,7 +72,13 @@ class Part(Protocol):
     async def troubles(self) -> list[str]:
         """Say what another process knows to be wrong, and this one may not."""
 
-    def open(self, app: App, metrics: Metrics) -> None:
+    async def counted(self) -> Mapping[int, Counted | None]:
+        """Give what the other processes have counted, where this one speaks for all; None for one that is silent."""
+
+    def composing(self, own: Compose) -> Compose:
+        """Give who takes looks for those who watch here; ``own`` is this process."""
+
+    def open(self, app: App, metrics: Metrics, counted: Callable[[], Counted]) -> None:
         """Begin to answer the others, once this process listens. ``app`` is its whole door."""
 
     def read_tokens_again(self) -> None:
@@ -95,7 +103,13 @@ class Alone:
     async def troubles(self) -> list[str]:
         return []
 
-    def open(self, app: App, metrics: Metrics) -> None:
+    async def counted(self) -> Mapping[int, Counted | None]:
+        return {}
+
+    def composing(self, own: Compose) -> Compose:
+        return own
+
+    def open(self, app: App, metrics: Metrics, counted: Callable[[], Counted]) -> None:
         """There is nobody to answer."""
 
     def read_tokens_again(self) -> None:
@@ -127,7 +141,7 @@ class First(Alone):
     def app(self, metrics: Metrics) -> App:
         return StandIn(lambda url: (lambda request: self._counted(request, metrics)) if url == "/metrics" else None)
 
-    def open(self, app: App, metrics: Metrics) -> None:
+    def open(self, app: App, metrics: Metrics, counted: Callable[[], Counted]) -> None:
         config = self._config
         self._inner = answering(self._reactor, self._socket(FIRST), app, config.limits)
         for number in self._others:
@@ -153,12 +167,20 @@ class First(Alone):
         if self._inner is not None:
             await shut(self._inner, self._socket(FIRST))
 
+    async def counted(self) -> Mapping[int, Counted | None]:
+        told = await self._asked(b"/counted")
+        return {number: _counted_in(text) for number, text in told.items()}
+
     async def _counted(self, request: Any, metrics: Metrics) -> bytes:
-        timeout_s = self._config.limits.worker_metrics_timeout_s
-        asked = {number: relay.ask(b"GET", b"/metrics", timeout_s) for number, relay in self._relays.items()}
-        told = await answers({number: one.addCallback(_text_of) for number, one in asked.items()})
-        texts = {FIRST: metrics.render(), **{number: told.get(number) for number in self._others}}
+        texts = {FIRST: metrics.render(), **await self._asked(b"/metrics")}
         return answer(request, Workers(texts).render(), CONTENT_TYPE)
+
+    async def _asked(self, target: bytes) -> dict[int, bytes | None]:
+        """Ask all others the same; None for one that does not answer."""
+        timeout_s = self._config.limits.worker_metrics_timeout_s
+        asked = {number: relay.ask(b"GET", target, timeout_s) for number, relay in self._relays.items()}
+        told = await answers({number: one.addCallback(_text_of) for number, one in asked.items()})
+        return {number: told.get(number) for number in self._others}
 
 
 class Child:
@@ -194,11 +216,27 @@ class Child:
         except KvError as error:
             return [f"the first worker, which looks after the cluster, gave no answer: {error.detail}"]
 
-    def open(self, app: App, metrics: Metrics) -> None:
+    async def counted(self) -> Mapping[int, Counted | None]:
+        return {}
+
+    def composing(self, own: Compose) -> Compose:
+        async def asked() -> bytes:
+            told = await self._first.ask(b"GET", b"/v1/snapshot", self._limits.events_heartbeat_s)
+            if told.code != 200:
+                raise PeerSilent(f"the first worker answered with {told.code}")
+            return told.body
+
+        return asked
+
+    def open(self, app: App, metrics: Metrics, counted: Callable[[], Counted]) -> None:
         inner = App()
 
+        @inner.route("/counted", methods=["GET"])
+        def figures(request: Any) -> bytes:
+            return answer_json(request, counted())
+
         @inner.route("/metrics", methods=["GET"])
-        def counted(request: Any) -> bytes:
+        def rendered(request: Any) -> bytes:
             return answer(request, metrics.render(), CONTENT_TYPE)
 
         self._inner = answering(self._reactor, self._socket, inner, self._limits)
@@ -303,6 +341,14 @@ def shut(inner: IService, path: Path) -> Deferred[None]:
     except OSError:
         return succeed(None)
     return maybeDeferred(inner.stopService)
+
+
+def _counted_in(text: bytes | None) -> Counted | None:
+    """Read what a worker has counted; one that is stopping, or was just replaced by another version, may say less."""
+    try:
+        return msgspec.json.decode(text, type=Counted) if text is not None else None
+    except msgspec.MsgspecError:
+        return None
 
 
 def _text_of(answered: Relayed) -> bytes:

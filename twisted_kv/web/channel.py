@@ -14,6 +14,7 @@ from ..errors import BadInput, HeadTooLarge, KvError, MalformedRequest, RequestT
 from ..fasthttp.heads import entries_of, judge_trailers, read_head
 from ..fasthttp.parting import end_writing
 from ..limits import Limits
+from ..tokens import Ticket
 from .answers import PROBLEM, RETRY_AFTER_S, STATUS, problem_body
 
 
@@ -66,6 +67,8 @@ class StrictChannel(HTTPChannel):
         """The size of what was written last."""
         self._stalled_s: float | None = None
         self._lingering: IDelayedCall | None = None
+        self.ticket: Ticket | None = None
+        """What the token of the request that is under way allows, where one is asked for."""
 
     def connectionMade(self) -> None:
         self._enter(Phase.IDLE)
@@ -106,7 +109,7 @@ class StrictChannel(HTTPChannel):
         lines, self._lines, self._head_bytes, self._blank = self._lines, [], 0, False
         try:
             head = read_head(b"\r\n".join(lines) + b"\r\n", self._limits.head_fields_max)
-            self.site.gate.judge(head.method, head.target.partition(b"?")[0], head)
+            self.ticket = self.site.gate.judge(head.method, head.target.partition(b"?")[0], head)
         except BadInput as error:
             self.refuse(error)
             return

@@ -19,6 +19,7 @@ from ..names import NodeId
 from ..quorum import Level, met
 from ..ring import SLOTS, fnv1a, position, slot_of
 from ..roster import Roster
+from ..views import View
 from ..wire import checked_key, parse_json
 from .answers import answer, answer_json
 from .health import add_liveness, answer_health
@@ -48,6 +49,7 @@ class ClusterDoor:
         self._mover = mover
         self._limits = limits
         self._default = default
+        self._judged: tuple[View, frozenset[NodeId], int] | None = None
 
     def member_state(self, seat: Seat) -> str:
         """One of ``up``, ``down``, ``joining``, ``leaving`` and ``rebuilding``."""
@@ -152,9 +154,7 @@ class ClusterDoor:
         found = [] if view.open else ["the cluster is moving data; clients wait"]
         states = {node: self.member_state(seat) for node, seat in view.seats.items()}
         down = {node for node, said in states.items() if said in ("down", "rebuilding")}
-        up = [node for node in states if node not in down]
-        electorates = Counter(view.electorates) if down else {}
-        short = sum(slots for one, slots in electorates.items() if not met(one.quorum, one.voters(up)))
+        short = self._short_of(view, frozenset(down)) if down else 0
         if short:
             found.append(f"{short} of {SLOTS} slots have no majority of owners up: {', '.join(sorted(down))}")
         if isinstance(self._mover.trouble, (SlotsLost, StateBehind, StateUnusable)):
@@ -166,6 +166,17 @@ class ClusterDoor:
         if ahead_s > self._limits.clock_ahead_s_max:
             found.append(f"this proxy's clock is {ahead_s:.0f} s ahead of most nodes'; set it right")
         return found
+
+    def _short_of(self, view: View, down: frozenset[NodeId]) -> int:
+        """Count the slots that have no majority of owners up. Whoever watches asks every second: what was counted for
+        the same view and nodes still holds."""
+        judged = self._judged
+        if judged is None or judged[0] is not view or judged[1] != down:
+            up = [node for node in view.seats if node not in down]
+            electorates = Counter(view.electorates)
+            short = sum(slots for one, slots in electorates.items() if not met(one.quorum, one.voters(up)))
+            judged = self._judged = view, down, short
+        return judged[2]
 
 
 def add_cluster(app: Klein, door: ClusterDoor, metrics: ProxyMetrics, elsewhere: Elsewhere = nowhere) -> None:

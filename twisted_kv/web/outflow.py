@@ -33,6 +33,9 @@ class Outflow:
         self._waiting: Deferred[None] | None = None
         self._paused = False
         self.gone = False
+        """Nobody reads any more."""
+        self._parted = False
+        """The request knows it, too; its transport may have said it before."""
         request.notifyFinish().addErrback(self._lost)
         request.registerProducer(self, True)
 
@@ -50,10 +53,11 @@ class Outflow:
         self.resumeProducing()
 
     def _lost(self, _: object) -> None:
+        self._parted = True
         self.stopProducing()
 
-    async def write(self, data: bytes) -> None:
-        """Write a piece when there is room for it.
+    async def room(self) -> None:
+        """Wait until the client has read what was written.
 
         :raises ClientGone: if nobody reads any more.
         """
@@ -62,7 +66,16 @@ class Outflow:
             await self._waiting
         if self.gone:
             raise ClientGone
+
+    async def write(self, data: bytes) -> None:
+        """Write a piece when there is room for it. Errors as in ``room``."""
+        await self.room()
         self._request.write(data)
+
+    def break_off(self) -> None:
+        """End the connection where its client does not read: what waits for it would wait on."""
+        if self._paused and not self.gone:
+            self._request.transport.abortConnection()
 
     async def __aenter__(self) -> Outflow:
         return self
@@ -75,9 +88,9 @@ class Outflow:
             self.log.warn("an answer was cut off: {error}", error=error.detail)
         elif error is not None and not isinstance(error, ClientGone):
             log_bug(Failure(error), "an answer that was under way")
-        if not self.gone:
+        if not self._parted:
             self._request.unregisterProducer()
-            if error is not None:
-                self.gone = True
-                self._request.transport.abortConnection()
+        if error is not None and not self.gone:
+            self.gone = True
+            self._request.transport.abortConnection()
         return True

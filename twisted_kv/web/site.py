@@ -37,6 +37,8 @@ KV_ROUTE = b"/v1/kv/-"
 EXPLAIN_PREFIX = b"/v1/explain/"
 EXPLAIN_ROUTE = b"/v1/explain/-"
 """The same for what tells about a key."""
+UI_PREFIX = b"/ui/"
+"""A folder with others in it: the dashboard's files."""
 
 RESERVE_FOR_HTTP = 0.5
 """The part of the reserve that clients may have for as long as all of them are busy."""
@@ -254,7 +256,7 @@ class Door(KleinResource):
         view = self._views.get((request.method, path))
         if view is None and path not in self._methods:
             # A route whose path ends with a slash stands for what follows it, too: its function looks at that itself.
-            folder = path[: path.rfind(b"/") + 1]
+            folder = UI_PREFIX if path.startswith(UI_PREFIX) else path[: path.rfind(b"/") + 1]
             path = folder if folder in self._methods else path
             view = self._views.get((request.method, path))
         try:

@@ -1,0 +1,224 @@
+// One key, open: read, written and deleted. It is never overwritten with what somebody else wrote meanwhile unseen.
+
+import { sayable } from "./api.js";
+import { editable, hex, parse, same, show } from "./bytes.js";
+import { $, el, say, tell } from "./dom.js";
+import { explain } from "./explain.js";
+import { ballot, size } from "./format.js";
+import { list, markKey } from "./keys.js";
+import { get, isConflict, put, remove } from "./store.js";
+import { getValue, isTooLarge, setValue, wireValue } from "./value.js";
+
+const SHOWN_MAX = 2048;
+
+let key = null; // the open key's bytes
+let held = null; // what it held when it was read: null for nothing
+let asked = 0;
+
+export function wireEditor() {
+  wireValue();
+  $("opener").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const typed = typedKey();
+    if (typed) openKey(typed);
+  });
+  $("editor").addEventListener("submit", (event) => {
+    event.preventDefault();
+    save();
+  });
+  $("key").addEventListener("input", () => {
+    $("key").removeAttribute("aria-invalid");
+    if (key !== null && $("key").value !== show(key)) close();
+  });
+  $("reread").addEventListener("click", () => openKey(key));
+  $("remove").addEventListener("click", askToRemove);
+  $("download").addEventListener("click", download);
+  showHeld();
+}
+
+function typedKey() {
+  try {
+    const typed = parse($("key").value);
+    if (!typed.length) throw new Error("Type a key first");
+    return typed;
+  } catch (error) {
+    $("key").setAttribute("aria-invalid", "true");
+    fail(error);
+    return null;
+  }
+}
+
+/** Open a key, and explain it. */
+export async function openKey(bytes) {
+  const mine = ++asked;
+  quieten();
+  try {
+    const found = await get(bytes);
+    if (mine !== asked) return;
+    show_(bytes, found);
+    const explained = await explain(bytes);
+    if (mine === asked && found) $("ttl").value = leftOf(explained);
+  } catch (error) {
+    if (mine === asked) fail(error);
+  }
+}
+
+/** Say how long a value still lives, so that saving it does not make it live for ever. */
+function leftOf(explained) {
+  const owner = explained?.owners.find((one) => explained.verdict.winners.includes(one.id) && one.expires_ms);
+  return owner ? String(Math.max(1, Math.round((owner.expires_ms - Date.now()) / 1000))) : "";
+}
+
+function show_(bytes, found) {
+  key = bytes;
+  held = found;
+  $("key").value = show(bytes);
+  $("key").removeAttribute("aria-invalid");
+  setValue(found ? found.value : new Uint8Array());
+  $("content-type").value = found ? found.contentType : "";
+  $("ttl").value = "";
+  showHeld();
+}
+
+/** Forget what was read: what is typed now is for another key. */
+function close() {
+  asked += 1;
+  key = held = null;
+  quieten();
+  showHeld();
+  markKey(null);
+}
+
+function showHeld() {
+  const chip = $("held");
+  chip.dataset.held = key === null ? "none" : held ? "value" : "absent";
+  say(chip, key === null ? "nothing open" : held ? `version ${ballot(held.etag.replaceAll('"', ""))}` : "holds no value");
+  chip.title = held ? held.etag : "";
+  say($("save"), held ? "Save" : "Create");
+  $("save").disabled = isTooLarge();
+  for (const id of ["reread", "remove", "download"]) $(id).hidden = !held;
+  if (key !== null) markKey(key);
+}
+
+async function save() {
+  quieten();
+  const into = key ?? typedKey();
+  if (into === null) return;
+  let draft;
+  try {
+    draft = { value: getValue(), contentType: $("content-type").value.trim(), ttl: $("ttl").value.trim() };
+  } catch (error) {
+    fail(error);
+    return;
+  }
+  await change(into, held ? held.etag : null, draft);
+}
+
+async function change(into, etag, draft) {
+  const isNew = held === null;
+  busy(true);
+  try {
+    const fresh = await put(into, etag, draft);
+    key = into;
+    held = { ...draft, etag: fresh };
+    tell($("conflict"), "");
+    say($("done"), `${isNew ? "Created" : "Saved"}: ${size(draft.value.length)} under version ${ballot(fresh.replaceAll('"', ""))}.`);
+    busy(false);
+    showHeld();
+    if (isNew) await list();
+    markKey(key);
+    await explain(into);
+  } catch (error) {
+    busy(false);
+    if (isConflict(error)) await showConflict(into, draft);
+    else fail(error);
+  }
+}
+
+/** Somebody else was faster: show theirs, and let the person choose. */
+async function showConflict(into, draft) {
+  let theirs;
+  try {
+    theirs = await get(into);
+  } catch (error) {
+    fail(error);
+    return;
+  }
+  const mine = draft && el("button", { type: "button", class: "danger", onclick: () => keepMine(into, theirs, draft) }, theirs ? "Overwrite theirs" : "Write mine again");
+  const said = theirs === null ? "Somebody else has deleted this key" : "Somebody else has changed this key";
+  $("conflict").replaceChildren(
+    el("p", {}, el("b", {}, `${said} since you read it. Nothing was overwritten.`)),
+    theirs === null ? "" : el("p", {}, draft && same(theirs.value, draft.value) ? "It holds what you wanted to write:" : "It holds now:"),
+    theirs === null ? "" : el("pre", { tabindex: 0, "aria-label": "What the key holds now" }, preview(theirs.value)),
+    el("div", { class: "actions" }, el("button", { type: "button", class: "strong", onclick: () => takeTheirs(into) }, theirs ? "Take theirs" : "Let it be deleted"), mine || ""),
+  );
+  $("conflict").hidden = false;
+}
+
+function preview(bytes) {
+  const text = editable(bytes.subarray(0, SHOWN_MAX));
+  return (text === null ? hex(bytes.subarray(0, SHOWN_MAX)) : text) + (bytes.length > SHOWN_MAX ? "\n…" : "");
+}
+
+function takeTheirs(into) {
+  openKey(into);
+  $("value").focus();
+}
+
+/** Write over what was just shown; if that is another one again, it is shown in its turn. */
+function keepMine(into, theirs, draft) {
+  held = theirs;
+  quieten();
+  $("value").focus();
+  return change(into, theirs ? theirs.etag : null, draft);
+}
+
+function askToRemove() {
+  const dialog = $("delete-dialog");
+  say($("delete-key"), show(key));
+  dialog.returnValue = "no";
+  dialog.onclose = () => dialog.returnValue === "yes" && removeKey();
+  dialog.showModal();
+}
+
+async function removeKey() {
+  quieten();
+  busy(true);
+  const gone = key;
+  try {
+    await remove(gone, held.etag);
+    held = null;
+    say($("done"), "Deleted.");
+    busy(false);
+    setValue(new Uint8Array());
+    $("ttl").value = "";
+    showHeld();
+    $("key").focus();
+    await Promise.all([list(), explain(gone)]);
+  } catch (error) {
+    busy(false);
+    if (isConflict(error)) await showConflict(gone, null);
+    else fail(error);
+  }
+}
+
+function download() {
+  const url = URL.createObjectURL(new Blob([held.value], { type: "application/octet-stream" }));
+  const link = el("a", { href: url, download: show(key).replace(/[^A-Za-z0-9._-]+/g, "_").slice(0, 80) || "value" });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(url), 1000);
+}
+
+function busy(on) {
+  for (const id of ["save", "remove"]) $(id).disabled = on;
+}
+
+function quieten() {
+  tell($("editor-error"), "");
+  tell($("conflict"), "");
+  say($("done"), "");
+}
+
+function fail(error) {
+  tell($("editor-error"), sayable(error));
+}

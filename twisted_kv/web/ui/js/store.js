@@ -1,0 +1,48 @@
+// One key's value: read with its version, and changed only if it still has that.
+
+import { call, Problem } from "./api.js";
+import { percent, show } from "./bytes.js";
+
+/** Name a key's call. A browser takes `.` and `..` in a path for folders, whatever their escapes. */
+function place(key) {
+  const name = show(key);
+  if (name === "." || name === "..") throw new Error(`A browser cannot ask for the key ${name}; kvctl get does`);
+  return `/v1/kv/${percent(key)}`;
+}
+
+/** Read a key: its value, etag and content type; null if it holds none. */
+export async function get(key) {
+  try {
+    const answer = await call("GET", place(key));
+    return {
+      value: new Uint8Array(await answer.arrayBuffer()),
+      etag: answer.headers.get("ETag"),
+      contentType: answer.headers.get("Content-Type") || "",
+      replicas: answer.headers.get("KV-Replicas") || "",
+    };
+  } catch (error) {
+    if (error instanceof Problem && error.status === 404) return null;
+    throw error;
+  }
+}
+
+/** Write a key if it still holds the version `etag`, or nothing where that is null. Gives the new version. */
+export async function put(key, etag, { value, contentType, ttl }) {
+  const query = ttl ? `?ttl=${encodeURIComponent(ttl)}` : "";
+  const headers = { ...expecting(etag), "Content-Type": contentType || "application/octet-stream" };
+  const answer = await call("PUT", place(key) + query, { headers, body: value });
+  return answer.headers.get("ETag");
+}
+
+/** Delete a key if it still holds a version. */
+export async function remove(key, etag) {
+  await call("DELETE", place(key), { headers: expecting(etag) });
+}
+
+export function isConflict(error) {
+  return error instanceof Problem && error.status === 412;
+}
+
+function expecting(etag) {
+  return etag === null ? { "If-None-Match": "*" } : { "If-Match": etag };
+}
