@@ -32,7 +32,7 @@ floor 4, the doors
     ``web`` ``resp``                    HTTP; Redis's protocol
 floor 5, assembly
     ``config`` ``options`` ``token_files`` ``interfaces`` ``node`` ``rooms`` ``proxy`` ``workers`` ``children``
-    ``cluster``
+    ``cluster`` ``embedding``
 beside them, over all the rooms
     ``simulation``                      whole clusters on a simulated clock, network and disk; judges of histories
     ``ctl``                             the command ``kvctl``

@@ -122,8 +122,12 @@ class Node(Service):
         try:
             self._open()
         except KvError as error:
-            self.log.critical("the node cannot start: {detail} ({hint})", detail=error.detail, hint=error.hint)
-            end_with_failure(self._reactor)
+            self._cannot_start(error)
+
+    def _cannot_start(self, error: KvError) -> None:
+        """End the process with status 1 and a sentence."""
+        self.log.critical("the node cannot start: {detail} ({hint})", detail=error.detail, hint=error.hint)
+        end_with_failure(self._reactor)
 
     def _open(self) -> None:
         """:raises DiskFailed: if the node's folder cannot be used.
