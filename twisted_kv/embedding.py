@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, gatherResults, succeed
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from .config import NodeConfig, ProxyConfig
@@ -28,10 +29,19 @@ from .wire import checked_key, checked_value
 __all__ = ["NodeConfig", "NodeService", "ProxyConfig", "ProxyService"]
 
 
-class _Opening:
-    """Whoever waits for a service to open, and what came of it."""
+ELSEWHERE = "choose another port or endpoint"
 
-    def __init__(self) -> None:
+
+class _Opening:
+    """Whoever waits for a service to open, and what came of it.
+
+    :param what: the service, as its log names it.
+    """
+
+    log = Logger()
+
+    def __init__(self, what: str) -> None:
+        self._what = what
         self._waiting: list[Deferred[None]] = []
         self._open = False
         self._trouble: Failure | None = None
@@ -44,11 +54,33 @@ class _Opening:
         self._waiting.append(Deferred())
         return self._waiting[-1]
 
-    def end(self, trouble: Failure | None = None) -> None:
-        self._open, self._trouble = trouble is None, trouble
+    def succeed(self) -> None:
+        self._open, self._trouble = True, None
+        for waiter in self._taken():
+            waiter.callback(None)
+
+    def fail(self, trouble: Failure) -> None:
+        """Say it in the log, too: it may be that nobody waits."""
+        self._open, self._trouble = False, trouble
+        error = trouble.value
+        if isinstance(error, KvError):
+            self.log.error(
+                "the {what} cannot start: {detail} ({hint})", what=self._what, detail=error.detail, hint=error.hint
+            )
+        else:
+            self.log.failure("the {what} cannot start", trouble, what=self._what)
+        for waiter in self._taken():
+            waiter.errback(trouble)
+
+    def begin_again(self) -> None:
+        """The service has stopped: whoever waits now waits for its next start, and whoever did is told so."""
+        self._open = False
+        for waiter in self._taken():
+            waiter.errback(Failure(Stopping(f"the {self._what} was stopped before it was open", "start it again")))
+
+    def _taken(self) -> list[Deferred[None]]:
         waiting, self._waiting = self._waiting, []
-        for waiter in waiting:
-            waiter.callback(None) if trouble is None else waiter.errback(trouble)
+        return waiting
 
 
 def _check(config: NodeConfig | ProxyConfig) -> None:
@@ -69,7 +101,7 @@ class NodeService(Node):
 
     def __init__(self, reactor: Any, config: NodeConfig) -> None:
         super().__init__(reactor, fresh_random(), wall_ms, config)
-        self._opening = _Opening()
+        self._opening = _Opening("node")
 
     def when_open(self) -> Deferred[None]:
         """Wait until it listens. Fails with ``BadConfig`` or ``DiskFailed`` where it cannot start."""
@@ -81,12 +113,19 @@ class NodeService(Node):
             super().startService()
         except KvError as error:
             self._cannot_start(error)
+        except SystemExit as error:  # an endpoint at which nobody can listen; the disk is closed already
+            self._cannot_start(BadConfig(str(error), ELSEWHERE))
+            self._stop_rounds().addErrback(lambda failure: self.log.failure("the node could not be closed", failure))
         else:
             if self._door is not None:
-                self._opening.end()
+                self._opening.succeed()
+
+    def stopService(self) -> Any:
+        self._opening.begin_again()
+        return super().stopService()
 
     def _cannot_start(self, error: KvError) -> None:
-        self._opening.end(Failure(error))
+        self._opening.fail(Failure(error))
 
 
 class ProxyService(Proxy):
@@ -105,7 +144,7 @@ class ProxyService(Proxy):
                 "run twistd kvproxy --workers beside the program",
             )
         super().__init__(reactor, fresh_random(), wall_ms, config)
-        self._opening = _Opening()
+        self._opening = _Opening("proxy")
         self._level = parse_level(config.consistency)
 
     def when_open(self) -> Deferred[None]:
@@ -126,12 +165,16 @@ class ProxyService(Proxy):
     def _open(self, state: State) -> None:
         super()._open(state)
         adding = gatherResults([joined.addErrback(lambda _: None) for joined in self._first_nodes])
-        adding.addCallback(lambda _: self._opening.end())
+        adding.addCallback(lambda _: self._opening.succeed() if self.running else None)
+
+    def stopService(self) -> Any:
+        self._opening.begin_again()
+        return super().stopService()
 
     def _cannot_start(self, failure: Failure) -> None:
         if failure.check(SystemExit):
-            failure = Failure(BadConfig(str(failure.value), "choose another port"))
-        self._opening.end(failure)
+            failure = Failure(BadConfig(str(failure.value), ELSEWHERE))
+        self._opening.fail(failure)
 
     def get(self, key: bytes) -> Deferred[bytes | None]:
         """Read a key at the configured level; None if there is no such key.

@@ -316,8 +316,14 @@ class Node(Service):
         yield super().stopService()
         if self._door is None:
             return
-        self._pulse.stop()
         yield self._door.stopService()
+        yield self._stop_rounds()
+        self._close_disk()
+
+    @inlineCallbacks
+    def _stop_rounds(self) -> Any:
+        """Stop all that runs behind the door, but for the disk."""
+        self._pulse.stop()
         yield ensureDeferred(self._scrubber.stop())
         for rounds in self._rounds:
             yield rounds.stop()
@@ -325,7 +331,6 @@ class Node(Service):
         self._backups.stop()
         self._copying.stop()
         yield self._transport.close()
-        self._close_disk()
 
     def _close_disk(self) -> None:
         if self._disk is not None:

@@ -126,6 +126,31 @@ async def test_a_taken_port_is_said_to_whoever_waits_and_ends_nothing(program: P
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_taken_endpoint_leaves_nothing_open(program: Program) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        endpoint = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
+        node = program.node(listen=endpoint, engine="rocksdb", data_dir=str(program.folder / "node"))
+        with pytest.raises(BadConfig, match="cannot be used"):
+            await node.when_open()
+        proxy = program.proxy(listen=endpoint)
+        with pytest.raises(BadConfig, match="cannot be used"):
+            await proxy.when_open()
+    # The folder is free again: nobody holds its lock.
+    await program.node(engine="rocksdb", data_dir=str(program.folder / "node")).when_open()
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_waits_for_a_proxy_that_is_stopped_is_told_so(program: Program) -> None:
+    proxy = program.proxy(free_port())  # nobody is there
+    waiting = proxy.when_open()
+    await proxy.disownServiceParent()
+    with pytest.raises(Stopping, match="stopped before it was open"):
+        await waiting
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_folder_that_cannot_be_used_is_said_to_whoever_waits(program: Program) -> None:
     file = program.folder / "file"
     file.write_text("no folder")
