@@ -21,7 +21,7 @@ test-system: $(VENV)/installed-test
 	@for tool in $(TOOLS); do \
 		command -v $$tool >/dev/null || { echo "$@ needs $$tool: apt-get install $(PACKAGES)" >&2; exit 1; }; \
 	done
-	$(BIN)/pytest -m system
+	$(BIN)/pytest -n 2 --dist loadfile -m system
 
 # Damages ten thousand bytes, round by round; make test-system does a part of that.
 test-damage: $(VENV)/installed-test

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,7 @@ def test_the_state_may_live_in_any_file_or_in_etcd_and_nowhere_else() -> None:
     assert ProxyConfig(state="file:here.json").state_place == Path("here.json")
     one = ProxyConfig(state="etcd://127.0.0.1:2379/kv/blue").state_place
     assert one == EtcdPlace(("http://127.0.0.1:2379",), "/kv/blue")
+    assert ProxyConfig(state="etcd://a:2379/k").state_place == EtcdPlace(("http://a:2379",), "/k")
     three = ProxyConfig(state="etcd://a:2379,b:2379,[::1]:2379/kv").state_place
     assert three == EtcdPlace(("http://a:2379", "http://b:2379", "http://[::1]:2379"), "/kv")
     for wrong in ("etcd:http://127.0.0.1:2379", "etcd://a:2379", "etcd://a:2379/", "etcd:///kv", "file:", "state", ""):
@@ -333,6 +336,23 @@ def test_two_roles_run_from_one_place(desk: Desk) -> None:
     assert node["logfile"] != proxy["logfile"]
 
 
+@pytest.mark.parametrize("role", ROLES)
+def test_the_pid_file_of_a_process_that_has_gone_goes_without_a_word(desk: Desk, role: str) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    pidfile = desk.folder / f"{role}-{desk.port}" / "twistd.pid"
+    pidfile.parent.mkdir()
+    pidfile.write_text(str(gone.pid))
+    desk.twistd(role, "--port", desk.port)
+    assert not pidfile.exists()
+
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    pidfile.write_text(str(other.pid))
+    desk.twistd(role, "--port", desk.port)
+    assert pidfile.exists()
+    other.communicate()
+
+
 @pytest.mark.parametrize("foreground", [[], ["--nodaemon"]])
 def test_a_pid_or_log_file_that_the_user_named_stays_where_it_was_named(desk: Desk, foreground: list[str]) -> None:
     options = desk.twistd(*foreground, "--pidfile", "my.pid", "--logfile", "my.log", "kvnode", "--port", desk.port)
@@ -351,6 +371,12 @@ def test_a_taken_port_is_said_before_anything_starts(desk: Desk, role: str, take
         desk.twistd(role, "--port", str(taken_port))
     assert f"port {taken_port} on 127.0.0.1 cannot be used: Address already in use" in str(caught.value)
     assert "choose another port" in str(caught.value)
+    assert list(desk.folder.iterdir()) == []
+
+
+def test_a_place_for_the_state_that_is_none_is_said_before_anything_starts(desk: Desk) -> None:
+    with pytest.raises(UsageError, match="give it as file:PATH or as etcd://HOST:PORT"):
+        desk.twistd("kvproxy", "--port", desk.port, "--resp-port", "0", "--state", "etcd:http://127.0.0.1:2379")
     assert list(desk.folder.iterdir()) == []
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Mapping
 from pathlib import Path
 from random import Random
@@ -19,7 +18,15 @@ from .children import Children
 from .config import ClusterConfig
 from .errors import BadConfig, KvError, PeerSilent
 from .limits import Limits
-from .options import ClusterOptions, end_with_failure, fresh_random, fresh_token, monotonic_reactor, on_hangup
+from .options import (
+    ClusterOptions,
+    end_with_failure,
+    fresh_random,
+    fresh_token,
+    monotonic_reactor,
+    on_hangup,
+    stop_once,
+)
 from .peers.http import HttpTransport
 from .peers.peer import denied
 from .periodic import Rounds
@@ -205,8 +212,7 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
 
 def makeService(options: ClusterOptions) -> IService:
     reactor = monotonic_reactor()
-    # A second Ctrl-C would not hurry the stop, which is bounded; Twisted would only answer it with a traceback.
-    reactor.addSystemEventTrigger("before", "shutdown", signal.signal, signal.SIGINT, signal.SIG_IGN)
+    stop_once(reactor)
     cluster = Cluster(reactor, fresh_random(), options.config, options.redis_is_named)
     on_hangup(reactor, cluster.read_tokens_again, options.config.token_file)
     return cluster

@@ -120,7 +120,7 @@ class ProxyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         scheme, _, path = self.state.partition(":")
         if scheme == "file" and path:
             return Path(path)
-        found = re.fullmatch(r"etcd://([^/]+)(/.+[^/])", self.state)
+        found = re.fullmatch(r"etcd://([^/]+)(/(?:.*[^/]))", self.state)
         if found is None:
             raise BadConfig(
                 f"state is {self.state!r}, which this version cannot use",

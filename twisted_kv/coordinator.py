@@ -395,13 +395,15 @@ class Coordinator:
         """Write down what somebody may ask about; give what it is called there."""
         if followed is not None:
             followed.steps = told_steps(since_s, steps)
+        slow = seconds >= self.limits.slow_operation_s
+        if slow:
+            self._metrics.slow.labels(kind).inc()
         if error is not None:
             if not isinstance(error, (Unreached, ChangeUnderWay)):
                 return ""
             return self._slow.failed(kind, level.value, key, seconds, since_s, steps, error, followed)
-        if seconds < self.limits.slow_operation_s:
+        if not slow:
             return ""
-        self._metrics.slow.labels(kind).inc()
         return self._slow.took_long(kind, level.value, [key], seconds, since_s, steps, followed)
 
     def _admit(self, size: int) -> None:

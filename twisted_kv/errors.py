@@ -306,6 +306,11 @@ class NoSuchBackup(BadInput):
     title = "There is no such backup"
 
 
+class BackupExists(KvError):
+    slug = "backup-exists"
+    title = "There is a backup of that name"
+
+
 class BackupFailed(KvError):
     slug = "backup-failed"
     title = "The backup could not be made"

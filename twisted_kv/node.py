@@ -41,6 +41,7 @@ from .options import (
     monotonic_reactor,
     on_hangup,
     spare_the_collector,
+    stop_once,
     take_descriptors,
     wall_ms,
 )
@@ -172,6 +173,11 @@ class Node(Service):
         link = Batches(replica, metrics).link(limits)
         gate = Gate(keyring, config.hosts)
         metrics.watch("kv_http_connections", "Connections of proxies and others", lambda: len(self._site.overdue))
+        metrics.watch_total(
+            "kv_http_connections_shed",
+            "Connections that were closed, or not let in, since descriptors were short",
+            lambda: self._site.shed,
+        )
         site = self._site = KvSite(
             reactor, app, limits, limits.node_body_bytes_max, config.lane, link, gate, Ids(writer)
         )
@@ -405,6 +411,7 @@ def listening(reactor: Any, endpoint: str, site: IProtocolFactory, shared: bool 
 
 def makeService(options: NodeOptions) -> IService:
     reactor = monotonic_reactor()
+    stop_once(reactor)
     spare_the_collector()
     take_descriptors()
     let_threads_in()

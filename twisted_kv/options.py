@@ -131,6 +131,15 @@ def monotonic_reactor() -> Any:
     return reactor
 
 
+def stop_once(reactor: Any) -> None:
+    """Leave signals that would end the process unheard while it ends.
+
+    To be told twice does not hurry a stop, which is bounded; Twisted would only answer it with a traceback.
+    """
+    for told in (signal.SIGTERM, signal.SIGINT):
+        reactor.addSystemEventTrigger("before", "shutdown", signal.signal, told, signal.SIG_IGN)
+
+
 class RoleOptions(usage.Options):
     """What the three roles share: a TOML file, and everything they write in one folder."""
 
@@ -306,6 +315,7 @@ class ProxyOptions(RoleOptions):
         self.config = with_usual_redis_door(self.config, {self.config.port})
 
     def checked(self, config: ProxyConfig) -> None:
+        config.state_place  # noqa: B018  # which says what is wrong with it
         if config.resp_port == config.port:
             raise BadConfig(
                 f"--resp-port {config.resp_port} is the proxy's own port", "choose another one, or 0 for none"
@@ -418,9 +428,10 @@ def check_sockets(folder: Path, workers: int) -> None:
 def tidy_pidfile(path: Path) -> None:
     """Remove a pid file that would keep twistd from starting, though nobody runs who wrote it.
 
-    A full disk leaves an empty one. After a kill its number may be another process's by now; in a container, where
-    numbers begin anew with each start, it is likely to be, and may be our own. Where a clock that was set makes this
-    wrong, the port and the lock on the data still keep a second daemon out.
+    twistd would remove most of them by itself, and say so on its output in a line of its own, though the log there may
+    be JSON. A full disk leaves an empty one. After a kill its number may be another process's by now; in a container,
+    where numbers begin anew with each start, it is likely to be, and may be our own. Where a clock that was set makes
+    this wrong, the port and the lock on the data still keep a second daemon out.
 
     :raises OSError: if a new one could not be written either.
     """
@@ -436,12 +447,22 @@ def tidy_pidfile(path: Path) -> None:
         return
     except ValueError:
         pid, written_s = os.getpid(), 0.0
-    if pid == os.getpid() or started_s(pid) > written_s + START_SPREAD_S:
+    if pid == os.getpid() or not runs(pid) or started_s(pid) > written_s + START_SPREAD_S:
         path.unlink(missing_ok=True)
 
 
 START_SPREAD_S = 2.0
 """How far a process's start may seem off, since wall time and uptime are read one after the other, and are rounded."""
+
+
+def runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True  # somebody else's, or no number that twistd would take either
+    return True
 
 
 def started_s(pid: int) -> float:

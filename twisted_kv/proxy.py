@@ -30,6 +30,7 @@ from .options import (
     monotonic_reactor,
     on_hangup,
     spare_the_collector,
+    stop_once,
     take_descriptors,
     wall_ms,
 )
@@ -173,6 +174,11 @@ class Proxy(Service):
             ids=self._rooms.ids,
         )
         metrics.watch("kv_http_connections", "Connections of HTTP clients", lambda: len(site.overdue))
+        metrics.watch_total(
+            "kv_http_connections_shed",
+            "Connections that were closed, or not let in, since descriptors were short",
+            lambda: site.shed,
+        )
         place = config.listen or tcp_endpoint(config.interface, config.port)
         self._door = listening(self._reactor, place, site, part.shares_port)
         if config.resp_port or config.resp_listen:
@@ -181,6 +187,7 @@ class Proxy(Service):
             )
             metrics.watch("kv_redis_clients", "Connections of Redis clients", lambda: len(redis.sessions()))
             metrics.watch_total("kv_redis_commands", "Commands of Redis clients", lambda: redis.processed)
+            metrics.watch_total("kv_redis_clients_refused", "Redis clients that were not let in", lambda: redis.refused)
             try:
                 place = config.resp_listen or tcp_endpoint(config.interface, config.resp_port or 0)
                 self._redis = listening(self._reactor, place, redis, part.shares_port)
@@ -275,6 +282,7 @@ class Proxy(Service):
 
 def makeService(options: ProxyOptions) -> IService:
     reactor = monotonic_reactor()
+    stop_once(reactor)
     spare_the_collector()
     take_descriptors()
     if options["leash"]:

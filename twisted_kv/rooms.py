@@ -117,7 +117,7 @@ class Rooms:
             self.coordinator.refill,
             buggify,
         )
-        self.saver = Saver(clock, now_ms, control, lambda: self.roster.view)
+        self.saver = Saver(clock, random, now_ms, control, lambda: self.roster.view)
         self.sweeper = Sweeper(
             clock,
             random,
@@ -184,7 +184,11 @@ class Rooms:
         each("kv_hints_waiting", "Hints that wait for a member, as their keepers say", ("node",), self._hints_for)
         watch("kv_change_under_way", "Whether data moves to other members", lambda: self._changes(True))
         watch("kv_changes_pending", "Changes of the ring that wait for it", lambda: self._changes(False))
-        watch("kv_repair_slots_done", "Slots that this round of repair has repaired", lambda: self.mender.done)
+        watch(
+            "kv_repair_slots_done",
+            "Slots that the last round of repair has compared, and repaired where they differed",
+            lambda: self.mender.done,
+        )
         watch("kv_nodes_avoided", "Nodes that are avoided since they failed", lambda: len(self.queues.avoided()))
         watch("kv_nodes_slow", "Nodes that are asked last since the others are far faster", self.queues.slow)
 

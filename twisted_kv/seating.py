@@ -29,7 +29,7 @@ def checked_url(url: str) -> str:
         raise BadParameter(f"{url[:200]!r} is no URL: {error}", hint) from None
     if parts.scheme not in ("http", "https"):
         raise BadParameter(f"{url[:200]!r} is no http or https URL", hint)
-    if not parts.hostname or parts.username or parts.path.strip("/") or parts.query or parts.fragment:
+    if not parts.hostname or "@" in parts.netloc or parts.path.strip("/") or parts.query or parts.fragment:
         raise BadParameter(f"{url[:200]!r} must name a host and a port, and nothing more", hint)
     if not all(char.isascii() and (char.isalnum() or char in ".-:") for char in parts.hostname):
         raise BadParameter(f"the host in {url[:200]!r} is no host name or address", hint)

@@ -27,7 +27,7 @@ STEPS_MAX = 40
 def told(since_s: float, steps: Sequence[Step]) -> list[dict[str, Any]]:
     """Put steps into fields: ``at_ms`` after the beginning, ``what``, and where it is about one ``node``, ``round``,
     ``queued_ms`` and ``trip_ms``."""
-    asked_s = since_s
+    asked: list[tuple[int, float]] = []
     found: list[dict[str, Any]] = []
     for at_s, what, node, round_, sent_s in steps:
         step: dict[str, Any] = {"at_ms": _ms(at_s - since_s), "what": what}
@@ -35,9 +35,13 @@ def told(since_s: float, steps: Sequence[Step]) -> list[dict[str, Any]]:
             step |= {"node": node, "round": round_}
         elif round_:
             step["round"] = round_
-            asked_s = at_s
+            asked.append((round_, at_s))
         if sent_s != NEVER:
-            step |= {"queued_ms": _ms(max(0.0, sent_s - asked_s)), "trip_ms": _ms(at_s - sent_s)}
+            # In one round some may have been asked later than others, and this answer may be of one that is over.
+            asked_s = next(
+                (when_s for which, when_s in reversed(asked) if which == round_ and when_s <= sent_s), sent_s
+            )
+            step |= {"queued_ms": _ms(sent_s - asked_s), "trip_ms": _ms(at_s - sent_s)}
         found.append(step)
     if len(found) > STEPS_MAX:
         left_out = {"at_ms": found[STEPS_MAX // 2]["at_ms"], "what": f"({len(found) - STEPS_MAX} steps are left out)"}

@@ -406,13 +406,15 @@ class Announcement(msgspec.Struct, array_like=True):
 class BackupRequest(msgspec.Struct, array_like=True):
     """Asks a node to keep a backup of this name, or how far it is with it: the same question twice is harmless.
 
-    ``state`` is the state document of the sender's epoch. Without ``begin`` nothing is begun.
+    ``state`` is the state document of the sender's epoch. Without ``begin`` nothing is begun. ``run`` is what the parts
+    of one backup have in common, and no other backup has, be it of the same name; empty from who does not know it.
     """
 
     header: Header
     name: str
     state: bytes = b""
     begin: bool = True
+    run: str = ""
 
 
 class BackupReply(msgspec.Struct, array_like=True):
@@ -439,6 +441,7 @@ class Kept(msgspec.Struct):
     bytes: int
     file_bytes: int
     folder: str
+    run: str = ""
 
 
 class KeptBackups(msgspec.Struct):

@@ -106,7 +106,7 @@ MESSAGES: dict[str, Any] = {
         12,
         [BundleReply([ballot(1)], [PLAIN.encode()], {1: REPLIES[1]})],
     ),
-    "backup_request": BackupRequest(HEADER, "first", b"state", True),
+    "backup_request": BackupRequest(HEADER, "first", b"state", True, "b-1"),
     "backup_reply": BackupReply(FORMAT, 5, 10, True, "/backups/first", "trouble"),
     "page_request": PageRequest(HEADER, RANGES, (5, b"key"), True),
     "page": Page(FORMAT, 7, ROWS, (5, b"key"), rows_digest(ROWS)),

@@ -20,6 +20,21 @@ def test_each_answer_says_how_long_it_waited_here_and_how_long_it_was_away() -> 
     assert sentence(told(9.9, STEPS)).startswith("100 asks to accept; 103 n-1 agreed (queued 1, trip 2); 600 n-2 gave")
 
 
+def test_each_wait_is_counted_from_when_that_question_was_asked() -> None:
+    steps: list[Step] = [
+        (1.0, "asks to read", "", 1, NEVER),
+        (1.5, "asks to read", "", 1, NEVER),  # others, too: it takes too long
+        (1.6, "asks to prepare", "", 2, NEVER),
+        (1.7, "agreed", "n-1", 1, 1.2),
+        (1.8, "agreed", "n-2", 1, 1.55),
+        (1.9, "agreed", "n-3", 2, 1.7),
+    ]
+
+    answers = [step for step in told(1.0, steps) if "node" in step]
+
+    assert [(step["queued_ms"], step["trip_ms"]) for step in answers] == [(200, 500), (50, 250), (100, 200)]
+
+
 def test_what_was_asked_before_a_round_began_was_not_queued_in_it() -> None:
     late: list[Step] = [(2.0, "asks to prepare", "", 2, NEVER), (2.1, "agreed", "n-1", 1, 1.5)]
 

@@ -213,9 +213,25 @@ def test_an_expiry_is_taken_to_the_millisecond_and_wins_over_a_time_to_live(scen
     assert (refused["status"], refused["problem"]["type"]) == (400, "bad-parameter")
 
 
-@pytest.mark.parametrize("given", ["text/plain\r\nSet-Cookie: a=b", "a\0", "text/pl\u00e4in", "x" * 5_000])
+@pytest.mark.parametrize("given", ["text/plain\r\nSet-Cookie: a=b", "a\0", "text/\u0142", "x" * 5_000])
 def test_a_content_type_that_no_header_may_hold_is_refused(scene_of: Callable[..., Scene], given: str) -> None:
     scene = scene_of()
     line = {"op": "put", "key": "one", "value": "v", "content_type": given}
     (answer,) = run(scene, bulk_of(scene), [json.dumps(line).encode()])
     assert (answer["status"], answer["problem"]["type"]) == (400, "bad-parameter")
+
+
+@pytest.mark.parametrize("given", ["text/pl\u00e4in", "text/plain;\tx=1", "\x01\x7f\x85"])
+def test_a_content_type_that_a_header_brought_can_be_put_back(scene_of: Callable[..., Scene], given: str) -> None:
+    scene = scene_of()
+    put = {"op": "put", "key": "one", "value": "v", "content_type": given}
+    lines = [json.dumps(one).encode() for one in (put, {"op": "get", "key": "one"})]
+    _, found = run(scene, bulk_of(scene), lines)
+    assert found["content_type"] == given
+
+
+def test_an_expiry_of_more_than_a_century_is_taken_whatever_the_time_to_live(scene_of: Callable[..., Scene]) -> None:
+    scene = scene_of()
+    put = {"op": "put", "key": "one", "value": "v", "ttl": 1e12, "expires_ms": (1 << 63) - 1}
+    (answer,) = run(scene, bulk_of(scene), [json.dumps(put).encode()])
+    assert answer["status"] == 204

@@ -12,7 +12,7 @@ from tests.contracts.test_lane import Port
 from tests.rooms.test_redis_door import Scene
 from tests.streams import get, kv_put
 from twisted_kv.fasthttp.descriptors import lacking
-from twisted_kv.fasthttp.overdue import IDLE_S_MIN
+from twisted_kv.fasthttp.overdue import BEGUN_S_MIN, IDLE_S_MIN
 from twisted_kv.limits import Limits
 from twisted_kv.web import site as site_module
 
@@ -105,6 +105,28 @@ def test_where_all_are_busy_newcomers_are_let_in_while_half_of_the_reserve_is_le
     crowd.taken = 0.6
     crowd.connect()
     assert crowd.closed() == [False, False, True]
+
+
+@BOTH
+@pytest.mark.parametrize("begun", [b"GET /GET?Key=a HTTP/1.1\r\nHo", kv_put(b"a", b"value")[:-1], b"GET /slow HT"])
+def test_where_nobody_is_idle_those_go_whose_requests_never_end_and_nothing_is_done_for_them(
+    lane: bool, begun: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crowd = Crowd(lane, monkeypatch)
+    crowd.connect()
+    crowd.port.shelf.waiting = []
+    crowd.protocols[0].dataReceived(kv_put(b"busy", b"v"))
+    crowd.protocols[1].dataReceived(begun)
+    crowd.port.clock.advance(BEGUN_S_MIN / 2)
+    crowd.taken = 0.6
+    crowd.connect()
+    assert crowd.closed() == [False, False, True]  # it may yet come
+
+    crowd.port.clock.advance(BEGUN_S_MIN)
+    crowd.connect()
+    assert crowd.closed() == [False, True, True, False]
+    crowd.protocols[1].dataReceived(b"e\r\n\r\n")
+    assert crowd.port.shelf.asked == [b"put busy"]
 
 
 def test_new_redis_clients_are_refused_and_those_that_are_there_stay(monkeypatch: pytest.MonkeyPatch) -> None:

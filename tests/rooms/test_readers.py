@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from twisted.internet.interfaces import IReactorFDSet
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
+from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from twisted_kv.fasthttp.readers import AT_ONCE, Readers, watching
+from twisted_kv.fasthttp.readers import ACCEPTED_AT_ONCE, AT_ONCE, Readers, watching
 
 
 @implementer(IReactorFDSet)
@@ -197,6 +198,24 @@ def test_when_the_reactor_stops_every_connection_ends(reactor: Reactor) -> None:
     reason = Failure(CONNECTION_LOST)
     readers.connectionLost(reason)
     assert [line.lost for line in lines] == [reason] * 3
+
+
+def test_a_port_accepts_a_few_before_the_reactor_has_its_turn(reactor: Reactor, readers: Readers) -> None:
+    crowd = Factory.forProtocol(Protocol)
+    crowd.noisy = False
+    made: list[object] = []
+    crowd.buildProtocol = made.append  # type: ignore[method-assign,assignment]
+    door = readers.listenTCP(0, crowd, backlog=5 * ACCEPTED_AT_ONCE, interface="127.0.0.1")
+    place = ("127.0.0.1", door.getHost().port)
+    clients = [socket.create_connection(place) for _ in range(4 * ACCEPTED_AT_ONCE)]
+    try:
+        for turn in (1, 2, 3):
+            door.doRead()
+            assert len(made) == turn * ACCEPTED_AT_ONCE
+    finally:
+        for client in clients:
+            client.close()
+        door.connectionLost(Failure(CONNECTION_DONE))
 
 
 def test_what_it_does_not_know_is_the_reactors(reactor: Reactor, readers: Readers) -> None:

@@ -312,6 +312,32 @@ def test_quit_is_answered_after_all_that_was_sent_before_it_and_nothing_after(sc
     assert scene.wire.disconnecting
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        ["POST / HTTP/1.1", "Host: 127.0.0.1:6380"],
+        ["post /"],
+        ["Host: evil.example"],
+        ["GET / HTTP/1.1", "Host: evil.example"],
+        ["PUT /x HTTP/1.1"],
+        ["OPTIONS * HTTP/1.0"],
+    ],
+)
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_page_in_a_browser_cannot_have_it_send_commands_in_the_body_of_a_request(
+    scene: Scene, head: list[str], at_once: bool
+) -> None:
+    scene.send("SET a 1")
+    body = ["Content-Type: text/plain", "", "SET pwned 1", "GET a"]
+    for lines in [head + body] if at_once else [head, body]:
+        scene.send(*lines)
+
+    assert scene.answer() == ["put a"]
+    assert scene.said() == b"+OK\r\n-ERR this port speaks Redis's protocol, and HTTP is spoken at another one\r\n"
+    assert scene.wire.disconnecting
+    assert scene.answer() == []
+
+
 def test_what_is_no_resp_is_told_after_the_replies_before_it_and_the_connection_ends(scene: Scene) -> None:
     scene.send("SET a 1", "*x")
     scene.send("SET b 2")

@@ -103,6 +103,7 @@ def test_what_failed_has_a_line_with_the_reason(lines: list[dict[str, Any]], lev
     assert failed.error.request_id == line["request_id"] != ""
     silent = {step["node"] for step in line["steps"] if "no answer" in step["what"]}
     assert silent == set(scene.owners) or level is not Level.ONE
+    assert scene.metrics.registry.get_sample_value("kv_slow_operations_total", {"kind": "read"}) == 1
 
 
 @pytest.mark.parametrize("level", list(Level))

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from tests.sockets.daemons import Farm, call, farming, wait_until
+from twisted_kv.ctl.restoring import Opened
+from twisted_kv.ctl.trouble import Trouble
 from twisted_kv.errors import Damaged
 from twisted_kv.membership import decode_state
 from twisted_kv.merging import Part, merged
@@ -108,7 +110,9 @@ def test_a_file_that_was_changed_shortened_or_lost_is_named(farm: Farm) -> None:
 def test_names_twice_bad_and_unknown(farm: Farm) -> None:
     proxy = farm.cluster(3)
     assert made(farm, "a")["whole"]
-    assert call("POST", f"{proxy.url}/v1/backups", b'{"name": "a"}').status == 202, "the same once more is harmless"
+    call("PUT", f"{proxy.url}/v1/kv/later", b"x")
+    again = call("POST", f"{proxy.url}/v1/backups", b'{"name": "a"}')
+    assert (again.status, again.json()["type"]) == (409, "backup-exists"), "what is there lacks what came later"
     for name in ("", ".", "..", "../x", "a/b", "a" * 64, "x.begun", "\u00fc", "a\n"):
         got = call("POST", f"{proxy.url}/v1/backups", json.dumps({"name": name or "/"}).encode())
         assert (got.status, got.json()["type"]) == (400, "bad-parameter"), name
@@ -117,6 +121,32 @@ def test_names_twice_bad_and_unknown(farm: Farm) -> None:
     gone = call("DELETE", f"{proxy.url}/v1/backups/a")
     assert (gone.status, len(gone.json()["removed_by"])) == (200, 3)
     assert call("GET", f"{proxy.url}/v1/backups").json() == {"backups": []}
+
+
+def test_an_older_part_of_a_member_that_was_away_is_no_part_of_a_newer_backup_of_that_name(
+    farm: Farm, tmp_path: Path
+) -> None:
+    proxy = farm.cluster(3)
+    made(farm, "a")
+    farm.nodes[2].kill()
+    gone = call("DELETE", f"{proxy.url}/v1/backups/a")
+    assert len(gone.json()["removed_by"]) == 2
+    call("PUT", f"{proxy.url}/v1/kv/later", b"x")
+    newer = made(farm, "a")
+    assert (newer["whole"], len(newer["missing"])) == (True, 1)
+    farm.nodes[2].start()
+
+    def told() -> list[tuple[int, bool]]:
+        found = call("GET", f"{proxy.url}/v1/backups").json()["backups"]
+        return [(len(one["nodes"]), one["whole"]) for one in found]
+
+    wait_until(lambda: told() == [(1, False), (2, True)], "the older part to be told apart")
+    folders = [Path(newer["nodes"][0]["folder"]), farm.nodes[2].home / "backups" / "a"]
+    with pytest.raises(Trouble, match="not the parts of one backup"):
+        Opened(folders)
+    assert call("POST", f"{proxy.url}/v1/backups", b'{"name": "a"}').status == 409
+    assert len(call("DELETE", f"{proxy.url}/v1/backups/a").json()["removed_by"]) == 3
+    assert held([Path(node["folder"]) for node in made(farm, "a")["nodes"]], tmp_path) == {b"later": b"x"}
 
 
 def test_nodes_whose_data_is_in_memory_have_none(farm: Farm) -> None:

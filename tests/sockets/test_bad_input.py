@@ -147,6 +147,7 @@ SERVERS: dict[str, tuple[Any, int]] = {
     "no URL": ({"url": "what?", "weight": 1}, 400),
     "a path": ({"url": f"{NOBODY}/path", "weight": 1}, 400),
     "a password": ({"url": "http://user:word@127.0.0.1:1", "weight": 1}, 400),
+    "a password and no user": ({"url": "http://:word@127.0.0.1:1", "weight": 1}, 400),
     "a bad port": ({"url": "http://127.0.0.1:99999", "weight": 1}, 400),
     "a line break": ({"url": f"{NOBODY}\r\nX: y", "weight": 1}, 400),
     "a negative weight": ({"url": NOBODY, "weight": -1}, 400),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.sockets.daemons import Farm, call, farming, get, put, wait_until
+from tests.sockets.daemons import PATIENCE_S, Farm, call, farming, get, put, wait_until
 
 
 @pytest.fixture
@@ -126,3 +128,21 @@ def test_an_option_that_contradicts_the_state_stops_the_proxy_with_a_sentence(fa
         farm.proxy("--replicas", "5")
     assert "--replicas 5 contradicts the cluster's state, which says 3" in str(caught.value)
     assert "Traceback" not in str(caught.value)
+
+
+def test_who_is_told_twice_to_stop_stops_once_and_in_order(farm: Farm) -> None:
+    proxy = farm.cluster(1)
+    assert put(proxy, "k", "v").status == 200
+    with socket.create_connection(("127.0.0.1", proxy.port)) as idle:
+        idle.settimeout(PATIENCE_S)
+        assert proxy.process is not None
+        # Whoever keeps a connection is waited for, and hears of the end when it is too late for a second signal.
+        for _ in range(3):
+            proxy.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: "shutting down" in proxy.log(), "the proxy to have heard it")
+        proxy.process.send_signal(signal.SIGTERM)
+        proxy.process.send_signal(signal.SIGINT)
+        assert idle.recv(1) == b""
+    assert proxy.process.wait(PATIENCE_S) == -signal.SIGTERM
+    assert "Traceback" not in proxy.log()
+    proxy.process = None

@@ -8,6 +8,7 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -348,6 +349,23 @@ def test_descriptors_that_run_out_are_told(watch: Watch) -> None:
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 3, used + 3))
 
     assert "KvDescriptorsShort" in watch.firing()
+
+
+@pytest.mark.system
+def test_clients_that_are_sent_away_for_want_of_descriptors_are_told(watch: Watch) -> None:
+    most = 900  # fewer than twice what is spared, so that they are sent away long before four fifths are taken
+    watch.start(1, proxy=("--replicas", "1"))
+    assert watch.proxy.process is not None
+    pid = watch.proxy.process.pid
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, most))
+    watch.begin()
+    idle = [socket.create_connection(("127.0.0.1", watch.proxy.port)) for _ in range(600)]
+    try:
+        watch.until("KvDescriptorsShort")
+        assert len(os.listdir(f"/proc/{pid}/fd")) < 0.8 * most
+    finally:
+        for connection in idle:
+            connection.close()
 
 
 @pytest.mark.system

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import click
 
@@ -46,10 +47,13 @@ def create(ctl: Ctl, name: str) -> int:
         raise Trouble(
             f"the backup {began['name']} could not be made",
             task.get("trouble") or "too few members have kept it",
-            "mend what it says, then kvctl backup create once more",
+            f"mend what it says, then kvctl backup remove {began['name']}, and create it once more",
             Exit.QUORUM,
         )
-    made = next((one for one in _known(ctl) if one["name"] == began["name"]), None)
+    # A member that was away until now may keep an older one of that name.
+    made = max(
+        (one for one in _known(ctl) if one["name"] == began["name"]), key=lambda one: one["made_ms"], default=None
+    )
     if made is None:
         raise Trouble(
             f"nobody keeps the backup {began['name']}", "the nodes do not answer", "kvctl cluster status", Exit.QUORUM
@@ -84,7 +88,7 @@ def list_(ctl: Ctl) -> None:
 def remove(ctl: Ctl, name: str, yes: bool) -> None:
     """Have the nodes delete the backup NAME."""
     ctl.confirm(f"delete the backup {name} on all nodes?", yes)
-    told = ctl.client.json("DELETE", f"/v1/backups/{name}")
+    told = ctl.client.json("DELETE", f"/v1/backups/{quote(name, safe='')}")
     ctl.showing.show(told, lambda: f"deleted on {len(told['removed_by'])} nodes")
 
 
@@ -138,7 +142,7 @@ def restore(ctl: Ctl, folders: tuple[str, ...], into_existing: bool, no_check: b
     with Opened(places) as opened:
         opened.must_suffice()
         bookmark = bookmark_of(places, opened, now["cluster_id"])
-        at = None if fresh else bookmark.found()
+        at = None if fresh else bookmark.found(slot=int, key=str, stored=int, expired=int)
         if at is None and not into_existing and ctl.client.json("GET", "/v1/keys?limit=1")["keys"]:
             raise Trouble(
                 "the cluster is not empty",
@@ -160,7 +164,7 @@ def restore(ctl: Ctl, folders: tuple[str, ...], into_existing: bool, no_check: b
                 for done in restoring.run():
                     progress.update(shown, completed=done)
             except BaseException:
-                ctl.showing.say(f"{restoring.stored:,} records are stored; the same command goes on from there")
+                ctl.showing.say(f"{restoring.stored:,} records are stored; {bookmark.goes_on()}")
                 raise
             progress.update(shown, total=restoring.stored or 1, completed=restoring.stored or 1)
         took_s = time.monotonic() - began_s
@@ -187,7 +191,7 @@ def _task(ctl: Ctl, name: str) -> Any:
 
 
 def _folders(made: dict[str, Any]) -> Any:
-    table = plain_table("node", "keys", "size", "folder", right=("keys", "size"))
+    table = plain_table("node", "keys", "size", "folder", right=("keys", "size"), folds=("folder",))
     for one in made["nodes"]:
         table.add_row(one["id"], count(one["keys"]), f"{size(one['bytes'])}B", one["folder"])
     return table

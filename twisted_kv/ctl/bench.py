@@ -44,14 +44,14 @@ class Worker(Thread):
         self._until_s = until_s
         self._call = call
         self.took: list[Took] = []
-        self.error: Trouble | None = None
+        self.error: Exception | None = None
         self.start()
 
     def run(self) -> None:
         try:
             while time.monotonic() < self._until_s:
                 self.took.append(self._call(self._client))
-        except Trouble as error:
+        except Exception as error:
             self.error = error
         finally:
             self._client.close()

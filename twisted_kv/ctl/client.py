@@ -8,6 +8,8 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnec
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from .plain import is_plain
+from .timed import Patience, TooLarge, pieces, timed
 from .trouble import Exit, Trouble, of_problem
 
 JSON = "application/json"
@@ -17,6 +19,10 @@ CHANGE_TIMEOUT_S = 75.0
 """How long a call may take that changes the ring: a proxy waits a minute for those that are before it."""
 USUAL_PORT = 8080
 """A proxy's, where neither a port nor a scheme is typed."""
+ANSWER_BYTES_MAX = 256 << 20
+"""The largest answer that is taken: four times the largest value that can be configured."""
+STREAM_BYTES_MAX = 1 << 62
+LINE_BYTES_MAX = 1 << 20
 MORE_S = 1.0
 """How much longer a socket waits than the proxy was told to, so that it is the proxy who says what was missing."""
 
@@ -31,7 +37,7 @@ class Answer(NamedTuple):
     def problem(self) -> dict[str, Any]:
         try:
             found = json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
 
@@ -55,20 +61,24 @@ def place_of(server: str) -> Place:
     """
     typed = server if "://" in server else f"http://{server}"
     wrong = Trouble(
-        f"{server!r} is no server",
+        f"{server.rpartition('@')[2]!r} is no server",  # before that there may be a password
         "it is neither a URL like http://127.0.0.1:8080 nor a host and a port",
         "name one with --server URL, or KV_SERVER",
         Exit.USAGE,
     )
     try:
         found = urlsplit(typed)
-        port = found.port or (443 if found.scheme == "https" else 80 if typed == server else USUAL_PORT)
+        port, name = found.port, found.hostname or ""
+        if ":" not in name:
+            name.encode("idna")
     except ValueError:
         raise wrong from None
-    if found.scheme not in ("http", "https") or not found.hostname or found.path.strip("/") or found.query:
+    if port is None:
+        port = 443 if found.scheme == "https" else 80 if typed == server else USUAL_PORT
+    more = found.path.strip("/") or found.query or found.fragment or found.username is not None
+    if found.scheme not in ("http", "https") or not name or not port or more or " " in name or not is_plain(name):
         raise wrong
-    host = f"[{found.hostname}]" if ":" in found.hostname else found.hostname
-    return Place(found.scheme, found.hostname, port, f"{found.scheme}://{host}:{port}")
+    return Place(found.scheme, name, port, f"{found.scheme}://{f'[{name}]' if ':' in name else name}:{port}")
 
 
 class Client:
@@ -83,6 +93,7 @@ class Client:
         self.timeout_s = timeout_s
         self.told = told
         self._connection: HTTPConnection | None = None
+        self._patience = Patience()
         self._others: list[Client] = []
 
     def another(self) -> Client:
@@ -111,15 +122,17 @@ class Client:
         *,
         again: bool = False,
         timeout_s: float | None = None,
+        most: int | None = None,
     ) -> Answer:
         """Send a request and read the answer whole.
 
         :param again: whether it may be sent twice, should a kept connection turn out to be closed.
+        :param most: the largest body that is taken, else ``ANSWER_BYTES_MAX``.
         :raises Trouble: if nobody answers.
         """
         response = self._send(method, path, body, headers or {}, again or method in ("GET", "HEAD"), timeout_s)
         with self._explained():
-            content = response.read()
+            content = b"".join(pieces(response, most or ANSWER_BYTES_MAX))
         if response.will_close:
             self.close()
         return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, content)
@@ -135,7 +148,7 @@ class Client:
         """Send a value as JSON, if any, and give what comes back; None for nothing."""
         body, headers = (None, {}) if value is None else (json.dumps(value).encode(), {"Content-Type": JSON})
         answer = self.checked(method, path, body, headers=headers, **how)
-        return self._parsed(answer.body) if answer.body else None
+        return self.parsed(answer.body) if answer.body else None
 
     def lines(self, path: str) -> Iterator[bytes]:
         """Read an answer of lines as they come.
@@ -145,15 +158,27 @@ class Client:
         response = self._send("GET", path, None, {"Accept": NDJSON}, True, None)
         if response.status >= 400:
             with self._explained():
-                raise of_problem(response.status, Answer(response.status, {}, response.read()).problem())
+                body = b"".join(pieces(response, ANSWER_BYTES_MAX))
+                raise of_problem(response.status, Answer(response.status, {}, body).problem())
         with self._explained():
-            while line := response.readline():
-                yield line
+            self._patience.stream = True
+            begun = b""
+            for piece in pieces(response, STREAM_BYTES_MAX):
+                *lines, begun = (begun + piece).split(b"\n")
+                yield from lines
+                if len(begun) > LINE_BYTES_MAX:
+                    raise TooLarge(f"a line has more than {LINE_BYTES_MAX:,} bytes")
+            if begun:
+                yield begun
 
-    def _parsed(self, body: bytes) -> Any:
+    def parsed(self, body: bytes) -> Any:
+        """Read an answer that is JSON.
+
+        :raises Trouble: if it is none.
+        """
         try:
             return json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise Trouble(
                 f"what answers at {self.place.url} is no kvproxy",
                 "its answer is no JSON",
@@ -170,6 +195,14 @@ class Client:
         again: bool,
         timeout_s: float | None,
     ) -> HTTPResponse:
+        for name, value in headers.items():
+            if not _sendable(value):
+                raise Trouble(
+                    f"{name} cannot be {value!r}",
+                    "a header holds one line of Latin letters",
+                    "kvctl put --help",
+                    Exit.USAGE,
+                )
         if self.place.token is not None:
             headers = {**headers, "Authorization": f"Bearer {self.place.token}"}
         kept = self._connection is not None
@@ -188,13 +221,19 @@ class Client:
         if self._connection is None:
             self._connection = self._connect()
         connection = self._connection
-        connection.timeout = (timeout_s or self.timeout_s) + MORE_S
+        self._patience.begin((timeout_s or self.timeout_s) + MORE_S)
+        connection.timeout = self._patience.timeout_s
         if connection.sock is not None:
             connection.sock.settimeout(connection.timeout)
         connection.request(method, path, body, dict(headers))
         return connection.getresponse()
 
     def _connect(self) -> HTTPConnection:
+        connection = self._unconnected()
+        connection.response_class = timed(self._patience)  # type: ignore[assignment]
+        return connection
+
+    def _unconnected(self) -> HTTPConnection:
         place = self.place
         if place.scheme == "http":
             return HTTPConnection(place.host, place.port)
@@ -215,6 +254,13 @@ class Client:
 
     def _explained(self) -> _Explained:
         return _Explained(self.place, self.close)
+
+
+def _sendable(value: str) -> bool:
+    try:
+        return not set(b"\0\r\n").intersection(value.encode("latin-1"))
+    except UnicodeEncodeError:
+        return False
 
 
 class _Explained:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import wraps
+from math import isnan
 from typing import Any, TypeVar
 
 import click
@@ -114,6 +116,8 @@ def asks_proxy(command: F) -> F:
         tls_identity: str | None,
         **rest: Any,
     ) -> Any:
+        if timeout is not None and isnan(timeout):
+            raise click.BadParameter("give seconds", param_hint="--timeout")
         place = place_of(server)._replace(
             token=token_in(token_file) if token_file is not None else None,
             authority=tls_authority,
@@ -122,6 +126,17 @@ def asks_proxy(command: F) -> F:
         client = Client(place, timeout or TIMEOUT_S, timeout is not None)
         try:
             return command(Ctl(client, Showing(output)), *args, **rest)
+        except (Trouble, OSError, click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except Exception as error:
+            if os.environ.get("KVCTL_TRACEBACK"):
+                raise
+            raise Trouble(
+                f"what answers at {place.url} is not understood",
+                f"{type(error).__name__}: {error}",
+                "name a kvproxy of this version with --server URL; KVCTL_TRACEBACK=1 shows where it was",
+                Exit.UNREACHABLE,
+            ) from None
         finally:
             client.end()
 

@@ -7,7 +7,6 @@ import json
 import os
 import sys
 from binascii import Error as BinasciiError
-from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -15,7 +14,8 @@ import click
 
 from .client import NDJSON
 from .common import Ctl, asks_proxy
-from .showing import write_line
+from .plain import is_plain
+from .showing import write_json, write_line
 from .trouble import Exit, Trouble, of_problem
 
 CONSISTENCY = click.option(
@@ -23,6 +23,9 @@ CONSISTENCY = click.option(
 )
 B64 = click.option("--b64", is_flag=True, help="KEY is base64, for keys that cannot be typed.")
 IF_MATCH = click.option("--if-match", metavar="ETAG", help="Only if the key holds this version; * for any.")
+
+
+CODED = "b64:"
 
 
 def key_bytes(typed: str, b64: bool) -> bytes:
@@ -87,7 +90,7 @@ def get(ctl: Ctl, key: str, b64: bool, consistency: str | None) -> None:
         line = {"op": "get", "key_b64": base64.b64encode(wanted).decode()}
         where = "/v1/bulk" + query(ctl, consistency=consistency)
         headers = {"Content-Type": NDJSON}
-        found = json.loads(ctl.client.checked("POST", where, json.dumps(line).encode(), headers=headers).body)
+        found = ctl.client.parsed(ctl.client.checked("POST", where, json.dumps(line).encode(), headers=headers).body)
         if found["status"] != 200:
             raise of_problem(found["status"], found.get("problem", {}))
         del found["status"]
@@ -164,13 +167,15 @@ def delete(ctl: Ctl, key: str, b64: bool, if_match: str | None, consistency: str
 def ls(ctl: Ctl, prefix: str, limit: int | None) -> None:
     """List the keys that begin with PREFIX, a line each, in the order of their bytes.
 
-    A key that is no UTF-8 comes as b64:..., with -o json as {"b64": "..."}.
+    A key that is no UTF-8, or would not be one line of plain text, comes as b64:..., which is base64; with -o json
+    those that are no UTF-8 come as {"b64": "..."}.
     """
     named = {name: value for name, value in (("prefix", os.fsencode(prefix)), ("limit", limit)) if value}
-    written: Callable[[str], None] = write_line
     for line in ctl.client.lines(f"/v1/keys?{urlencode(named)}"):
+        key = ctl.client.parsed(line)
         if ctl.showing.is_json:
-            written(line.decode().rstrip("\n"))
-            continue
-        key = json.loads(line)
-        written(key if isinstance(key, str) else f"b64:{key['b64']}")
+            write_json(json.dumps(key, ensure_ascii=False))
+        elif isinstance(key, str) and is_plain(key) and not key.startswith(CODED):
+            write_line(key)
+        else:
+            write_line(CODED + (key["b64"] if isinstance(key, dict) else base64.b64encode(key.encode()).decode()))

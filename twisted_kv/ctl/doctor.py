@@ -12,6 +12,7 @@ import click
 from .cluster import state_of, troubles_of
 from .common import Ctl, asks_proxy
 from .diagnosis import BAD, GOOD, NOTE, WARN, Facts, Finding, diagnosed, summary
+from .plain import plain
 from .ring import parts, ring_of
 from .trouble import Exit
 
@@ -75,7 +76,7 @@ def drawn(found: list[Finding]) -> list[RenderableType]:
 
     lines: list[RenderableType] = []
     for one in found:
-        lines.append(Text.assemble((f"{one.level:4} ", STYLES[one.level]), (f"{one.check:9}", "bold"), one.says))
+        lines.append(Text.assemble((f"{one.level:4} ", STYLES[one.level]), (f"{one.check:9}", "bold"), plain(one.says)))
         if one.then:
-            lines.append(Text(f"{'':14}{one.then}", style="dim"))
+            lines.append(Text(f"{'':14}{plain(one.then)}", style="dim"))
     return [*lines, summary(found)]

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import base64
+import errno
+import fcntl
 import os
+import stat
 import sys
 import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from threading import local
-from typing import Any, BinaryIO, NamedTuple
+from types import NoneType
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import click
 
-from .bookmark import Bookmark
+from .bookmark import EXPORT, Bookmark
 from .client import Client
 from .cluster import state_of
 from .common import Ctl, asks_proxy
@@ -27,7 +32,7 @@ from .trouble import Exit, Trouble
 
 LANES = 4
 """Requests for values that are under way at once."""
-PAGE_KEYS_FIRST, PAGE_KEYS_MAX = 100, 1_000
+PAGE_KEYS_FIRST, PAGE_KEYS_MAX = 16, 1_000
 PAGE_BYTES = 4 << 20
 """About how much one answer may hold: pages have fewer keys where values are large."""
 
@@ -115,52 +120,147 @@ def export(ctl: Ctl, file: str, prefix: str, fresh: bool, consistency: str | Non
     """
     exporting = Exporting(ctl.client, os.fsencode(prefix), query(ctl, consistency=consistency))
     if file == "-":
-        records = sum(_written(sys.stdout.buffer, page) for page in exporting.pages(None))
+        records = 0
+        for page in exporting.pages(None):
+            sys.stdout.buffer.write(b"".join(page.lines))
+            records += len(page.lines)
         sys.stdout.buffer.flush()
         ctl.showing.say(f"{records:,} records")
         return
     now = state_of(ctl)
     expected = expected_keys(now) if not prefix else None
-    bookmark = Bookmark(Path(file), "export", {"cluster_id": now["cluster_id"], "prefix": prefix})
-    at = None if fresh else bookmark.found()
-    if at is None and not fresh and os.path.exists(file) and os.path.getsize(file):
-        raise Trouble(
-            f"{file} is there already", "it is no export that was interrupted", "--fresh writes over it", Exit.USAGE
-        )
-    records, began_s = (at["records"] if at else 0), time.monotonic()
-    begun_at = records
-    if at:
-        ctl.showing.say(f"going on after {records:,} records")
+    bookmark = Bookmark(Path(file), EXPORT, {"cluster_id": now["cluster_id"], "prefix": prefix})
+    at = None if fresh else bookmark.found(bytes=int, records=int, cursor=(str, NoneType))
+    paper = Paper(file)
     try:
-        stream: BinaryIO = open(file, "r+b" if at else "wb")  # noqa: SIM115
-    except OSError as error:
-        raise Trouble(f"{file} cannot be written", str(error.strerror), "name another file", Exit.USAGE) from None
-    with stream, bar(ctl.showing, "records") as progress:
-        if at:
-            stream.truncate(at["bytes"])
-            stream.seek(at["bytes"])
-        shown = progress.add_task("export", total=expected, completed=records)
-        cursor = at["cursor"] if at else None
-        try:
-            for page in exporting.pages(cursor):
-                records += _written(stream, page)
-                cursor = page.cursor
-                progress.update(shown, completed=records, total=max(expected, records) if expected else None)
-                if bookmark.due() and cursor is not None:
-                    _keep(bookmark, stream, cursor, records)
-        except BaseException:
-            if cursor is not None:
-                _keep(bookmark, stream, cursor, records)
-                ctl.showing.say(f"{records:,} records are written; the same command goes on from there")
-            raise
-        stream.flush()
-        os.fsync(stream.fileno())
-        progress.update(shown, total=records, completed=records)
+        begun_at = _beginning(paper, bookmark, at, fresh)
+        if begun_at.records:
+            ctl.showing.say(f"going on after {begun_at.records:,} records")
+        began_s = time.monotonic()
+        with bar(ctl.showing, "records") as progress:
+            shown = progress.add_task("export", total=expected, completed=begun_at.records)
+            done = begun_at
+            try:
+                for page in exporting.pages(done.cursor):
+                    end = paper.write(b"".join(page.lines), done.bytes)
+                    done = Reached(page.cursor, end, done.records + len(page.lines))
+                    total = max(expected, done.records) if expected else None
+                    progress.update(shown, completed=done.records, total=total)
+                    if bookmark.due() and done.cursor is not None:
+                        paper.sync()
+                        bookmark.write(**done._asdict())
+                paper.sync()
+            except BaseException:
+                # Only as far as whole pages go: of the one that was being written there may be anything. Behind the
+                # last page there is nothing to go on with, and what was kept before is still true.
+                if done.cursor is not None:
+                    bookmark.write(**done._asdict())
+                ctl.showing.say(f"{done.records:,} records are written; {bookmark.goes_on()}")
+                raise
+            progress.update(shown, total=done.records, completed=done.records)
+    finally:
+        paper.close()
     bookmark.remove()
     took_s = time.monotonic() - began_s
-    rate = (records - begun_at) / max(took_s, 1e-9)
-    told = {"file": file, "records": records, "seconds": round(took_s, 3), "records_per_s": round(rate)}
-    ctl.showing.show(told, lambda: f"{records:,} records in {file}, {count(rate)} a second")
+    rate = (done.records - begun_at.records) / max(took_s, 1e-9)
+    told = {"file": file, "records": done.records, "seconds": round(took_s, 3), "records_per_s": round(rate)}
+    ctl.showing.show(told, lambda: f"{done.records:,} records in {file}, {count(rate)} a second")
+
+
+class Reached(NamedTuple):
+    """How far an export is: the page that comes next, and what the file holds of those before."""
+
+    cursor: str | None = None
+    bytes: int = 0
+    records: int = 0
+
+
+class Paper:
+    """The file that is written, which is this export's alone.
+
+    :raises Trouble: from each call, if the disk will not have it.
+    """
+
+    def __init__(self, file: str) -> None:
+        self._file = file
+        with self._explained():
+            self._number = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            if not stat.S_ISREG(os.fstat(self._number).st_mode):
+                raise Trouble(f"{file} is no file", "it could not be gone on with", "- is standard output", Exit.USAGE)
+            fcntl.flock(self._number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise Trouble(
+                f"{file} is being written",
+                "another export is under way",
+                "wait for it, or name another file",
+                Exit.USAGE,
+            ) from None
+        except BaseException:
+            self.close()
+            raise
+
+    def size(self) -> int:
+        return os.fstat(self._number).st_size
+
+    def cut(self, size: int) -> None:
+        with self._explained():
+            os.ftruncate(self._number, size)
+
+    def write(self, data: bytes, at: int) -> int:
+        """Write all of it, and give the place behind it."""
+        left = memoryview(data)
+        with self._explained():
+            while left:
+                written = os.pwrite(self._number, left, at)
+                left, at = left[written:], at + written
+        return at
+
+    def sync(self) -> None:
+        with self._explained():
+            os.fsync(self._number)
+
+    def close(self) -> None:
+        os.close(self._number)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            then = "make room, and give the same command again" if full else "name another file"
+            code = Exit.DEGRADED if full else Exit.USAGE
+            raise Trouble(f"{self._file} cannot be written", str(error.strerror), then, code) from None
+
+
+def _beginning(paper: Paper, bookmark: Bookmark, at: dict[str, Any] | None, fresh: bool) -> Reached:
+    """Bring a file to where an export begins or goes on.
+
+    :raises Trouble: if it holds something else, or less than was written.
+    """
+    if at is None:
+        if paper.size() and not fresh:
+            raise Trouble(
+                f"{bookmark.file} is there already",
+                "it is no export that was interrupted",
+                "--fresh writes over it",
+                Exit.USAGE,
+            )
+        # From now on whoever finds the file can tell that it is not whole.
+        bookmark.remove()
+        bookmark.write(**Reached()._asdict())
+    reached = Reached(**at) if at is not None else Reached()
+    if paper.size() < reached.bytes:
+        raise Trouble(
+            f"{bookmark.file} has {paper.size():,} bytes",
+            f"{reached.bytes:,} were written, as {bookmark.path} says",
+            "bring them back, or begin anew with --fresh",
+            Exit.USAGE,
+        )
+    paper.cut(reached.bytes)
+    return reached
 
 
 def expected_keys(cluster: dict[str, Any]) -> int | None:
@@ -170,14 +270,3 @@ def expected_keys(cluster: dict[str, Any]) -> int | None:
     if not known or not copies:
         return None
     return round(sum(known) * len(cluster["members"]) / len(known) / copies)
-
-
-def _written(stream: BinaryIO, page: Page) -> int:
-    stream.write(b"".join(page.lines))
-    return len(page.lines)
-
-
-def _keep(bookmark: Bookmark, stream: BinaryIO, cursor: str, records: int) -> None:
-    stream.flush()
-    os.fsync(stream.fileno())
-    bookmark.write(cursor=cursor, bytes=stream.tell(), records=records)

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import click
 
-from .bookmark import Bookmark
+from .bookmark import EXPORT, Bookmark, bookmark_path
 from .client import Client
 from .cluster import state_of
 from .common import YES, Ctl, asks_proxy
@@ -71,24 +71,34 @@ class Importing:
     def run(self, source: Iterator[Chunk]) -> Iterator[Sent]:
         """Store chunk after chunk, and say so when all of one is acknowledged.
 
-        :raises Trouble: naming the line, if one is none; or as ``records.bulk`` does.
+        :raises Trouble: naming the line, if one is none: those before it are stored by then; or as ``records.bulk``
+            does.
         """
         waiting: deque[tuple[list[Future[None]], Sent]] = deque()
         lanes = [ThreadPoolExecutor(1) for _ in range(LANES)]
+        wrong: Trouble | None = None
         try:
             for chunk in source:
-                waiting.append(self._begin(lanes, chunk))
+                futures, sent, wrong = self._begin(lanes, chunk)
+                waiting.append((futures, sent))
+                if wrong is not None:
+                    break
                 if len(waiting) >= AHEAD:
                     yield self._done(*waiting.popleft())
             while waiting:
                 yield self._done(*waiting.popleft())
+            if wrong is not None:
+                raise wrong
         finally:
             for lane in lanes:
                 lane.shutdown(wait=True, cancel_futures=True)
 
-    def _begin(self, lanes: list[ThreadPoolExecutor], chunk: Chunk) -> tuple[list[Future[None]], Sent]:
+    def _begin(self, lanes: list[ThreadPoolExecutor], chunk: Chunk) -> tuple[list[Future[None]], Sent, Trouble | None]:
+        """Begin to store the lines of a chunk, or those before one that is none; and say what is wrong with that."""
         from .records import put_of
 
+        wrong = None
+        end, end_line = chunk.end, chunk.first_line + len(chunk.lines) - 1
         now_ms = self._now_ms()
         shares: list[list[tuple[int, dict[str, Any]]]] = [[] for _ in lanes]
         stored = expired = 0
@@ -98,12 +108,15 @@ class Importing:
             try:
                 put = put_of(line, now_ms)
             except ValueError as error:
-                raise Trouble(
+                wrong = Trouble(
                     f"line {number} is no record",
                     str(error),
                     'write lines like {"key": "k", "value": "v"}; those before it are stored',
                     Exit.USAGE,
-                ) from None
+                )
+                end -= sum(map(len, chunk.lines[number - chunk.first_line :]))
+                end_line = number - 1
+                break
             if put is None:
                 expired += 1
                 continue
@@ -114,7 +127,7 @@ class Importing:
             for lane, client, share in zip(lanes, self._clients, shares, strict=True)
             if share
         ]
-        return futures, Sent(stored, expired, chunk.end, chunk.first_line + len(chunk.lines) - 1)
+        return futures, Sent(stored, expired, end, end_line), wrong
 
     def _send(self, client: Client, share: list[tuple[int, dict[str, Any]]]) -> None:
         from .records import bulk, cut
@@ -161,12 +174,32 @@ def import_(ctl: Ctl, file: str, fresh: bool, consistency: str | None, yes: bool
         found = os.fstat(stream.fileno())
         of = {"cluster_id": now["cluster_id"], "file_size": found.st_size, "file_time": found.st_mtime_ns}
         bookmark = Bookmark(Path(file), "import", of)
-        at = (None if fresh else bookmark.found()) or {}
+        at = (None if fresh else bookmark.found(bytes=int, line=int)) or {}
+        _whole(file)
+        if at.get("bytes", 0) > found.st_size:
+            raise Trouble(
+                f"{bookmark.path} cannot be read",
+                f"it says that {at['bytes']:,} bytes are stored, and {file} has {found.st_size:,}",
+                "--fresh begins anew",
+                Exit.USAGE,
+            )
         if at:
             ctl.showing.say(f"going on after line {at['line']:,}")
         _plan(ctl, file, found.st_size - at.get("bytes", 0), now, yes)
         stream.seek(at.get("bytes", 0))
         _run(ctl, stream, bookmark, consistency, at, found.st_size)
+
+
+def _whole(file: str) -> None:
+    """:raises Trouble: if an export into the file was begun, and not ended: keys would be missing."""
+    beside = bookmark_path(Path(file), EXPORT)
+    if beside.exists():
+        raise Trouble(
+            f"the export into {file} is not whole",
+            f"it was interrupted, as {beside} says",
+            f"end it with kvctl export {file}; to import what is there, remove {beside} first",
+            Exit.PRECONDITION,
+        )
 
 
 def _plan(ctl: Ctl, source: str, left: int | None, now: dict[str, Any], yes: bool) -> None:
@@ -200,7 +233,7 @@ def _run(
         except BaseException:
             if bookmark is not None and line:
                 bookmark.write(bytes=offset, line=line)
-                ctl.showing.say(f"{line:,} lines are stored; the same command goes on from there")
+                ctl.showing.say(f"{line:,} lines are stored; {bookmark.goes_on()}")
             raise
     if bookmark is not None:
         bookmark.remove()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
+from io import TextIOWrapper, UnsupportedOperation
 from typing import Any, NamedTuple
 
 import click
@@ -71,6 +73,9 @@ class Kvctl(click.Group):
     def main(self, args: Sequence[str] | None = None, *rest: Any, **more: Any) -> Any:
         """Run a command, and end the process with the status that it deserves."""
         given = list(args) if args is not None else sys.argv[1:]
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # or what a terminal cannot show would end the command
         try:
             code = super().main(given, *rest, **{**more, "standalone_mode": False})
             sys.stdout.flush()
@@ -84,19 +89,36 @@ class Kvctl(click.Group):
             complain(Trouble(error.format_message(), "see above", "kvctl --help", Exit.USAGE), given)
             sys.exit(Exit.USAGE)
         except (click.Abort, KeyboardInterrupt):
-            sys.stderr.write("stopped; nothing more is done\n")
+            if wants_json(given):
+                complain(Trouble("stopped", "it was broken off", "the same command once more", Exit.INTERRUPTED), given)
+            else:
+                sys.stderr.write("stopped; nothing more is done\n")
             sys.exit(Exit.INTERRUPTED)
         except (NobodyReads, BrokenPipeError):
-            # Whoever read this has had enough. At exit Python would try once more to write what is left.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            # Whoever read this has had enough.
+            forget_output()
             sys.exit(Exit.OK)
+        except OSError as error:
+            forget_output()
+            what = f"{error.filename} cannot be used" if error.filename is not None else "the output cannot be written"
+            complain(
+                Trouble(what, error.strerror or str(error), "make room, or name another place", Exit.DEGRADED), given
+            )
+            sys.exit(Exit.DEGRADED)
         sys.exit(code if isinstance(code, int) else Exit.OK)
+
+
+def forget_output() -> None:
+    """Let nothing more be written: at exit Python would try once more with what is left."""
+    with suppress(OSError, UnsupportedOperation):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def wrong_usage(error: click.UsageError) -> Trouble:
     path = error.ctx.command_path if error.ctx is not None else "kvctl"
     usage = error.ctx.get_usage().removeprefix("Usage: ") if error.ctx is not None else "kvctl COMMAND"
     message = error.format_message().rstrip(".")
+    usage = " ".join(usage.split())
     return Trouble(message[:1].lower() + message[1:], f"it is used as: {usage}", f"{path} --help", Exit.USAGE)
 
 

@@ -49,7 +49,7 @@ def bar(showing: Showing, unit: str, in_bytes: bool = False) -> Progress:
 
     err = console(stderr=True)
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
         TaskProgressColumn(),
         Done(),

@@ -14,11 +14,17 @@ from typing import Any
 import msgspec
 
 from .client import MSGPACK, Client
-from .data import text_or_b64
+from .data import key_path, text_or_b64
 from .trouble import Exit, Trouble, of_problem
 
 WHOLE = (429, 503, 504, 507)
 """Statuses after which the same operation may be tried again."""
+TTL_S_MAX = 100 * 365 * 86_400.0
+EXPIRES_MS_MAX = (1 << 63) - 1
+"""What proxies take at the most."""
+TOO_LARGE = 413
+BULK_BYTES_MAX = 2 << 30
+"""The largest answer: the first page of an export, should all its values be as large as they can be."""
 TRIES = 6
 FIRST_PAUSE_S = 0.2
 
@@ -35,6 +41,8 @@ class Record(msgspec.Struct, omit_defaults=True):
     value: str | None = None
     value_b64: str | None = None
     expires_ms: int | None = None
+    ttl: float | None = None
+    """Refused. Were it passed over like other names, what was to expire would stay for ever."""
     content_type: str | None = None
 
 
@@ -55,17 +63,28 @@ def put_of(line: bytes, now_ms: int) -> dict[str, Any] | None:
 
     :raises ValueError: saying what is wrong with it.
     """
-    record = decode_line(line)
+    try:
+        record = decode_line(line)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     put: dict[str, Any] = {"op": "put", "key": _bytes("key", record.key, record.key_b64)}
     put["value"] = _bytes("value", record.value, record.value_b64)
-    if record.expires_ms:
+    if record.ttl is not None:
+        raise ValueError("ttl means nothing in a file: say with expires_ms when it expires")
+    if record.expires_ms is not None:
+        if not 0 < record.expires_ms <= EXPIRES_MS_MAX:
+            raise ValueError(f"expires_ms is {record.expires_ms}: give milliseconds since 1970, up to {EXPIRES_MS_MAX}")
         if record.expires_ms <= now_ms:
             return None
-        put["expires_ms"] = record.expires_ms
-        put["ttl"] = (record.expires_ms - now_ms) / 1000  # for proxies that do not know the other one yet
+        put |= until(record.expires_ms, now_ms)
     if record.content_type:
         put["content_type"] = record.content_type
     return put
+
+
+def until(expires_ms: int, now_ms: int) -> dict[str, Any]:
+    """Say when a put's value expires, for all proxies: the older ones know nothing but a time to live."""
+    return {"expires_ms": expires_ms, "ttl": min((expires_ms - now_ms) / 1000, TTL_S_MAX)}
 
 
 def _bytes(name: str, text: str | None, b64: str | None) -> bytes:
@@ -82,7 +101,8 @@ def _bytes(name: str, text: str | None, b64: str | None) -> bytes:
 def bulk(client: Client, operations: Sequence[dict[str, Any]], query: str = "") -> list[dict[str, Any]]:
     """Have operations done, and give their answers in the same order; those that may be tried again are, for a while.
 
-    All of them may be done twice: puts without a condition, and gets.
+    All of them may be done twice: puts without a condition, and gets. With one that is tried again those on its key
+    that came after it are, or the last of them would not win.
 
     :raises Trouble: if some could not be done in time, or the proxy is gone.
     """
@@ -95,7 +115,13 @@ def bulk(client: Client, operations: Sequence[dict[str, Any]], query: str = "") 
         found = _once(client, [operations[place] for place in left], query)
         for place, answer in zip(left, found, strict=True):
             answers[place] = answer
-        left = [place for place in left if answers[place]["status"] in WHOLE]
+        failed: set[bytes] = set()
+        tried, left = left, []
+        for place in tried:
+            if answers[place]["status"] in WHOLE:
+                failed.add(operations[place]["key"])
+            if operations[place]["key"] in failed:
+                left.append(place)
         if not left:
             return answers
         time.sleep(pause_s)
@@ -107,7 +133,13 @@ def bulk(client: Client, operations: Sequence[dict[str, Any]], query: str = "") 
 def _once(client: Client, operations: Sequence[dict[str, Any]], query: str) -> list[dict[str, Any]]:
     body = encode_packed(list(operations))
     headers = {"Content-Type": MSGPACK}
-    answer = client.request("POST", f"/v1/bulk{query}", body, headers=headers, again=True)
+    answer = client.request("POST", f"/v1/bulk{query}", body, headers=headers, again=True, most=BULK_BYTES_MAX)
+    if answer.status == TOO_LARGE and len(operations) > 1:
+        # How much a proxy takes at once may be configured, and is not told.
+        half = len(operations) // 2
+        return _once(client, operations[:half], query) + _once(client, operations[half:], query)
+    if answer.status == TOO_LARGE and operations[0]["op"] == "put":
+        return [_alone(client, operations[0], query)]
     if answer.status in WHOLE:
         return [{"status": answer.status, "problem": answer.problem()}] * len(operations)
     if answer.status >= 400:
@@ -124,6 +156,15 @@ def _once(client: Client, operations: Sequence[dict[str, Any]], query: str) -> l
             Exit.QUORUM,
         )
     return found
+
+
+def _alone(client: Client, put: dict[str, Any], query: str) -> dict[str, Any]:
+    """Have a value put that fits into a request, but not together with what bulk says about it."""
+    living = f"{'&' if query else '?'}ttl={put['ttl']!r}" if "ttl" in put else ""
+    path = f"/v1/kv/{key_path(put['key'])}{query}{living}"
+    headers = {"Content-Type": put.get("content_type", "application/octet-stream")}
+    answer = client.request("PUT", path, put["value"], headers=headers, again=True)
+    return {"status": answer.status, "problem": answer.problem()}
 
 
 def cut(operations: Iterable[Any], sizes: Iterable[int], most: int, bytes_most: int) -> Iterable[list[Any]]:

@@ -21,7 +21,7 @@ from ..versions import decode_record
 from ..views import View
 from .bookmark import Bookmark
 from .client import Client
-from .records import bulk
+from .records import bulk, until
 from .trouble import Exit, Trouble, of_problem
 
 LANES = 4
@@ -83,14 +83,20 @@ class Opened:
         except KvError as error:
             raise damaged(error) from None
         whose = {(one.cluster, one.epoch, one.name) for one in self._contents.values()}
+        # Nodes of a version that did not know of runs named none.
+        runs = {one.run for one in self._contents.values() if one.run}
         members = [one.member for one in self._contents.values()]
-        if len(whose) > 1 or len(set(members)) < len(members):
-            each = "; ".join(f"{place}: {one.name} of {one.member}" for place, one in self._contents.items())
+        if len(whose) > 1 or len(runs) > 1 or len(set(members)) < len(members):
+            each = "; ".join(
+                f"{place}: {one.name} of {one.member}{', run ' + one.run if one.run else ''}"
+                for place, one in self._contents.items()
+            )
             raise Trouble(
                 "these are not the parts of one backup", each, "name one folder of each node, of one backup", Exit.USAGE
             )
         first = next(iter(self._contents.values()))
         self.name = first.name
+        self.run = max(runs, default="") or f"{first.member} at {first.made_ms}"
         try:
             self.view = View(decode_state(first.state.encode()))
         except KvError as error:
@@ -143,7 +149,8 @@ class Opened:
 
 def bookmark_of(places: list[Path], opened: Opened, cluster: str) -> Bookmark:
     """Give the file that remembers how far a restore is; it lies beside the first part."""
-    return Bookmark(places[0], "restore", {"backup": opened.name, "of": opened.view.cluster_id, "cluster_id": cluster})
+    of = {"backup": opened.name, "of": opened.view.cluster_id, "run": opened.run, "cluster_id": cluster}
+    return Bookmark(places[0], "restore", of)
 
 
 class Batch(NamedTuple):
@@ -208,7 +215,7 @@ class Restoring:
             else:
                 put: dict[str, Any] = {"op": "put", "key": place[1], "value": record.value}
                 if record.expires_ms:
-                    put["ttl"] = (record.expires_ms - now_ms) / 1000
+                    put |= until(record.expires_ms, now_ms)
                 if record.content_type:
                     put["content_type"] = record.content_type.decode("latin-1")
                 puts.append(put)

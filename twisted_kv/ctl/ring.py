@@ -13,6 +13,7 @@ from .cluster import state_of
 from .common import Ctl, asks_proxy
 from .data import B64, key_bytes
 from .members import Cluster, letters
+from .plain import plain
 from .showing import address, plain_table, share
 
 if TYPE_CHECKING:
@@ -205,7 +206,8 @@ def picture(cluster: Cluster, found: Ring, cells: list[str | None]) -> list[Rend
         number = place[one.member["id"]]
         legend = Text(f"{SIGNS[number % len(SIGNS)]} ", style=COLORS[number % len(COLORS)])
         legend.append(
-            f"{one.member['id']} {address(one.member['url'])[:24]:24} owns {share(one.owned):>6} ", style="default"
+            f"{plain(one.member['id'])} {plain(address(one.member['url']))[:24]:24} owns {share(one.owned):>6} ",
+            style="default",
         )
         legend.append("█" * max(1, round(one.owned * 30)), style=COLORS[number % len(COLORS)])
         lines.append(legend)

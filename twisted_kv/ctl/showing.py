@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
+
+from .plain import plain_json, plain_lines
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
 
 TABLE, JSON = "table", "json"
+PIPED_COLUMNS = 10_000
+"""Where nobody looks, nothing is cut."""
 
 _consoles: dict[bool, Console] = {}
 
@@ -20,6 +25,7 @@ def console(stderr: bool = False) -> Console:
     """Give the console of an output; rich is imported only where something is drawn."""
     if stderr not in _consoles or _consoles[stderr].file.closed:
         from rich.console import Console
+        from rich.text import Text
 
         class Told(Console):
             """Tells whoever draws that nobody reads any more; by itself it would end the process with 1."""
@@ -27,7 +33,14 @@ def console(stderr: bool = False) -> Console:
             def on_broken_pipe(self) -> None:
                 raise BrokenPipeError
 
-        _consoles[stderr] = Told(stderr=stderr, highlight=False)
+            def render_str(self, text: str, **how: Any) -> Text:
+                """Take a string as what it says: names may hold what looks like markup, or what a terminal obeys."""
+                known = {name: how[name] for name in ("style", "justify", "overflow") if how.get(name)}
+                return Text(plain_lines(text), **known)
+
+        stream = sys.stderr if stderr else sys.stdout
+        wide = None if stream.isatty() or "COLUMNS" in os.environ else PIPED_COLUMNS
+        _consoles[stderr] = Told(stderr=stderr, highlight=False, width=wide)
     return _consoles[stderr]
 
 
@@ -50,7 +63,7 @@ class Showing:
     def show(self, value: Any, drawn: Callable[[], Sequence[RenderableType] | RenderableType]) -> None:
         """Print a value as one JSON document, or what is drawn of it."""
         if self.is_json:
-            write_line(json.dumps(value, indent=2, ensure_ascii=False))
+            write_json(json.dumps(value, indent=2, ensure_ascii=False))
             return
         found = drawn()
         for one in [found] if isinstance(found, str) or not isinstance(found, Sequence) else found:
@@ -69,11 +82,21 @@ def write_line(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
-def plain_table(*columns: str, right: Sequence[str] = (), shrinks: Sequence[str] = ()) -> Table:
+def write_json(text: str) -> None:
+    """Write JSON so that it is what it was whatever the output can show."""
+    if (sys.stdout.encoding or "").lower().replace("-", "") != "utf8":
+        text = "".join(letter if letter.isascii() else json.dumps(letter)[1:-1] for letter in text)
+    write_line(plain_json(text))
+
+
+def plain_table(
+    *columns: str, right: Sequence[str] = (), shrinks: Sequence[str] = (), folds: Sequence[str] = ()
+) -> Table:
     """Give a table without lines, as operators' tools have it: it is copied and searched.
 
     :param right: the columns of figures.
     :param shrinks: the columns that are cut where the terminal is too narrow.
+    :param folds: those that go on in the next line instead, and are not cut.
     """
     from rich.table import Table
 
@@ -81,7 +104,8 @@ def plain_table(*columns: str, right: Sequence[str] = (), shrinks: Sequence[str]
     for name in columns:
         # Rich takes room from those first that may be wrapped; a word that does not fit is cut, not wrapped.
         justify: Literal["right", "left"] = "right" if name in right else "left"
-        table.add_column(name, justify=justify, no_wrap=name not in shrinks, overflow="ellipsis")
+        whole = name not in shrinks and name not in folds
+        table.add_column(name, justify=justify, no_wrap=whole, overflow="fold" if name in folds else "ellipsis")
     return table
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .members import Cluster, Warned, letters
+from .plain import plain
 from .showing import address, count, lasted, plain_table, share, size, trips
 
 if TYPE_CHECKING:
@@ -55,6 +56,6 @@ def remarks(warned: Sequence[Warned]) -> list[RenderableType]:
 
     lines: list[RenderableType] = []
     for one in warned:
-        text = Text.assemble(("! " if one.degraded else "- ", "red" if one.degraded else "yellow"), one.what)
-        lines += [text, Text(f"  {one.then}", style="dim")]
+        text = Text.assemble(("! " if one.degraded else "- ", "red" if one.degraded else "yellow"), plain(one.what))
+        lines += [text, Text(f"  {plain(one.then)}", style="dim")]
     return lines

@@ -13,7 +13,7 @@ import click
 from .cluster import state_of, troubles_of
 from .common import Ctl, asks_proxy
 from .members import warnings
-from .showing import console, count, plain_table, write_line
+from .showing import console, count, plain_table, write_json
 from .status import drawn
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def top(ctl: Ctl, interval: float, looks: int | None) -> None:
         if ctl.showing.is_json:
             while looks is None or seen < looks:
                 time.sleep(interval)
-                write_line(json.dumps(looking.look()))
+                write_json(json.dumps(looking.look()))
                 seen += 1
             return
         with Live(console=console(), auto_refresh=False, screen=looks is None and console().is_terminal) as live:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any
 
+from .plain import plain
+
 
 class Exit(IntEnum):
     """With what ``kvctl`` ends."""
@@ -32,7 +34,7 @@ class Trouble(Exception):
         self.code = code
 
     def lines(self) -> str:
-        return f"error: {self.what}\nwhy:   {self.why}\nnext:  {self.then}"
+        return f"error: {plain(self.what)}\nwhy:   {plain(self.why)}\nnext:  {plain(self.then)}"
 
     def as_json(self) -> str:
         return json.dumps({"error": self.what, "why": self.why, "next": self.then, "exit_code": int(self.code)})
@@ -57,6 +59,7 @@ NEXT: dict[str, str] = {
     "precondition-failed": "kvctl get KEY -o json shows what the key holds now, with its etag",
     "no-such-member": "kvctl cluster status lists the members",
     "no-such-backup": "kvctl backup list shows those that are there",
+    "backup-exists": "kvctl backup list shows those that are there",
     "backup-failed": "kvctl doctor looks for the reason",
     "change-under-way": "kvctl cluster watch follows what is under way",
     "no-such-task": "kvctl cluster tasks lists what is under way",
@@ -80,8 +83,9 @@ def of_problem(status: int, problem: Mapping[str, Any]) -> Trouble:
     slug = str(problem.get("type") or "")
     if problem.get("maybe_applied") is not None:
         why += "; it may still take effect" if problem["maybe_applied"] else "; nothing has changed"
-    for replica in problem.get("replicas") or ():
-        why += f"; {replica.get('node')}: {replica.get('error')}"
+    replicas = problem.get("replicas")
+    for replica in replicas if isinstance(replicas, list) else ():
+        why += f"; {replica.get('node')}: {replica.get('error')}" if isinstance(replica, dict) else f"; {replica}"
     then = NEXT.get(slug) or hint or "kvctl doctor looks for the reason"
     if hint and hint not in then and slug not in ("key-absent", "quorum-unreached"):
         then = f"{hint}; {then}" if slug in NEXT else then

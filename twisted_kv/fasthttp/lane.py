@@ -51,6 +51,8 @@ class Guest(Protocol):
     def busy(self) -> bool: ...
     @property
     def idle_since_s(self) -> float | None: ...
+    @property
+    def begun_since_s(self) -> float | None: ...
     def hang_up(self) -> None: ...
     def part_if_idle(self) -> None: ...
 
@@ -371,6 +373,14 @@ class Lane(Connection):
             return self._guest.idle_since_s
         asked = self.busy or self._fields is not None or self._buffer or self._closed_s is not None
         return None if asked else self._since_s
+
+    @property
+    def begun_since_s(self) -> float | None:
+        """See ``overdue``."""
+        if self._guest is not None:
+            return self._guest.begun_since_s
+        begun = self._fields is not None or self._buffer
+        return self._since_s if begun and not self.busy and self._closed_s is None else None
 
     def part_if_idle(self) -> None:
         """See ``overdue``. What has come in part is nothing yet."""

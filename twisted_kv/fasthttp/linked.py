@@ -232,6 +232,11 @@ class Linked:
         """See ``overdue``. A link is a proxy's, which needs it."""
         return None
 
+    @property
+    def begun_since_s(self) -> float | None:
+        """See ``overdue``."""
+        return None
+
     def part_if_idle(self) -> None:
         """See ``overdue``."""
         if not self.busy:

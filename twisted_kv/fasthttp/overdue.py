@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from heapq import nsmallest
 from typing import Protocol
 
@@ -12,6 +13,8 @@ LOOK_S = 1.0
 IDLE_PARTS = 32
 IDLE_S_MIN = 0.1
 """How long nothing was asked on a connection that passes for idle: others are between two requests."""
+BEGUN_S_MIN = 1.0
+"""How long a request has been coming that passes for one which may never be there whole."""
 
 
 class Watched(Protocol):
@@ -27,6 +30,10 @@ class Watched(Protocol):
     @property
     def idle_since_s(self) -> float | None:
         """Since when nothing is asked here, None while something is."""
+
+    @property
+    def begun_since_s(self) -> float | None:
+        """Since when a request is coming here that is not whole, None while none is."""
 
     def hang_up(self) -> None:
         """Close when what was answered has been sent."""
@@ -69,21 +76,27 @@ class Overdue:
         """Whether somebody was not answered yet."""
         return any(connection.busy for connection in self._watched)
 
-    def hang_up_on_idlest(self) -> bool:
+    def hang_up_on_idlest(self) -> int:
         """Close a part of the connections on which nothing is asked, those first that have not been used for longest.
+        Where there are none: of those whose requests have been coming for longest, and are nothing yet.
 
-        :returns: whether there was any.
+        :returns: how many.
         """
-        latest_s = self._clock.seconds() - IDLE_S_MIN
-        idle = [
+        now_s = self._clock.seconds()
+        idle = self._since(now_s - IDLE_S_MIN, lambda connection: connection.idle_since_s)
+        idle = idle or self._since(now_s - BEGUN_S_MIN, lambda connection: connection.begun_since_s)
+        # A part, since to look at all of them takes as long as some hundred requests.
+        part = nsmallest(1 + len(idle) // IDLE_PARTS, idle)
+        for _, _, connection in part:
+            connection.hang_up()
+        return len(part)
+
+    def _since(self, latest_s: float, since: Callable[[Watched], float | None]) -> list[tuple[float, int, Watched]]:
+        return [
             (since_s, number, connection)
             for number, connection in enumerate(self._watched)
-            if (since_s := connection.idle_since_s) is not None and since_s <= latest_s
+            if (since_s := since(connection)) is not None and since_s <= latest_s
         ]
-        # A part, since to look at all of them takes as long as some hundred requests.
-        for _, _, connection in nsmallest(1 + len(idle) // IDLE_PARTS, idle):
-            connection.hang_up()
-        return bool(idle)
 
     def part_with_idle(self) -> None:
         """Close the connections on which nothing is asked."""

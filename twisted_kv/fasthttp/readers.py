@@ -21,10 +21,22 @@ AT_ONCE = 32
 """How many are read before the reactor has its turn. Then batches leave for the nodes, which work on them while the
 next ones are read: where 64 clients were read in one go, the nodes waited for the proxy and the proxy for the nodes."""
 
+ACCEPTED_AT_ONCE = 32
+"""Connections that a port accepts before the reactor has its turn, in which those are closed that were hung up on.
+Twisted would take twenty more each time, and go through all the descriptors that were to be spared."""
+
 
 def watching(reactor: Any) -> Any:
     """Give what a port is to be opened with: readers of its own, or the reactor itself where there is no epoll."""
     return Readers(reactor) if hasattr(select, "epoll") and IReactorFDSet.providedBy(reactor) else reactor
+
+
+class _Door(Port):
+    """A port that takes in no crowd at once."""
+
+    def doRead(self) -> None:
+        self.numberAccepts = min(self.numberAccepts, ACCEPTED_AT_ONCE)
+        super().doRead()
 
 
 @implementer(IReadDescriptor)
@@ -47,7 +59,7 @@ class Readers:
 
     def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Port:
         """See ``IReactorTCP``."""
-        door = Port(port, factory, backlog, interface, self)
+        door = _Door(port, factory, backlog, interface, self)
         door.startListening()
         return door
 

@@ -221,9 +221,9 @@ class Control:
         """Make a node verify all that it has, and forget it if some of it cannot be read. Errors as in ``announce``."""
         await self._order(seat, "renew", encode(MarksRequest(self.header(seat, state))))
 
-    async def back_up(self, seat: Seat, state: State, name: str, begin: bool) -> BackupReply:
+    async def back_up(self, seat: Seat, state: State, name: str, run: str, begin: bool) -> BackupReply:
         """Have a node keep a backup, or ask how far it is with it. Errors as in ``keys``."""
-        request = BackupRequest(self.header(seat, state), name, encode_state(state) if begin else b"", begin)
+        request = BackupRequest(self.header(seat, state), name, encode_state(state) if begin else b"", begin, run)
         return await self._page(seat.url, "backup", request, backup_reply_decoder)
 
     async def kept_backups(self, url: str) -> KeptBackups:

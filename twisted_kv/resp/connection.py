@@ -22,7 +22,7 @@ from ..fasthttp.parting import end_writing
 from ..tokens import Access
 from .greeting import permit
 from .order import Order, Store
-from .plans import Errand, Plan, Refused
+from .plans import Errand, NotForUs, Plan, Refused
 from .refusals import BUG, reply_to
 from .replies import error
 from .requests import Cutter, Requests, Unreadable
@@ -257,6 +257,7 @@ class Client(Connection):
             outcome = command.plan(session, words)
         except Refused as refusal:
             outcome = error(refusal.text)
+            session.closing = session.closing or isinstance(refusal, NotForUs)
         except Exception:
             self.log.failure("a command could not be planned")
             outcome = BUG
@@ -430,6 +431,11 @@ class Client(Connection):
     @property
     def idle_since_s(self) -> float | None:
         """See ``overdue``. Redis's clients keep their connections, and their door lets so many in."""
+        return None
+
+    @property
+    def begun_since_s(self) -> float | None:
+        """See ``overdue``."""
         return None
 
     def part_if_idle(self) -> None:

@@ -61,6 +61,8 @@ class RedisDoor(Factory):
         self.output = 0
         self.promised = 0
         self.received = 0
+        self.refused = 0
+        """Connections that were not let in, since there were too many, or descriptors were short."""
         self.processed = 0
         self._numbers = count(1)
         self._clients: dict[Client, Session] = {}
@@ -72,6 +74,7 @@ class RedisDoor(Factory):
         """See ``connection.Door``."""
         self.received += 1
         if len(self._clients) >= self.limits.resp_clients_max or lacking(client.transport, self.limits):
+            self.refused += 1
             return None
         transport: Any = client.transport
         session = Session(self, next(self._numbers), _shown(transport.getPeer()), _shown(transport.getHost()))

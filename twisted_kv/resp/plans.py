@@ -25,6 +25,10 @@ class Refused(Exception):
         self.text = text
 
 
+class NotForUs(Refused):
+    """What has come is not Redis's protocol, and nothing that comes behind it on its connection is, either."""
+
+
 class Get(Struct, frozen=True):
     """Read a key: the answer is its record's bytes, empty where there is none."""
 

@@ -58,6 +58,7 @@ CODES: dict[type[KvError], str] = {
     errors.NoSuchMember: "ERR",
     errors.NoSuchTask: "ERR",
     errors.NoSuchBackup: "ERR",
+    errors.BackupExists: "ERR",
     errors.BackupFailed: "ERR",
     errors.PeerRefused: "TRYAGAIN",
     errors.OtherEpoch: "TRYAGAIN",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
-from .plans import Outcome, Refused
+from .plans import NotForUs, Outcome, Refused
 from .session import Session
 
 MakePlan: TypeAlias = Callable[[Session, list[bytes]], Outcome]
@@ -70,14 +70,17 @@ class Table:
     def find(self, words: list[bytes]) -> Command:
         """Find a command, or the subcommand that is meant, by its words.
 
+        :raises NotForUs: if it is a line of an HTTP request.
         :raises Refused: if there is none, or it takes another number of words.
         """
         command = self._found.get(words[0])
         if command is None:
             command = self._found.get(words[0].upper())
             if command is None:
+                refuse_http(words)
                 raise unknown(words)
         if not command.takes(len(words)):
+            refuse_http(words)
             raise wrong_count(command)
         if command.name in self._subcommands and len(words) > 1:
             return self._subcommand(command.name, words)
@@ -99,6 +102,17 @@ class Table:
 def _never(session: Session, words: list[bytes]) -> Outcome:
     """Holds subcommands."""
     raise AssertionError("a subcommand is found in its place")
+
+
+def refuse_http(words: list[bytes]) -> None:
+    """Refuse what begins an HTTP request: any page in a browser can have one sent here, with commands for a body.
+
+    (Redis does so at ``POST`` and ``Host:``, without a word; here no first line passes, either.)
+
+    :raises NotForUs: if it is one.
+    """
+    if words[0].upper() in (b"POST", b"HOST:") or (len(words) == 3 and words[2].startswith(b"HTTP/")):
+        raise NotForUs("ERR this port speaks Redis's protocol, and HTTP is spoken at another one")
 
 
 def wrong_count(command: Command) -> Refused:

@@ -38,7 +38,10 @@ class File(msgspec.Struct, frozen=True):
 
 
 class Contents(msgspec.Struct, frozen=True):
-    """What ``manifest.json`` says. ``state`` is the cluster's state document, keys and bytes the engine's totals."""
+    """What ``manifest.json`` says. ``state`` is the cluster's state document, keys and bytes the engine's totals.
+
+    ``run`` is the same in all parts of one backup, and in no other one, be it of the same name.
+    """
 
     format: int
     name: str
@@ -51,6 +54,7 @@ class Contents(msgspec.Struct, frozen=True):
     bytes: int
     state: str
     files: list[File] = []
+    run: str = ""
 
     @property
     def file_bytes(self) -> int:

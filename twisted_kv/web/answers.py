@@ -55,6 +55,7 @@ STATUS: dict[type[KvError], int] = {
     errors.NoSuchMember: 404,
     errors.NoSuchTask: 404,
     errors.NoSuchBackup: 404,
+    errors.BackupExists: 409,
     errors.BackupFailed: 503,
     errors.ForeignOrigin: 403,
     errors.ForeignHost: 421,

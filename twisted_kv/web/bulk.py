@@ -40,8 +40,8 @@ WEIGHT_MIN = 64
 """The same where other clients leave hardly any room."""
 WRITE_WEIGHT, READ_WEIGHT = 1, 4
 """A write's value is in memory already, as part of the request; a read's comes on top, and may be a large one."""
-EXPIRES_MS_MAX = 1 << 48
-"""The year 10889, and what a ballot's clock can hold."""
+EXPIRES_MS_MAX = (1 << 63) - 1
+"""What the Redis door takes: what was stored there has to come back from an export or a backup."""
 BEGUN_A_TURN = 128
 """After so many the queues are let go: the nodes would wait meanwhile, and the other clients."""
 
@@ -96,10 +96,15 @@ def _bytes_of(name: str, plain: object, coded: str | None) -> bytes:
 
 def _content_type(given: str, limits: Limits) -> bytes:
     """:raises BadParameter: if no header could hold it, or it is too long."""
-    # Whoever reads the key gets it as a header: a line end in it would begin another one.
-    if not given.isascii() or not given.isprintable():
+    # Whoever reads the key gets it as a header: a line end in it would begin another one. All else that a header can
+    # bring is taken, as ``_got`` shows it: what was stored once has to come back from an export or a backup.
+    try:
+        coded = given.encode("latin-1")
+    except UnicodeEncodeError:
+        coded = b"\0"
+    if any(byte in coded for byte in b"\0\r\n"):
         raise BadParameter("content_type holds what no header may", "give one like text/plain")
-    return checked_content_type(given.encode("ascii"), limits)
+    return checked_content_type(coded, limits)
 
 
 class Bulk:
@@ -228,9 +233,9 @@ class Bulk:
             return lambda: coordinator.get(key, self._level, timeout_s), self._got
         if line.op == "put":
             value = checked_value(_bytes_of("value", line.value, line.value_b64), self._limits)
-            ttl_s = seconds("ttl", line.ttl, self._limits.ttl_s_max) if line.ttl is not None else None
             expires_ms = line.expires_ms
             if expires_ms is None:
+                ttl_s = seconds("ttl", line.ttl, self._limits.ttl_s_max) if line.ttl is not None else None
                 expires_ms = expiry_after(self._now_ms(), ttl_s)
             elif not 0 < expires_ms <= EXPIRES_MS_MAX:
                 raise BadParameter(

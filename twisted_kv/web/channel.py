@@ -84,8 +84,8 @@ class StrictChannel(HTTPChannel):
         super().connectionLost(reason)
 
     def dataReceived(self, data: bytes) -> None:
-        if self._refused:
-            return
+        if self._refused or self._phase is Phase.CLOSING:
+            return  # what was hung up on begins nothing more
         if self._phase is Phase.IDLE:
             self._enter(Phase.HEAD)
         super().dataReceived(data)
@@ -233,6 +233,12 @@ class StrictChannel(HTTPChannel):
     def idle_since_s(self) -> float | None:
         """See ``fasthttp.overdue``."""
         return self._since_s if self._phase is Phase.IDLE and self._stalled_s is None else None
+
+    @property
+    def begun_since_s(self) -> float | None:
+        """See ``fasthttp.overdue``."""
+        begins = self._phase in (Phase.HEAD, Phase.BODY) and self._stalled_s is None and not self._refused
+        return self._since_s if begins else None
 
     def part_if_idle(self) -> None:
         """See ``fasthttp.overdue``. What has come in part is nothing yet."""

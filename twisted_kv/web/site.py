@@ -23,6 +23,7 @@ from ..fasthttp.lane import Guest, Lane
 from ..fasthttp.overdue import Overdue, Watched
 from ..fasthttp.request import Stamp
 from ..limits import Limits
+from ..slow import Sparing
 from ..tokens import Ticket
 from ..tracing import Ids
 from .answers import answer_bug, answer_problem, log_bug, status_of
@@ -147,7 +148,10 @@ class KvSite(Site):
         ids: Ids | None = None,
     ) -> None:
         super().__init__(
-            Door(app, ids or Ids(0)), requestFactory=BoundedRequest, parsePOSTFormSubmission=False, reactor=reactor
+            Door(app, Faults(reactor, limits, ids or Ids(0))),
+            requestFactory=BoundedRequest,
+            parsePOSTFormSubmission=False,
+            reactor=reactor,
         )
         self.clock = reactor
         self.limits = limits
@@ -159,6 +163,8 @@ class KvSite(Site):
         self.overdue = Overdue(reactor)
         self._short_s: float | None = None
         """When it was last said that descriptors are short."""
+        self.shed = 0
+        """Connections that were closed, or not let in, since descriptors were short."""
         self.parting = False
         """See ``lane.Door``."""
         self.render = self.resource.render
@@ -197,8 +203,11 @@ class KvSite(Site):
         if self._short_s is None or now_s - self._short_s > SHORT_S:
             log.warn("file descriptors are short: idle connections are closed (raise the limit, see ulimit -n)")
             self._short_s = now_s
-        if not self.overdue.hang_up_on_idlest() and taken > RESERVE_FOR_HTTP:
+        closed = self.overdue.hang_up_on_idlest()
+        if not closed and taken > RESERVE_FOR_HTTP:
             newcomer.hang_up()
+            closed = 1
+        self.shed += closed
 
     # The end: see ``fasthttp.parting``.
 
@@ -228,9 +237,9 @@ class Door(KleinResource):
     merged: two keys would become one. Of a key it is shown nothing.
     """
 
-    def __init__(self, app: App, ids: Ids) -> None:
+    def __init__(self, app: App, faults: Faults) -> None:
         super().__init__(app)
-        self._ids = ids
+        self._faults = faults
         self._views: dict[tuple[bytes, bytes], View] = {}
         self._methods: dict[bytes, set[str]] = {}
         for rule in app.url_map.iter_rules():
@@ -255,12 +264,12 @@ class Door(KleinResource):
                 refuse_foreign_origin(request)
             result = view(request)
         except Exception:
-            result = answer_failure(request, Failure(), self._ids)
+            result = answer_failure(request, Failure(), self._faults)
         if isinstance(result, bytes):
             write(result, request)
         else:
             done = result if isinstance(result, Deferred) else ensureDeferred(result)
-            done.addCallbacks(write, write_failure, callbackArgs=(request,), errbackArgs=(request, self._ids))
+            done.addCallbacks(write, write_failure, callbackArgs=(request,), errbackArgs=(request, self._faults))
         return NOT_DONE_YET
 
     def _unroutable(self, request: Any, path: bytes) -> KvError:
@@ -297,35 +306,61 @@ def write(body: bytes, request: Any) -> None:
         channel.transport.abortConnection()
 
 
-def write_failure(failure: Failure, request: Any, ids: Ids) -> None:
-    write(answer_failure(request, failure, ids), request)
+class Faults:
+    """Writes down what one port could not answer, and what that is called. There is a line where an operation has none
+    of its own, and not for each: while a cluster is ill every request is one of them, and clients ask again.
+    """
+
+    def __init__(self, clock: IReactorTime, limits: Limits, ids: Ids) -> None:
+        self._ids = ids
+        self._spares = Sparing(clock, limits)
+
+    def note(self, request: Any, error: KvError, request_id: str) -> str:
+        """:param request_id: what its client calls it, if it does."""
+        request_id = request_id or self._ids.draw()
+        if self._spares.admits():
+            log.warn(
+                "{call} failed: {error}, {detail} (request {request_id}{more})",
+                call=_call(request),
+                error=error.slug,
+                detail=error.detail,
+                request_id=request_id,
+                **self._spares.kept_back(),
+            )
+        return request_id
+
+    def note_bug(self, request: Any, failure: Failure, request_id: str) -> str:
+        """Do the same for what is none of our errors: each has its line, with a traceback."""
+        request_id = request_id or self._ids.draw()
+        log_bug(failure, _call(request), request_id)
+        return request_id
 
 
-def answer_failure(request: Any, failure: Failure, ids: Ids) -> bytes:
+def write_failure(failure: Failure, request: Any, faults: Faults) -> None:
+    write(answer_failure(request, failure, faults), request)
+
+
+def answer_failure(request: Any, failure: Failure, faults: Faults) -> bytes:
     """Answer with a problem document: what the error says, or for a bug a plain 500 with the failure in the log."""
     trace = trace_in(request)
     request_id = trace.request_id if trace is not None else ""
-    if failure.check(KvError):
-        original = request.path in ORIGINAL_PATHS
-        request_id = request_id or failure.value.request_id
-        if not request_id and status_of(failure.value, original) >= 500:
-            request_id = ids.draw()
-            log.warn(
-                "{call} failed: {error}, {detail} (request {request_id})",
-                call=_call(request),
-                error=failure.value.slug,
-                detail=failure.value.detail,
-                request_id=request_id,
-            )
-        return answer_problem(request, failure.value, original, request_id)
-    request_id = request_id or ids.draw()
-    log_bug(failure, _call(request), request_id)
-    return answer_bug(request, request_id)
+    error = failure.value
+    if not isinstance(error, KvError):
+        return answer_bug(request, faults.note_bug(request, failure, request_id))
+    original = request.path in ORIGINAL_PATHS
+    if error.request_id:
+        request_id = request_id or error.request_id
+    elif status_of(error, original) >= 500:
+        request_id = faults.note(request, error, request_id)
+    return answer_problem(request, error, original, request_id)
 
 
 def _call(request: Any) -> str:
     """Name a call in the log. A key is none of the log's business."""
-    path = KV_PREFIX + b"..." if request.path.startswith(KV_PREFIX) else request.path[:200]
+    path = request.path[:200]
+    for prefix in (KV_PREFIX, EXPLAIN_PREFIX):
+        if path.startswith(prefix):
+            path = prefix + b"..."
     return f"{request.method.decode('ascii', 'backslashreplace')} {path.decode('ascii', 'backslashreplace')}"
 
 
