@@ -126,7 +126,7 @@ class Terminal:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.PIPE,
-                timeout=60,
+                timeout=180,  # some wait until a cluster is well, and machines are busy
             )
             output.seek(0)
             said = output.read().decode()

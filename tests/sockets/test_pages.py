@@ -9,7 +9,7 @@ import pytest
 
 from tests.sockets.terminal import Terminal, beside_make_run, sessions, stories
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 BESIDE_MAKE_RUN = ["quick-start", "guarantees", "failure-handbook"]
