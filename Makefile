@@ -6,7 +6,7 @@ PACKAGES := wrk strace curl etcd-server prometheus systemd man-db groff-base zsh
 BENCH_TOOLS := wrk redis-server redis-benchmark nutcracker etcd
 BENCH_PACKAGES := wrk redis-server redis-tools nutcracker etcd-server
 
-.PHONY: run test test-system test-damage test-growth test-doors test-frames test-redis test-backup simulate mutants bench bench-long bench-tools man changelog clean
+.PHONY: run test test-system test-damage test-growth test-doors test-frames test-redis test-backup simulate mutants bench bench-long bench-tools docs man changelog clean
 
 run: $(VENV)/installed
 	$(BIN)/twistd -n kvcluster
@@ -85,6 +85,11 @@ bench-tools:
 		command -v $$tool >/dev/null || { echo "bench needs $$tool: apt-get install $(BENCH_PACKAGES)" >&2; exit 1; }; \
 	done
 
+# The pages in docs/ as a site, in build/docs/html; whatever is wrong with a page or a link ends it.
+docs: $(VENV)/installed-docs
+	$(BIN)/python -m sphinx -E -W --keep-going -q -b html docs build/docs/html
+	@echo "build/docs/html/index.html"
+
 # What the daemons wrote (kvcluster/, kvnode-*/, kvproxy-*/) is data, and stays.
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -110,4 +115,8 @@ $(VENV)/installed-ui-test: $(VENV)/installed-test
 
 $(VENV)/installed-bench: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -e ".[bench]"
+	touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -e ".[docs]"
 	touch $@

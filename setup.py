@@ -61,6 +61,11 @@ setup(
             "grpcio>=1.76",
             "matplotlib>=3.10",
         ],
+        "docs": [
+            "sphinx>=9.0",
+            "myst-parser>=5.0",
+            "furo>=2025.12",
+        ],
     },
     classifiers=[
         "Framework :: Twisted",

@@ -99,6 +99,7 @@ FLOORS: list[set[str]] = [
         "workers",
         "children",
         "cluster",
+        "embedding",
     },
     {"simulation", "client"},
     {"ctl"},

@@ -32,7 +32,7 @@ floor 4, the doors
     ``web`` ``resp``                    HTTP; Redis's protocol
 floor 5, assembly
     ``config`` ``options`` ``token_files`` ``interfaces`` ``notify`` ``node`` ``rooms`` ``proxy`` ``workers``
-    ``children`` ``cluster``
+    ``children`` ``cluster`` ``embedding``
 beside them, over all the rooms
     ``simulation``                      whole clusters on a simulated clock, network and disk; judges of histories
     ``client``                          clients for Python programs, with a reactor or without

@@ -136,8 +136,12 @@ class Node(Service):
         try:
             self._open()
         except KvError as error:
-            self.log.critical("the node cannot start: {detail} ({hint})", detail=error.detail, hint=error.hint)
-            end_with_failure(self._reactor)
+            self._cannot_start(error)
+
+    def _cannot_start(self, error: KvError) -> None:
+        """End the process with status 1 and a sentence."""
+        self.log.critical("the node cannot start: {detail} ({hint})", detail=error.detail, hint=error.hint)
+        end_with_failure(self._reactor)
 
     def _open(self) -> None:
         """:raises DiskFailed: if the node's folder cannot be used.
@@ -337,8 +341,16 @@ class Node(Service):
             self._notices.stopping()
         if self._door is None:
             return
-        self._pulse.stop()
         yield self._door.stopService()
+        yield self._stop_rounds()
+        self._close_disk()
+        if not self._renewing:
+            self._notices.stop()
+
+    @inlineCallbacks
+    def _stop_rounds(self) -> Any:
+        """Stop all that runs behind the door, but for the disk."""
+        self._pulse.stop()
         yield ensureDeferred(self._scrubber.stop())
         for rounds in self._rounds:
             yield rounds.stop()
@@ -346,9 +358,6 @@ class Node(Service):
         self._backups.stop()
         self._copying.stop()
         yield self._transport.close()
-        self._close_disk()
-        if not self._renewing:
-            self._notices.stop()
 
     def _close_disk(self) -> None:
         if self._disk is not None:
