@@ -46,6 +46,7 @@ from .state.gateway import HttpGateway
 from .state.store import StateStore
 from .tls import client_tls
 from .token_files import TokenFile
+from .web.pages import UI_PREFIX
 from .web.site import KvSite
 from .workers import part_of
 
@@ -161,15 +162,17 @@ class Proxy(Service):
 
     def _open(self, state: State) -> None:
         config, part, metrics = self._config, self._part, self._rooms.metrics
-        app = self._rooms.app(config.limits, parse_level(config.consistency), part.app(metrics), self._troubles)
         keyring = self._tokens.keyring
+        app = self._rooms.app(
+            config.limits, parse_level(config.consistency), part.app(metrics), self._troubles, keyring
+        )
         site = self._site = KvSite(
             self._reactor,
             app,
             config.limits,
             config.limits.body_bytes_max,
             config.lane,
-            gate=Gate(keyring, config.hosts),
+            gate=Gate(keyring, config.hosts, UI_PREFIX),
             ids=self._rooms.ids,
         )
         metrics.watch("kv_http_connections", "Connections of HTTP clients", lambda: len(site.overdue))

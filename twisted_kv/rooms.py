@@ -40,7 +40,9 @@ from .web.bulk import add_bulk
 from .web.cluster import ClusterDoor, Elsewhere, add_cluster, nowhere
 from .web.explain import add_explain
 from .web.keys import add_keys
+from .web.openapi.route import add_openapi
 from .web.original import add_original_proxy
+from .web.pages import add_pages
 from .web.site import App
 from .web.tasks import TaskDoor, add_tasks
 from .web.v1 import add_v1
@@ -252,11 +254,19 @@ class Rooms:
             self._clock, self._now_ms, limits, self.coordinator, self.whole, default, allow_flush, durable, keyring
         )
 
-    def app(self, limits: Limits, default: Level, app: App | None = None, elsewhere: Elsewhere = nowhere) -> App:
+    def app(
+        self,
+        limits: Limits,
+        default: Level,
+        app: App | None = None,
+        elsewhere: Elsewhere = nowhere,
+        keyring: Keyring | None = None,
+    ) -> App:
         """The proxy's whole door.
 
         :param app: a door without routes, where it is not to be a plain one.
         :param elsewhere: gives the troubles that another process of this proxy knows of.
+        :param keyring: the tokens that its clients have to show, if any.
         """
         app = app if app is not None else App()
         add_original_proxy(app, self.coordinator, self.roster, limits, default)
@@ -267,4 +277,6 @@ class Rooms:
         add_explain(app, self.explainer, limits)
         add_tasks(app, TaskDoor(self.roster, self.mover, self.mender, self.saver, limits))
         add_backups(app, self.saver)
+        add_pages(app)
+        add_openapi(app, limits, keyring or Keyring())
         return app

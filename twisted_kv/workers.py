@@ -37,7 +37,7 @@ from .web.relay import WORKER_HOST, Relay, Relayed, StandIn
 from .web.site import App, KvSite
 from .wire import parse_json
 
-OWN = ("/PUT", "/GET", "/v1/kv/", "/v1/keys", "/v1/bulk", "/v1/ring/", "/health/")
+OWN = ("/PUT", "/GET", "/v1/kv/", "/v1/keys", "/v1/bulk", "/v1/ring/", "/health/", "/ui/", "/openapi.json")
 """What each worker answers by itself; of its health it asks the first one, too. Whatever else there is, now or later,
 is the first one's."""
 

@@ -20,6 +20,9 @@ SAFE_METHODS = frozenset((b"GET", b"HEAD", b"QUERY"))
 READING_POSTS = frozenset((b"/GET", b"/v1/cluster/plan"))
 """Calls that change nothing, for all that their method says."""
 
+NOWHERE = b"\0"
+"""No path begins so."""
+
 HOSTS_MET_MAX = 256
 """How many spellings of Host are remembered."""
 
@@ -63,12 +66,14 @@ class Gate:
     """One port's.
 
     :param names: what else than addresses and localhost a request may name as its host where no token is asked for.
+    :param public: the folder, with slashes around it, that may be read without a token: it holds no secret.
     """
 
-    __slots__ = ("_keyring", "_met", "_names")
+    __slots__ = ("_keyring", "_met", "_names", "_public")
 
-    def __init__(self, keyring: Keyring | None = None, names: Iterable[str] = ()) -> None:
+    def __init__(self, keyring: Keyring | None = None, names: Iterable[str] = (), public: bytes = NOWHERE) -> None:
         self._keyring = keyring or Keyring()
+        self._public = public
         self._names = frozenset(name.lower().removesuffix(".") for name in names)
         self._met: set[bytes] = {b""}
 
@@ -83,6 +88,8 @@ class Gate:
             hosts = fields.getRawHeaders(b"host")
             if hosts is not None and hosts[0] not in self._met:
                 self._meet(hosts[0])
+            return None
+        if path.startswith(self._public) and method in SAFE_METHODS:
             return None
         token = bearer(fields)
         ticket = Ticket(self._keyring, token)

@@ -1,0 +1,103 @@
+"""Many operations at once."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, NotRequired, TypedDict
+
+import msgspec
+
+from ... import errors
+from ..answers import Problem
+from ..openapi.described import Answer, Body, Content, Described
+from ..openapi.shapes import bounded, noted
+from ..parameters import CONSISTENCY, TIMEOUT
+from .keys import NDJSON_TYPE
+from .shared import KEYS, MSGPACK_TYPE
+
+OPS = ("get", "put", "delete")
+EXPIRES_MS_MAX = 1 << 48
+"""The year 10889, and what a ballot's clock can hold."""
+
+
+class Line(msgspec.Struct):
+    """One operation. Keys and values are text, or with ``_b64`` any bytes."""
+
+    op: Annotated[str, noted(enum=list(OPS))]
+    key: str | None = None
+    key_b64: str | None = None
+    value: str | None = None
+    value_b64: str | None = None
+    ttl: float | None = None
+    expires_ms: int | None = None
+    """When the value expires, in milliseconds of wall time; it wins over ``ttl``."""
+    content_type: Annotated[str | None, bounded(maxLength="content_type_bytes_max")] = None
+    if_match: str | None = None
+    if_none_match: str | None = None
+
+
+class PackedLine(Line):
+    """The same in msgpack, where keys and values may also be bytes as they are."""
+
+    key: Any = None
+    value: Any = None
+
+
+class LineAnswer(TypedDict):
+    """What became of one operation. ``_b64`` is for what is no UTF-8."""
+
+    key: NotRequired[str]
+    key_b64: NotRequired[str]
+    status: int
+    etag: NotRequired[str]
+    value: NotRequired[str]
+    value_b64: NotRequired[str]
+    content_type: NotRequired[str]
+    expires_ms: NotRequired[int]
+    problem: NotRequired[Problem]
+
+
+class PackedAnswer(TypedDict):
+    """The same in msgpack, where keys and values are bytes."""
+
+    key: NotRequired[Any]
+    status: int
+    etag: NotRequired[str]
+    value: NotRequired[Any]
+    content_type: NotRequired[str]
+    expires_ms: NotRequired[int]
+    problem: NotRequired[Problem]
+
+
+BULK = Described(
+    group=KEYS,
+    name="bulk",
+    title="Many operations at once",
+    about="A line in and a line out for each, in the same order. What is wrong with a line is said in its own answer, "
+    "and the others go on. Operations on one key take effect in the order of the lines. An answer that is cut leaves "
+    "the rest unknown. The content type says which form the body has, and the answer has the same: a msgpack array, or "
+    "for every other type lines of JSON.",
+    query=(CONSISTENCY, TIMEOUT),
+    body=Body(
+        about="The operations.",
+        contents=(
+            Content(
+                media_type=NDJSON_TYPE,
+                shape=Line,
+                each=True,
+                example=[{"op": "put", "key": "a", "value": "1"}, {"op": "get", "key": "a"}],
+            ),
+            Content(media_type=MSGPACK_TYPE, shape=PackedLine, each=True),
+        ),
+        required=False,
+    ),
+    answers={
+        200: Answer(
+            about="What became of each.",
+            contents=(
+                Content(media_type=NDJSON_TYPE, shape=LineAnswer, each=True),
+                Content(media_type=MSGPACK_TYPE, shape=PackedAnswer, each=True),
+            ),
+        )
+    },
+    errors=(errors.MalformedBody, errors.BadParameter),
+)
