@@ -21,7 +21,7 @@ setup(
     python_requires=">=3.11",
     package_dir={"": "."},
     packages=[*find_packages(include=["twisted_kv", "twisted_kv.*"]), "twisted.plugins"],
-    package_data={"twisted_kv": ["py.typed"]},
+    package_data={"twisted_kv": ["py.typed", "web/ui/**/*"]},
     install_requires=[
         "twisted[tls]>=26.10.0",
         "klein>=24.8.0",
@@ -48,6 +48,8 @@ setup(
             "h11>=0.16",
             "hypothesis>=6.140",
             "redis>=7",
+            "schemathesis>=4.32",
+            "openapi-spec-validator>=0.9",
             "ruff>=0.14",
             "mypy>=1.18",
             "build>=1.3",

@@ -18,6 +18,7 @@ import pytest
 TREE = Path(__file__).resolve().parents[2]
 SOURCES = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "twisted_kv", "twisted")
 KINDS = ("wheel", "sdist", "editable")
+UI = "twisted_kv/web/ui/"
 COMMANDS = ("kvnode", "kvproxy", "kvcluster")
 
 
@@ -114,9 +115,13 @@ def test_an_archive_holds_every_module_and_nothing_of_twisted_itself(
 ) -> None:
     archive = installed[kind].archive
     assert archive is not None
-    packed = {name for name in names_in(archive) if name.startswith(("twisted_kv/", "twisted/")) and "." in name}
+    named = {name for name in names_in(archive) if name.startswith(("twisted_kv/", "twisted/"))}
+    packed = {name for name in named if "." in name and not name.startswith(UI)}
 
     source = archive.parents[1]
+    pages = {str(path.relative_to(source)) for path in (source / UI).rglob("*") if path.is_file()}
+    assert f"{UI}api.html" in pages
+    assert {name for name in named if name.startswith(UI) and not (source / name).is_dir()} == pages
     ours = {str(path.relative_to(source)) for path in (source / "twisted_kv").rglob("*.py")}
     plugins = {"twisted/plugins/twisted_kv_plugin.py", "twisted/plugins/twisted_kv_endpoints.py"}
     assert packed == {*ours, *plugins, "twisted_kv/py.typed"}

@@ -100,10 +100,14 @@ def _contents(said: Described) -> Iterator[Content]:
 
 
 def _path_item(writer: _Writer, route: Route) -> Schema:
-    found = {}
+    found: Schema = {}
+    named: set[str] = set()
     for method in sorted(route.by_method, key=lambda method: (method == "HEAD", method)):
+        said = route.by_method[method]
         field = method.lower() if method in METHODS else f"x-{method.lower()}"
-        found[field] = writer.operation(route.path, method, route.by_method[method], set(route.by_method))
+        name = said.name if said.name not in named else f"{said.name}_{method.lower()}"
+        named.add(name)
+        found[field] = writer.operation(route.path, method, said, name)
     return found
 
 
@@ -136,11 +140,10 @@ class _Writer:
         self._schemas = schemas
         self._tokens = tokens
 
-    def operation(self, path: str, method: str, said: Described, methods: set[str]) -> Schema:
-        alone = methods <= {method, "HEAD"}
+    def operation(self, path: str, method: str, said: Described, name: str) -> Schema:
         found: Schema = {
             "tags": [said.group],
-            "operationId": said.name if alone and method != "HEAD" else f"{said.name}_{method.lower()}",
+            "operationId": name,
             "summary": said.title,
         }
         if said.about:
