@@ -1,8 +1,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-TOOLS := wrk strace curl etcd redis-server redis-cli redis-benchmark node npm promtool
-PACKAGES := wrk strace curl etcd-server prometheus
+TOOLS := wrk strace curl etcd redis-server redis-cli redis-benchmark node npm promtool chromium
+PACKAGES := wrk strace curl etcd-server prometheus chromium
 BENCH_TOOLS := wrk redis-server redis-benchmark nutcracker etcd
 BENCH_PACKAGES := wrk redis-server redis-tools nutcracker etcd-server
 

@@ -11,8 +11,10 @@ URL_CHARS_MAX = 300
 """A host name has at most 253 characters (RFC 1035, section 2.3.4)."""
 
 _PORT = "([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
-URL_PATTERN = rf"^https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:{_PORT})?/?$"
-"""How a URL is given, for those who describe it. Blanks around it, and upper case in the scheme, are forgiven."""
+_ADDRESS = r"\[(::1|([0-9A-Fa-f]{1,4}:){7}[0-9A-Fa-f]{1,4}|([0-9A-Fa-f]{1,4}:){1,6}:[0-9A-Fa-f]{1,4})\]"
+URL_PATTERN = rf"^https?://([A-Za-z0-9.-]+|{_ADDRESS})(:{_PORT})?/?$"
+"""How a URL is given, for those who describe it. Other spellings of an IPv6 address are taken as well, blanks around it
+and upper case in the scheme forgiven."""
 
 WEIGHT_MAX = 100
 """A hundred times the tokens of the lightest member; more would only make the ring slower to build."""

@@ -10,7 +10,8 @@ import pytest
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from tests.openapi.doors import document_of, proxy_app
+from tests.openapi.doors import document_of
+from tests.sockets.test_tokens import proxy_app
 from twisted_kv import errors
 from twisted_kv.errors import KvError
 from twisted_kv.limits import Limits
@@ -164,10 +165,11 @@ def test_bounds_are_those_of_the_limits() -> None:
 
 
 def test_a_limit_without_an_end_makes_no_bound() -> None:
-    document = document_of(Limits(operation_timeout_s_max=float("inf")))
+    document = document_of(Limits(operation_timeout_s_max=float("inf"), ttl_s_max=float("inf")))
     named = {one["name"]: one["schema"] for one in document["paths"]["/v1/kv/{key}"]["get"]["parameters"]}
 
     assert named["timeout"] == {"type": "number", "exclusiveMinimum": 0}
+    assert "maximum" not in document["components"]["schemas"]["Line"]["properties"]["ttl"]
 
 
 def test_examples_are_of_the_shape_that_is_asked_for() -> None:

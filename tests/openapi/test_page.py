@@ -1,4 +1,4 @@
-"""The page that shows the document: its files alone, under a policy that allows no inline script and no inline style."""
+"""The page that shows the document: its own files alone, nothing inline, and what is shown is text."""
 
 from __future__ import annotations
 

@@ -20,19 +20,27 @@ EXPIRES_MS_MAX = 1 << 48
 
 
 class Line(msgspec.Struct):
-    """One operation. Keys and values are text, or with ``_b64`` any bytes."""
+    """One operation. Keys and values are text, or with `_b64` any bytes."""
 
     op: Annotated[str, noted(enum=list(OPS))]
-    key: str | None = None
+    key: Annotated[str | None, noted("This or `key_b64`."), bounded(maxLength="key_bytes_max")] = None
     key_b64: str | None = None
-    value: str | None = None
+    value: Annotated[str | None, noted("For `put`: this or `value_b64`."), bounded(maxLength="value_bytes_max")] = None
     value_b64: str | None = None
-    ttl: float | None = None
-    expires_ms: int | None = None
-    """When the value expires, in milliseconds of wall time; it wins over ``ttl``."""
+    ttl: Annotated[
+        float | None, noted("How long the value lives, in seconds.", exclusiveMinimum=0), bounded(maximum="ttl_s_max")
+    ] = None
+    expires_ms: Annotated[
+        int | None,
+        noted(
+            "When the value expires, in milliseconds of wall time; it wins over `ttl`.",
+            minimum=1,
+            maximum=EXPIRES_MS_MAX,
+        ),
+    ] = None
     content_type: Annotated[str | None, bounded(maxLength="content_type_bytes_max")] = None
-    if_match: str | None = None
-    if_none_match: str | None = None
+    if_match: Annotated[str | None, noted("An ETag as a bulk answer shows it, or the header.")] = None
+    if_none_match: Annotated[str | None, noted("The same for If-None-Match.")] = None
 
 
 class PackedLine(Line):

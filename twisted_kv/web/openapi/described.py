@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeAlias, TypeVar
 
 from ...errors import KvError
@@ -86,7 +87,7 @@ class Described:
     public: bool = False
     """Whether it is answered without a token where others ask for one."""
 
-    @property
+    @cached_property
     def known(self) -> tuple[bytes, ...]:
         """The names of its query's parameters, for whoever refuses others."""
         return tuple(parameter.name.encode() for parameter in self.query)

@@ -173,7 +173,12 @@ class _Writer:
         return found
 
     def _parameter(self, one: Parameter) -> Schema:
-        found = {"name": one.name, "in": one.place, "description": one.about, "schema": one.schema(self._limits)}
+        found: Schema = {
+            "name": one.name,
+            "in": one.place,
+            "description": one.about,
+            "schema": one.schema(self._limits),
+        }
         if one.required:
             found["required"] = True
         return found | ({"example": one.example} if one.example is not None else {})

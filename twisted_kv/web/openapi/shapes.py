@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import fields
+from math import isfinite
 from typing import Any
 
 import msgspec
@@ -44,4 +45,5 @@ def _resolved(schema: Any, limits: Limits) -> Any:
     if not isinstance(schema, dict):
         return schema
     bounds = {keyword: getattr(limits, name) for keyword, name in schema.get(LIMIT, {}).items()}
-    return {name: _resolved(one, limits) for name, one in schema.items() if name != LIMIT} | bounds
+    finite = {keyword: bound for keyword, bound in bounds.items() if isfinite(bound)}
+    return {name: _resolved(one, limits) for name, one in schema.items() if name != LIMIT} | finite

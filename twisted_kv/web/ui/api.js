@@ -33,8 +33,7 @@ function resolved(one) {
 
 function bounds(schema) {
   const said = [];
-  if (schema.minLength != null || schema.maxLength != null)
-    said.push(`${schema.minLength ?? 0} to ${schema.maxLength ?? "any number of"} characters`);
+  if (schema.maxLength != null) said.push(`${schema.minLength ? `${schema.minLength} to` : "at most"} ${schema.maxLength} characters`);
   const low = schema.minimum ?? (schema.exclusiveMinimum != null ? `more than ${schema.exclusiveMinimum}` : null);
   if (low != null && schema.maximum != null) said.push(`${low} to ${schema.maximum}`);
   else if (low != null) said.push(schema.minimum != null ? `from ${low}` : low);
@@ -334,7 +333,6 @@ function show() {
       group.hidden = ![...group.querySelectorAll(".call, li")].some((one) => !one.hidden);
   });
   at("token").addEventListener("input", () => document.querySelectorAll(".try").forEach((one) => one.dispatchEvent(new Event("input"))));
-  at("auth").addEventListener("submit", (event) => event.preventDefault());
   addEventListener("hashchange", open);
   open();
 }
@@ -355,14 +353,14 @@ async function load() {
     if (!answer.ok) throw new Error(`${told.title}: ${told.detail} (${told.hint})`);
     doc = told;
     trouble.hidden = true;
-    at("token").removeEventListener("change", load);
     show();
   } catch (error) {
     trouble.textContent = error.message;
     trouble.hidden = false;
     at("calls").replaceChildren(make("p", { class: "muted" }, "With a token in the field above, the document is asked for again."));
-    at("token").addEventListener("change", load);
   }
 }
 
+at("auth").addEventListener("submit", (event) => event.preventDefault());
+at("token").addEventListener("change", () => doc || load()); // Enter is a change, too
 load();
