@@ -6,7 +6,7 @@ PACKAGES := wrk strace curl etcd-server prometheus systemd man-db groff-base zsh
 BENCH_TOOLS := wrk redis-server redis-benchmark nutcracker etcd
 BENCH_PACKAGES := wrk redis-server redis-tools nutcracker etcd-server
 
-.PHONY: run test test-system test-damage test-growth test-doors test-frames test-redis test-backup simulate mutants bench bench-long bench-tools docs man changelog clean
+.PHONY: run test test-system test-damage test-growth test-doors test-frames test-openapi test-redis test-backup simulate mutants bench bench-long bench-tools docs man changelog clean
 
 run: $(VENV)/installed
 	$(BIN)/twistd -n kvcluster
@@ -50,6 +50,11 @@ test-frames: $(VENV)/installed-test
 # A million records are backed up, the cluster is wiped, and they are restored onto five nodes instead of three.
 test-backup: $(VENV)/installed-test
 	KV_BACKUP_KEYS=1000000 $(BIN)/pytest -s tests/sockets/test_restore.py
+
+# Three hundred random requests for each call that /openapi.json describes, beside those for each bound.
+test-openapi: $(VENV)/installed-test
+	KV_OPENAPI_EXAMPLES=300 KV_OPENAPI_SEED=$${KV_OPENAPI_SEED:-$$(date +%s)} $(BIN)/pytest -s --timeout 7200 \
+		tests/sockets/test_openapi.py
 
 # A hundred thousand random commands beside a real Redis, ten thousand spoilt streams of them.
 test-redis: $(VENV)/installed-test

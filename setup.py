@@ -48,6 +48,8 @@ setup(
             "h11>=0.16",
             "hypothesis>=6.140",
             "redis>=7",
+            "schemathesis>=4.32",
+            "openapi-spec-validator>=0.9",
             "ruff>=0.14",
             "mypy>=1.18",
             "build>=1.3",

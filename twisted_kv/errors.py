@@ -321,6 +321,11 @@ class NoSuchTask(KvError):
     title = "There is no such task"
 
 
+class TaskStays(KvError):
+    slug = "task-stays"
+    title = "The task cannot be taken back"
+
+
 # What becomes of a request to a node.
 
 

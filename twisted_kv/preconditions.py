@@ -9,10 +9,14 @@ from enum import Enum
 from .errors import BadParameter
 from .versions import Record
 
-_TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"[ \t]*(?:,|$)')
+_ENTITY_TAG = r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"'
+_TAG = re.compile(rf"{_ENTITY_TAG}[ \t]*(?:,|$)")
 _BETWEEN = re.compile(r"[ \t,]*")
 """Empty elements of a list are passed over (RFC 9110, section 5.6.1.2)."""
 _ANY = "*"
+
+TAGS = rf"^(\*|[ \t,]*({_ENTITY_TAG}[ \t]*(,[ \t,]*|$))*)$"
+"""What either header may say, as one pattern, for those who describe it."""
 
 
 class Verdict(Enum):

@@ -168,6 +168,7 @@ class Proxy(Service):
 
     def _open(self, state: State) -> None:
         config, part, metrics = self._config, self._part, self._rooms.metrics
+        keyring = self._tokens.keyring
         app = self._rooms.app(
             config.limits,
             parse_level(config.consistency),
@@ -175,9 +176,9 @@ class Proxy(Service):
             self._troubles,
             part.counted,
             part.composing,
+            keyring,
         )
         metrics.watch("kv_viewers", "Streams of events that are open", lambda: len(self._rooms.viewers))
-        keyring = self._tokens.keyring
         site = self._site = KvSite(
             self._reactor,
             app,

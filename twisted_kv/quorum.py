@@ -133,6 +133,7 @@ def required(quota: Quota) -> int:
 
 
 _NAMES = {"one": Level.ONE, "strong": Level.STRONG, "quorum": Level.STRONG, "all": Level.ALL}
+LEVELS = tuple(_NAMES)
 
 
 def parse_level(name: str) -> Level:

@@ -44,6 +44,7 @@ from .web.cluster import ClusterDoor, Elsewhere, add_cluster, nowhere
 from .web.events import Snapshots, add_events
 from .web.explain import add_explain
 from .web.keys import add_keys
+from .web.openapi.route import add_openapi
 from .web.original import add_original_proxy
 from .web.pages import add_pages
 from .web.site import App
@@ -282,6 +283,7 @@ class Rooms:
         elsewhere: Elsewhere = nowhere,
         others: Others = nobody,
         composing: Callable[[Compose], Compose] = lambda own: own,
+        keyring: Keyring | None = None,
     ) -> App:
         """The proxy's whole door.
 
@@ -289,6 +291,7 @@ class Rooms:
         :param elsewhere: gives the troubles that another process of this proxy knows of.
         :param others: gives what its other processes have counted.
         :param composing: gives who takes looks for those who watch, in the place of this process where it cannot.
+        :param keyring: the tokens that its clients have to show, if any.
         """
         app = app if app is not None else App()
         cluster = ClusterDoor(self.roster, self.mover, limits, default)
@@ -309,4 +312,5 @@ class Rooms:
         add_backups(app, self.saver)
         add_events(app, self.viewers, lambda: self.roster.view)
         add_pages(app)
+        add_openapi(app, limits, keyring or Keyring())
         return app

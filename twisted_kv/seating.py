@@ -11,6 +11,12 @@ from .membership import WEIGHT_MAX
 URL_CHARS_MAX = 300
 """A host name has at most 253 characters (RFC 1035, section 2.3.4)."""
 
+_PORT = "([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+_ADDRESS = r"\[(::1|([0-9A-Fa-f]{1,4}:){7}[0-9A-Fa-f]{1,4}|([0-9A-Fa-f]{1,4}:){1,6}:[0-9A-Fa-f]{1,4})\]"
+URL_PATTERN = rf"^https?://([A-Za-z0-9.-]+|{_ADDRESS})(:{_PORT})?/?$"
+"""How a URL is given, for those who describe it. Other spellings of an IPv6 address are taken as well, blanks around it
+and upper case in the scheme forgiven."""
+
 
 def checked_url(url: str) -> str:
     """Bring a node's URL into its one form, ``http://host:port``.

@@ -39,7 +39,10 @@ from .web.site import App, KvSite
 from .web.viewers import Compose
 from .wire import parse_json
 
-OWN = ("/PUT", "/GET", "/v1/kv/", "/v1/keys", "/v1/bulk", "/v1/ring", "/v1/events", "/ui", "/health/")
+OWN = (
+    *("/PUT", "/GET", "/v1/kv/", "/v1/keys", "/v1/bulk"),
+    *("/v1/ring", "/v1/events", "/ui", "/openapi.json", "/health/"),
+)
 """What each worker answers by itself; of its health it asks the first one, too, and what it tells those who watch.
 Whatever else there is, now or later, is the first one's."""
 

@@ -133,7 +133,7 @@ def test_an_archive_holds_every_module_and_nothing_of_twisted_itself(
 
     source = archive.parents[1]
     pages = {str(path.relative_to(source)) for path in (source / UI).rglob("*") if path.is_file()}
-    assert {f"{UI}index.html", f"{UI}vendor/uplot-1.6.32/LICENSE"} < pages
+    assert {f"{UI}index.html", f"{UI}api.html", f"{UI}vendor/uplot-1.6.32/LICENSE"} < pages
     assert {name for name in named if name.startswith(UI) and not (source / name).is_dir()} == pages
     assert not [name for name in names_in(archive) if "axe-core" in name]
     ours = {str(path.relative_to(source)) for path in (source / "twisted_kv").rglob("*.py")}

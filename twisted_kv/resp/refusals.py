@@ -57,6 +57,7 @@ CODES: dict[type[KvError], str] = {
     errors.MayRemember: "ERR",
     errors.NoSuchMember: "ERR",
     errors.NoSuchTask: "ERR",
+    errors.TaskStays: "ERR",
     errors.NoSuchBackup: "ERR",
     errors.BackupExists: "ERR",
     errors.BackupFailed: "ERR",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple, NotRequired, TypedDict
+
 import msgspec
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -54,6 +56,7 @@ STATUS: dict[type[KvError], int] = {
     errors.MayRemember: 409,
     errors.NoSuchMember: 404,
     errors.NoSuchTask: 404,
+    errors.TaskStays: 409,
     errors.NoSuchBackup: 404,
     errors.BackupExists: 409,
     errors.BackupFailed: 503,
@@ -68,6 +71,41 @@ STATUS: dict[type[KvError], int] = {
 }
 """Every leaf of the tree; a test demands it."""
 
+
+class Internal(NamedTuple):
+    """What is said of a bug, which is no leaf of the tree."""
+
+    slug: str
+    title: str
+
+
+INTERNAL = Internal("internal-error", "This is a bug")
+
+
+class Silent(TypedDict):
+    node: str
+    error: str
+
+
+"""A replica that did not do its part, and why."""
+
+
+class Problem(TypedDict):
+    """What went wrong, why, and what to do about it (RFC 9457). Programs tell problems apart by ``type``."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    hint: NotRequired[str]
+    etag: NotRequired[str]
+    required: NotRequired[int]
+    acks: NotRequired[int]
+    maybe_applied: NotRequired[bool]
+    replicas: NotRequired[list[Silent]]
+    request_id: NotRequired[str]
+
+
 RETRY_AFTER_S = {429: b"1", 503: b"1", 504: b"1", 507: b"5"}
 
 log = Logger()
@@ -75,8 +113,13 @@ log = Logger()
 
 def status_of(error: KvError, original: bool = False) -> int:
     """Give an error's status. The original program's calls know fewer: what is wrong with a request is 400 there."""
-    status = STATUS[type(error)]
-    if original and isinstance(error, BadInput) and status not in (401, 403, 404, 405, 421):
+    return status_of_kind(type(error), original)
+
+
+def status_of_kind(kind: type[KvError], original: bool = False) -> int:
+    """Say the same of any error of a kind."""
+    status = STATUS[kind]
+    if original and issubclass(kind, BadInput) and status not in (401, 403, 404, 405, 421):
         return 400
     return 503 if original and status == 504 else status
 
@@ -134,8 +177,8 @@ def answer_bug(request: IRequest, request_id: str) -> bytes:
     """Answer with a plain 500. The failure is in the log, and none of it in the answer."""
     request.setResponseCode(500)
     body = {
-        "type": "internal-error",
-        "title": "This is a bug",
+        "type": INTERNAL.slug,
+        "title": INTERNAL.title,
         "status": 500,
         "detail": "the request ran into a fault of the program",
         "hint": "the daemon's log holds the details; please report them",

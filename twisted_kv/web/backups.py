@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 from klein import Klein
 
 from ..backups import Backups, checked_name
 from ..saving import Backup, Saver
 from ..wire import backup_request_decoder, encode, parse_json
 from .answers import MSGPACK, answer, answer_json
+from .calls.backups import LIST_BACKUPS, MAKE_BACKUP, REMOVE_BACKUP, BackupBody
 from .node import decoded
+from .openapi.described import described
 from .parameters import name_in, refuse_unknown
-
-
-class BackupBody(msgspec.Struct):
-    """What is to be backed up is everything; ``name`` is the time of day where none is given."""
-
-    name: str = ""
 
 
 def add_node_backups(app: Klein, backups: Backups) -> None:
@@ -44,11 +39,13 @@ def add_backups(app: Klein, saver: Saver) -> None:
     """Give a proxy's door the calls about backups."""
 
     @app.route("/v1/backups", methods=["GET"])
+    @described(LIST_BACKUPS)
     async def listed(request: Any) -> bytes:
         refuse_unknown(request)
         return answer_json(request, {"backups": [_told(backup) for backup in await saver.kept()]})
 
     @app.route("/v1/backups", methods=["POST"])
+    @described(MAKE_BACKUP)
     async def save(request: Any) -> bytes:
         refuse_unknown(request)
         body = request.content.read()
@@ -58,6 +55,7 @@ def add_backups(app: Klein, saver: Saver) -> None:
         return answer_json(request, {"name": name, "task": f"backup-{name}"})
 
     @app.route("/v1/backups/", methods=["DELETE"])
+    @described(REMOVE_BACKUP)
     async def remove(request: Any) -> bytes:
         refuse_unknown(request)
         return answer_json(request, {"removed_by": await saver.remove(checked_name(name_in(request)))})

@@ -29,7 +29,9 @@ from ..sharing import Changed
 from ..versions import decode_record, is_tombstone, record_version
 from ..wire import UNDECODED, checked_key, checked_value
 from .answers import MSGPACK, log_bug, problem_fields, status_of
+from .calls.bulk import BULK, EXPIRES_MS_MAX, OPS, Line, PackedLine
 from .keys import NDJSON
+from .openapi.described import described
 from .outflow import Outflow
 from .parameters import expiry_after, level_of, refuse_unknown, seconds, timeout_of
 from .v1 import OCTETS, checked_content_type, conditionally, precondition_failed
@@ -40,33 +42,8 @@ WEIGHT_MIN = 64
 """The same where other clients leave hardly any room."""
 WRITE_WEIGHT, READ_WEIGHT = 1, 4
 """A write's value is in memory already, as part of the request; a read's comes on top, and may be a large one."""
-EXPIRES_MS_MAX = (1 << 63) - 1
-"""What the Redis door takes: what was stored there has to come back from an export or a backup."""
 BEGUN_A_TURN = 128
 """After so many the queues are let go: the nodes would wait meanwhile, and the other clients."""
-
-
-class Line(msgspec.Struct):
-    """One operation. Keys and values are text, or with ``_b64`` any bytes."""
-
-    op: str
-    key: str | None = None
-    key_b64: str | None = None
-    value: str | None = None
-    value_b64: str | None = None
-    ttl: float | None = None
-    expires_ms: int | None = None
-    """When the value expires, in milliseconds of wall time; it wins over ``ttl``."""
-    content_type: str | None = None
-    if_match: str | None = None
-    if_none_match: str | None = None
-
-
-class PackedLine(Line):
-    """The same in msgpack, where keys and values may also be bytes as they are."""
-
-    key: Any = None
-    value: Any = None
 
 
 _decode_text = msgspec.json.Decoder(Line).decode
@@ -246,7 +223,7 @@ class Bulk:
         elif line.op == "delete":
             draft = Draft(None)
         else:
-            raise BadParameter(f"there is no op {line.op[:40]!r}", "known here: get, put, delete")
+            raise BadParameter(f"there is no op {line.op[:40]!r}", f"known here: {', '.join(OPS)}")
         if line.if_match is not None or line.if_none_match is not None:
             precondition = parse_precondition(_quoted(line.if_match), _quoted(line.if_none_match))
             decide = conditionally(precondition, draft)
@@ -316,8 +293,9 @@ def add_bulk(app: Klein, coordinator: Coordinator, now_ms: Callable[[], int], li
     """Give a proxy's door the bulk call."""
 
     @app.route("/v1/bulk", methods=["POST"])
+    @described(BULK)
     async def bulk_operations(request: Any) -> bytes:
-        refuse_unknown(request, b"consistency", b"timeout")
+        refuse_unknown(request, *BULK.known)
         packed = (request.getHeader(b"content-type") or b"").split(b";")[0].strip() == MSGPACK
         level, timeout_s = level_of(request, default), timeout_of(request, limits)
         bulk = Bulk(coordinator, now_ms, limits, level, timeout_s, packed)

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
-import msgspec
 from klein import Klein
 
 from .. import __version__
@@ -22,8 +21,11 @@ from ..roster import Roster
 from ..views import View
 from ..wire import checked_key, parse_json
 from .answers import answer, answer_json
+from .calls.cluster import ACCEPT_LOSS, ADD_NODE, DESCRIBE, LOCATE, REMOVE_NODE, NodeBody
+from .calls.health import METRICS, READY
 from .health import add_liveness, answer_health
-from .parameters import flag_of, name_in, refuse_unknown
+from .openapi.described import described
+from .parameters import bytes_of, flag_of, name_in, refuse_unknown
 from .tasks import task_of
 
 Elsewhere: TypeAlias = Callable[[], Awaitable[list[str]]]
@@ -33,12 +35,6 @@ Elsewhere: TypeAlias = Callable[[], Awaitable[list[str]]]
 async def nowhere() -> list[str]:
     """There is no other process."""
     return []
-
-
-class NodeBody(msgspec.Struct):
-    url: str
-    weight: int = 1
-    zone: str | None = None
 
 
 class ClusterDoor:
@@ -183,18 +179,21 @@ def add_cluster(app: Klein, door: ClusterDoor, metrics: ProxyMetrics, elsewhere:
     """Give a proxy's door the calls about the cluster."""
 
     @app.route("/v1/cluster", methods=["GET"])
+    @described(DESCRIBE)
     def cluster(request: Any) -> bytes:
         return answer_json(request, door.describe())
 
     @app.route("/v1/cluster/nodes", methods=["POST"])
+    @described(ADD_NODE)
     async def add_node(request: Any) -> bytes:
         body = parse_json(request.content.read(), NodeBody)
         seat = await door.roster.add(body.url, body.weight, body.zone)
         return answer_json(request, {"id": seat.id, "url": seat.url, "weight": seat.weight, "zone": seat.zone})
 
     @app.route("/v1/cluster/nodes/", methods=["DELETE"])
+    @described(REMOVE_NODE)
     async def remove_node(request: Any) -> bytes:
-        refuse_unknown(request, b"dead")
+        refuse_unknown(request, *REMOVE_NODE.known)
         node = name_in(request)
         if await door.roster.leave(node, flag_of(request, b"dead")):
             request.setResponseCode(204)
@@ -203,19 +202,23 @@ def add_cluster(app: Klein, door: ClusterDoor, metrics: ProxyMetrics, elsewhere:
         return answer_json(request, {"task": task_of(door.roster.state, node)})
 
     @app.route("/v1/cluster/accept-loss", methods=["POST"])
+    @described(ACCEPT_LOSS)
     async def accept_loss(request: Any) -> bytes:
-        refuse_unknown(request, b"dead")
+        refuse_unknown(request, *ACCEPT_LOSS.known)
         dead = {node for given in request.args.get(b"dead", ()) for node in given.decode("utf-8", "replace").split(",")}
         return answer_json(request, {"rebuilt": await door.roster.accept_loss(dead)})
 
     @app.route("/v1/ring/locate", methods=["GET"])
+    @described(LOCATE)
     def locate(request: Any) -> bytes:
-        refuse_unknown(request, b"key")
-        if b"key" not in request.args:
+        refuse_unknown(request, *LOCATE.known)
+        key = bytes_of(request, b"key")
+        if key is None:
             raise MalformedKey("no key was given", "ask for /v1/ring/locate?key=KEY")
-        return answer_json(request, door.locate(request.args[b"key"][0]))
+        return answer_json(request, door.locate(key))
 
     @app.route("/health/ready", methods=["GET"])
+    @described(READY)
     async def ready(request: Any) -> bytes:
         told = await elsewhere()
         return answer_health(request, list(dict.fromkeys([*door.troubles(), *told])))  # what both know is said once
@@ -223,5 +226,6 @@ def add_cluster(app: Klein, door: ClusterDoor, metrics: ProxyMetrics, elsewhere:
     add_liveness(app)
 
     @app.route("/metrics", methods=["GET"])
+    @described(METRICS)
     def counted(request: Any) -> bytes:
         return answer(request, metrics.render(), CONTENT_TYPE)

@@ -15,7 +15,9 @@ from ..limits import Limits
 from ..ring import SLOTS
 from ..views import View
 from .answers import JSON, answer
+from .calls.dashboard import EVENTS, RING, SNAPSHOT
 from .cluster import ClusterDoor
+from .openapi.described import described
 from .pages import holds_still
 from .parameters import refuse_unknown
 from .tasks import TaskDoor
@@ -107,17 +109,20 @@ def add_events(app: Klein, viewers: Viewers, view: Callable[[], View | None]) ->
     arcs = Arcs()
 
     @app.route("/v1/events", methods=["GET"])
+    @described(EVENTS)
     async def events(request: Any) -> bytes:
         refuse_unknown(request)
         return await viewers.watch(request, request.channel.ticket)
 
     @app.route("/v1/snapshot", methods=["GET"])
+    @described(SNAPSHOT)
     async def snapshot(request: Any) -> bytes:
         refuse_unknown(request)
         request.setHeader(b"Cache-Control", b"no-store")
         return answer(request, await viewers.glance(), JSON)
 
     @app.route("/v1/ring", methods=["GET"])
+    @described(RING)
     def ring(request: Any) -> bytes:
         refuse_unknown(request)
         seen = view()

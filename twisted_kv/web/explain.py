@@ -9,6 +9,8 @@ from klein import Klein
 from ..explaining import Explainer
 from ..limits import Limits
 from .answers import answer_json
+from .calls.explain import EXPLAIN_KEY
+from .openapi.described import described
 from .parameters import refuse_unknown, timeout_of
 from .site import EXPLAIN_PREFIX, EXPLAIN_ROUTE
 from .v1 import key_of
@@ -18,7 +20,8 @@ def add_explain(app: Klein, explainer: Explainer, limits: Limits) -> None:
     """Give a proxy's door the call that explains a key."""
 
     @app.route(EXPLAIN_ROUTE.decode(), methods=["GET"])
+    @described(EXPLAIN_KEY)
     async def explain(request: Any) -> bytes:
-        refuse_unknown(request, b"timeout")
+        refuse_unknown(request, *EXPLAIN_KEY.known)
         key = key_of(request, limits, EXPLAIN_PREFIX)
         return answer_json(request, await explainer.explain(key, timeout_of(request, limits)))

@@ -7,12 +7,15 @@ from typing import Any
 from klein import Klein
 
 from .answers import answer_json
+from .calls.health import LIVE
+from .openapi.described import described
 
 
 def add_liveness(app: Klein) -> None:
     """``/health/live`` answers while the process turns at all."""
 
     @app.route("/health/live", methods=["GET"])
+    @described(LIVE)
     def live(request: Any) -> bytes:
         return answer_health(request, [])
 

@@ -14,10 +14,12 @@ from ..limits import Limits
 from ..listing import Listing
 from ..names import Key
 from .answers import answer_json
+from .calls.keys import LIST_KEYS, NDJSON_TYPE
+from .openapi.described import described
 from .outflow import Outflow
 from .parameters import bytes_of, one_of, refuse_unknown
 
-NDJSON = b"application/x-ndjson"
+NDJSON = NDJSON_TYPE.encode()
 PAGE_KEYS = 100
 
 
@@ -33,8 +35,9 @@ def add_keys(app: Klein, listing: Listing, limits: Limits) -> None:
     """Give a proxy's door the listing."""
 
     @app.route("/v1/keys", methods=["GET"])
+    @described(LIST_KEYS)
     async def keys(request: Any) -> Any:
-        refuse_unknown(request, b"prefix", b"limit", b"cursor")
+        refuse_unknown(request, *LIST_KEYS.known)
         prefix = bytes_of(request, b"prefix") or b""
         after = _cursor(one_of(request, b"cursor"))
         if NDJSON in (request.getHeader(b"accept") or b""):

@@ -23,23 +23,10 @@ from ..roster import Roster
 from ..versions import record_value
 from ..wire import UNDECODED, checked_key, checked_value, parse_json
 from .answers import JSON, answer, answer_empty
+from .calls.original import ADD_SERVER, GET, PUT, GetBody, PutBody, ServerBody
 from .following import followed_of, show_id, show_way
+from .openapi.described import described
 from .parameters import level_of
-
-
-class PutBody(msgspec.Struct):
-    Key: str
-    Value: str
-
-
-class GetBody(msgspec.Struct):
-    Key: str
-
-
-class ServerBody(msgspec.Struct):
-    url: str
-    weight: int = 1
-
 
 _put_body = msgspec.json.Decoder(PutBody).decode
 _get_body = msgspec.json.Decoder(GetBody).decode
@@ -74,16 +61,23 @@ def get_key(request: Any, limits: Limits) -> Key:
     :raises BadInput: of the kind that fits.
     """
     data = request.content.read()
+    given = _key_in(request.args, limits) if request.args else None
     if not data:
-        for name in (b"Key", b"key", b"KEY"):
-            if name in request.args:
-                return checked_key(request.args[name][0], limits)
-        raise MalformedBody("no key was given", 'send {"Key": "..."} as the body, or ?Key=')
+        if given is None:
+            raise MalformedBody("no key was given", 'send {"Key": "..."} as the body, or ?Key=')
+        return given
     try:
         body = _get_body(data)
     except UNDECODED:
         body = _any_case(data, GetBody)
     return checked_key(body.Key.encode(), limits)
+
+
+def _key_in(args: dict[bytes, list[bytes]], limits: Limits) -> Key | None:
+    for name in (b"Key", b"key", b"KEY"):
+        if name in args:
+            return checked_key(args[name][0], limits)
+    return None
 
 
 def answer_value(request: Any, record: bytes, key: Key) -> bytes:
@@ -106,6 +100,7 @@ def add_original_proxy(app: Klein, coordinator: Coordinator, roster: Roster, lim
     """Give a proxy's door the original's three calls."""
 
     @app.route("/PUT", methods=["PUT"])
+    @described(PUT)
     def original_put(request: Any) -> Deferred[bytes]:
         key, value = put_body(request.content.read(), limits)
         followed, level = followed_of(request), level_of(request, default)
@@ -120,6 +115,7 @@ def add_original_proxy(app: Klein, coordinator: Coordinator, roster: Roster, lim
         return answer_empty(request)
 
     @app.route("/GET", methods=["GET", "POST", "QUERY"])
+    @described(GET)
     def original_get(request: Any) -> Deferred[bytes]:
         key = get_key(request, limits)
         followed = followed_of(request)
@@ -134,6 +130,7 @@ def add_original_proxy(app: Klein, coordinator: Coordinator, roster: Roster, lim
         return answer_value(request, done.record, key)
 
     @app.route("/AddServer", methods=["POST"])
+    @described(ADD_SERVER)
     async def add_server(request: Any) -> bytes:
         body = _any_case(request.content.read(), ServerBody)
         await roster.add(body.url, body.weight)

@@ -14,6 +14,8 @@ from klein import Klein
 
 from ..errors import NoSuchRoute
 from .answers import answer
+from .calls.dashboard import PAGE, TO_PAGES
+from .openapi.described import described
 from .parameters import refuse_unknown
 from .site import UI_PREFIX
 
@@ -95,12 +97,14 @@ def add_pages(app: Klein) -> None:
     pages = read_pages()
 
     @app.route("/ui", methods=["GET"])
+    @described(TO_PAGES)
     def ui(request: Any) -> bytes:
         request.setResponseCode(308)
         request.setHeader(b"Location", UI_PREFIX)
         return answer(request, b"", b"text/plain")
 
     @app.route(UI_PREFIX.decode(), methods=["GET"])
+    @described(PAGE)
     def ui_file(request: Any) -> bytes:
         refuse_unknown(request)
         name = request.path[len(UI_PREFIX) :].decode("ascii", "replace") or INDEX

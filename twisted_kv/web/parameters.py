@@ -1,15 +1,22 @@
-"""The parameters and headers that calls share."""
+"""The parameters and headers that calls share: what reads each of them, and says in ``/openapi.json`` what it takes."""
 
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
 from ..errors import BadParameter
 from ..limits import Limits
-from ..preconditions import Precondition, parse_precondition
-from ..quorum import Level, parse_level
+from ..preconditions import TAGS, Precondition, parse_precondition
+from ..quorum import LEVELS, Level, parse_level
+from ..tracing import ID_CHARS_MAX
+from .openapi.described import Parameter, Schema
+
+_number = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?").fullmatch
 
 
 def bytes_of(request: Any, name: bytes) -> bytes | None:
@@ -31,6 +38,128 @@ def one_of(request: Any, name: bytes) -> str | None:
     return given.decode("utf-8", "replace") if given is not None else None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Text(Parameter):
+    """Any text, or what a pattern allows."""
+
+    pattern: str = ""
+    chars_min: int = 0
+
+    def schema(self, limits: Limits) -> Schema:
+        pattern = {"pattern": self.pattern} if self.pattern else {}
+        return {"type": "string"} | pattern | ({"minLength": self.chars_min} if self.chars_min else {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyText(Parameter):
+    """A key. Its bytes are counted, which a schema cannot say."""
+
+    chars_min: int = 1
+
+    def schema(self, limits: Limits) -> Schema:
+        return {"type": "string", "minLength": self.chars_min, "maxLength": limits.key_bytes_max}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice(Parameter):
+    """One of some words."""
+
+    words: tuple[str, ...]
+
+    def schema(self, limits: Limits) -> Schema:
+        return {"type": "string", "enum": list(self.words)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seconds(Parameter):
+    """More than none, and so many at the most."""
+
+    most: Callable[[Limits], float]
+
+    def schema(self, limits: Limits) -> Schema:
+        most = self.most(limits)
+        return {"type": "number", "exclusiveMinimum": 0} | ({"maximum": most} if math.isfinite(most) else {})
+
+    def read(self, request: Any, limits: Limits) -> float | None:
+        """Give what the client says, None where it does not say.
+
+        :raises BadParameter: if that is no number, or out of bounds.
+        """
+        given = one_of(request, self.name.encode())
+        return seconds(self.name, given, self.most(limits)) if given is not None else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole(Parameter):
+    """A whole number from 1 on."""
+
+    most: Callable[[Limits], int]
+
+    def schema(self, limits: Limits) -> Schema:
+        return {"type": "integer", "minimum": 1, "maximum": self.most(limits)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flag(Parameter):
+    """On or off."""
+
+    def schema(self, limits: Limits) -> Schema:
+        return {"type": "string", "enum": list(FLAGS)}
+
+
+FLAGS = {"0": False, "1": True, "false": False, "true": True}
+
+CONSISTENCY = Choice(
+    name="consistency",
+    about="How many owners must have taken a write, or answered a read: one, a majority (`strong`, also called "
+    "`quorum`), or all. What the proxy was configured with where it is not given. Conditional changes always ask "
+    "majorities.",
+    words=LEVELS,
+    example="strong",
+)
+TIMEOUT = Seconds(
+    name="timeout",
+    about="How long to wait, in seconds.",
+    most=lambda limits: limits.operation_timeout_s_max,
+    example=5,
+)
+TTL = Seconds(
+    name="ttl",
+    about="How long the value shall live, in seconds; for ever where it is not given.",
+    most=lambda limits: limits.ttl_s_max,
+    example=3600,
+)
+EXPLAIN = Flag(
+    name="explain", about="`1` puts what became of the request into the answer's `Server-Timing`.", example="1"
+)
+
+IF_MATCH = Text(
+    name="If-Match",
+    about="ETags, one of which the key must hold; `*` for any value at all (RFC 9110, section 13.1.1).",
+    place="header",
+    pattern=TAGS,
+)
+IF_NONE_MATCH = Text(
+    name="If-None-Match",
+    about="ETags, none of which the key may hold; `*` for no value at all (RFC 9110, section 13.1.2).",
+    place="header",
+    pattern=TAGS,
+)
+REQUEST_ID = Text(
+    name="X-Request-Id",
+    about=f"What the client calls the request: up to {ID_CHARS_MAX} visible ASCII characters. It is in the answer, and "
+    "in the logs of whoever has something to say about it. What is none is ignored.",
+    place="header",
+    example="order-4711",
+)
+TRACEPARENT = Text(
+    name="traceparent",
+    about="The same from a program that traces (W3C Trace Context). What is none is ignored.",
+    place="header",
+    example="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+)
+
+
 def level_of(request: Any, default: Level) -> Level:
     if not request.args:
         return default
@@ -39,21 +168,13 @@ def level_of(request: Any, default: Level) -> Level:
 
 
 def timeout_of(request: Any, limits: Limits) -> float | None:
-    """Give how long the client wants to wait, in seconds, None where it does not say.
-
-    :raises BadParameter: if that is no number, or out of bounds.
-    """
-    return _seconds(request, b"timeout", limits.operation_timeout_s_max)
+    """Give how long the client wants to wait, in seconds. Errors as in ``Seconds.read``."""
+    return TIMEOUT.read(request, limits)
 
 
 def ttl_of(request: Any, limits: Limits) -> float | None:
-    """Give how long a value shall live, in seconds, None for ever. Errors as in ``timeout_of``."""
-    return _seconds(request, b"ttl", limits.ttl_s_max)
-
-
-def _seconds(request: Any, name: bytes, most: float) -> float | None:
-    given = one_of(request, name)
-    return seconds(name.decode(), given, most) if given is not None else None
+    """Give how long a value shall live, in seconds, None for ever. Errors as in ``Seconds.read``."""
+    return TTL.read(request, limits)
 
 
 def seconds(name: str, given: str | float, most: float) -> float:
@@ -61,10 +182,8 @@ def seconds(name: str, given: str | float, most: float) -> float:
 
     :raises BadParameter: if it is none, or not above 0 and at most ``most``.
     """
-    try:
-        number = float(given)
-    except ValueError:
-        number = math.nan
+    # float() alone would take "1_0", and digits of any script.
+    number = float(given) if not isinstance(given, str) or _number(given) else math.nan
     if not 0 < number <= most:
         raise BadParameter(f"{name} is {str(given)[:40]!r}", f"give seconds, more than 0 and at most {most:g}")
     return number
@@ -113,7 +232,9 @@ def flag_of(request: Any, name: bytes) -> bool:
 
     :raises BadParameter: if it is neither.
     """
-    given = one_of(request, name) or "0"
-    if given not in ("0", "1", "false", "true"):
+    given = one_of(request, name)
+    if given is None:
+        return False
+    if given not in FLAGS:
         raise BadParameter(f"{name.decode()} is {given[:40]!r}", "use 1 or 0")
-    return given in ("1", "true")
+    return FLAGS[given]

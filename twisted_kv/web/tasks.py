@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from klein import Klein
 
-from ..errors import BadParameter, NoSuchMember, NoSuchTask
+from ..errors import BadParameter, NoSuchMember, NoSuchTask, TaskStays
 from ..limits import Limits
 from ..membership import Seat, State, Wish, begun, is_leaving, wished
 from ..mender import Mender
@@ -19,27 +19,12 @@ from ..saving import Saver
 from ..seating import checked_url, checked_weight, checked_zone
 from ..wire import parse_json
 from .answers import answer_json
+from .calls.tasks import CANCEL_TASK, LIST_TASKS, PLAN, REPAIR, SHOW_TASK, PlanBody
+from .openapi.described import described
 from .parameters import name_in, refuse_unknown
 
 WAITS = "wait-"
 """What begins the ids of changes that wait for their turn; the member's id follows."""
-
-
-class Newcomer(msgspec.Struct, forbid_unknown_fields=True):
-    """A node that might be added."""
-
-    url: str
-    weight: int = 1
-    zone: str = ""
-
-
-class PlanBody(msgspec.Struct, forbid_unknown_fields=True):
-    """Changes to think through together: nodes to add, weights by member, members who leave, and which are dead."""
-
-    add: list[Newcomer] = []
-    weights: dict[str, int] = {}
-    remove: list[str] = []
-    dead: list[str] = []
 
 
 PLAN_WEIGHT_MAX = 300
@@ -98,9 +83,10 @@ class TaskDoor:
         """Take a task back. What it has copied already does no harm, and is dropped.
 
         :raises NoSuchTask: if there is none of this id.
+        :raises TaskStays: if it is a backup.
         """
         if self.task(name)["kind"] == "backup":
-            raise BadParameter("a backup cannot be taken back", "delete it when it is there: DELETE /v1/backups/NAME")
+            raise TaskStays("a backup cannot be taken back", "delete it when it is there: DELETE /v1/backups/NAME")
         if name == f"repair-{self._mender.number}":
             self._mender.cancel()
         elif name.startswith(WAITS):
@@ -187,25 +173,30 @@ def add_tasks(app: Klein, door: TaskDoor) -> None:
     """Give a proxy's door the calls about long work."""
 
     @app.route("/v1/tasks", methods=["GET"])
+    @described(LIST_TASKS)
     def tasks(request: Any) -> bytes:
         return answer_json(request, {"tasks": door.tasks()})
 
     @app.route("/v1/tasks/", methods=["GET"])
+    @described(SHOW_TASK)
     def task(request: Any) -> bytes:
         return answer_json(request, door.task(name_in(request)))
 
     @app.route("/v1/tasks/", methods=["DELETE"])
+    @described(CANCEL_TASK)
     async def cancel(request: Any) -> bytes:
         await door.cancel(name_in(request))
         request.setResponseCode(204)
         return b""
 
     @app.route("/v1/repair", methods=["POST"])
+    @described(REPAIR)
     def repair(request: Any) -> bytes:
         refuse_unknown(request)
         request.setResponseCode(202)
         return answer_json(request, door.repair())
 
     @app.route("/v1/cluster/plan", methods=["POST"])
+    @described(PLAN)
     def plan(request: Any) -> bytes:
         return answer_json(request, door.plan(parse_json(request.content.read(), PlanBody)))

@@ -22,7 +22,9 @@ from ..sharing import Changed
 from ..versions import Record, decode_record
 from ..wire import checked_key, checked_value
 from .answers import answer
+from .calls.v1 import KV_DELETE, KV_GET, KV_PUT
 from .following import followed_of, show_id, show_way
+from .openapi.described import described
 from .parameters import expiry_after, level_of, precondition_of, refuse_unknown, timeout_of, ttl_of
 from .site import KV_PREFIX, KV_ROUTE
 
@@ -60,8 +62,9 @@ def add_v1(app: Klein, coordinator: Coordinator, now_ms: Callable[[], int], limi
     route = KV_ROUTE.decode()
 
     @app.route(route, methods=["GET", "HEAD"])
+    @described(KV_GET)
     def kv_get(request: Any) -> Deferred[bytes]:
-        refuse_unknown(request, b"consistency", b"timeout", b"explain")
+        refuse_unknown(request, *KV_GET.known)
         key, precondition, followed = key_of(request, limits), precondition_of(request), followed_of(request)
         got = coordinator.get(key, level_of(request, default), timeout_of(request, limits), followed)
         if followed is not None:
@@ -83,15 +86,17 @@ def add_v1(app: Klein, coordinator: Coordinator, now_ms: Callable[[], int], limi
         return answer(request, record.value, record.content_type or OCTETS)
 
     @app.route(route, methods=["PUT"])
+    @described(KV_PUT)
     def kv_put(request: Any) -> Deferred[bytes]:
-        refuse_unknown(request, b"consistency", b"timeout", b"ttl", b"explain")
+        refuse_unknown(request, *KV_PUT.known)
         key, ttl_s = key_of(request, limits), ttl_of(request, limits)
         value = checked_value(request.content.read(), limits)
         return change(request, key, Draft(value, content_type_of(request, limits), expiry_after(now_ms(), ttl_s)))
 
     @app.route(route, methods=["DELETE"])
+    @described(KV_DELETE)
     def kv_delete(request: Any) -> Deferred[bytes]:
-        refuse_unknown(request, b"consistency", b"timeout", b"explain")
+        refuse_unknown(request, *KV_DELETE.known)
         return change(request, key_of(request, limits), Draft(None))
 
     def change(request: Any, key: Key, draft: Draft) -> Deferred[bytes]:
