@@ -89,7 +89,7 @@ class Gate:
             if hosts is not None and hosts[0] not in self._met:
                 self._meet(hosts[0])
             return None
-        if path.startswith(self._public) and method in SAFE_METHODS:
+        if (path.startswith(self._public) or path == self._public[:-1]) and method in SAFE_METHODS:
             return None
         token = bearer(fields)
         ticket = Ticket(self._keyring, token)

@@ -83,7 +83,10 @@ def add_v1(app: Klein, coordinator: Coordinator, now_ms: Callable[[], int], limi
         if verdict is Verdict.UNCHANGED:
             request.setResponseCode(304)
             return b""
-        return answer(request, record.value, record.content_type or OCTETS)
+        content_type = record.content_type or OCTETS
+        if content_type != OCTETS:
+            confine(request)
+        return answer(request, record.value, content_type)
 
     @app.route(route, methods=["PUT"])
     @described(KV_PUT)
@@ -146,6 +149,15 @@ def precondition_failed(precondition: Precondition, held: Record | None) -> Prec
     now = f"the key holds version {etag}" if etag is not None else "the key holds no value"
     name = "If-Match" if precondition.judge(held) is Verdict.FAILED else "If-None-Match"
     return PreconditionFailed(f"{now}, which {name} excludes", "read the key, and decide anew", etag=etag)
+
+
+def confine(request: Any) -> None:
+    """Have a browser take a value for what it is called, and run nothing in it (CSP Level 3, ``sandbox``).
+
+    Anybody may have stored it, and it comes from where the dashboard and the other calls do.
+    """
+    request.setHeader(b"X-Content-Type-Options", b"nosniff")
+    request.setHeader(b"Content-Security-Policy", b"sandbox")
 
 
 def show(request: Any, record: Record, acks: int, owners: int) -> None:

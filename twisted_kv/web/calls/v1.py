@@ -14,6 +14,7 @@ from ..parameters import (
     TRACEPARENT,
     TTL,
     KeyText,
+    Text,
 )
 from .shared import (
     ANSWERED_ID,
@@ -36,6 +37,10 @@ KEY = KeyText(
 HEADS = (IF_MATCH, IF_NONE_MATCH, REQUEST_ID, TRACEPARENT)
 REFUSED = (errors.BadParameter, errors.MalformedKey, errors.PreconditionFailed)
 FOLLOWED = (SERVER_TIMING, ANSWERED_ID)
+CONFINED = (
+    Text(name="X-Content-Type-Options", about="`nosniff`, where the value has a content type.", place="header"),
+    Text(name="Content-Security-Policy", about="`sandbox`: a browser runs nothing in a value.", place="header"),
+)
 
 KV_GET = Described(
     group=KEYS,
@@ -48,7 +53,7 @@ KV_GET = Described(
         200: Answer(
             about="The value's bytes, with the content type that they were written with.",
             contents=(Content(media_type=ANY_TYPE),),
-            heads=(ETAG, REPLICAS, *FOLLOWED),
+            heads=(ETAG, REPLICAS, *CONFINED, *FOLLOWED),
         ),
         304: empty_answer("The key still holds a version that If-None-Match names.", ETAG, REPLICAS, *FOLLOWED),
     },
