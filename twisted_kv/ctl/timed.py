@@ -83,12 +83,14 @@ def pieces(response: HTTPResponse, most: int) -> Iterator[bytes]:
     :raises TooLarge: if it has more than ``most`` bytes.
     """
     taken = 0
-    while piece := response.read1(PIECE_BYTES):
-        taken += len(piece)
-        if taken > most:
-            raise TooLarge(f"the answer has more than {most:,} bytes")
-        yield piece
-    # Of a body whose length was told, the library takes the end of the connection for its end.
-    if response.length:
-        raise IncompleteRead(b"", response.length)
-    response.close()  # which by itself only a read to the end does: now the connection may carry the next one
+    try:
+        while piece := response.read1(PIECE_BYTES):
+            taken += len(piece)
+            if taken > most:
+                raise TooLarge(f"the answer has more than {most:,} bytes")
+            yield piece
+        # Of a body whose length was told, the library takes the end of the connection for its end.
+        if response.length:
+            raise IncompleteRead(b"", response.length)
+    finally:
+        response.close()  # which by itself only a read to the end does: the connection may carry the next one
