@@ -91,6 +91,7 @@ MAKE_BACKUP = Described(
         errors.BadParameter,
         errors.NoNodes,
         errors.ChangeUnderWay,
+        errors.BackupExists,
         errors.BackupFailed,
         errors.WorkerSilent,
     ),
