@@ -25,7 +25,19 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.re
 PLAYED_ELSEWHERE = {"README.md": "test_readme.py", "etc/three-machines/README.md": "test_three_machines.py"}
 """Pages whose sessions have a test of their own in ``tests/sockets``."""
 
-ONLY_SHOWN = {"docs/operating.md": ["it wants a second, empty cluster; test_restore.py has one"]}
+ONLY_SHOWN = {
+    "docs/operating.md": ["it wants a second, empty cluster; test_restore.py has one"],
+    "docs/installing.md": [
+        "it installs into a home; test_packaging.py installs",
+        "it wants root and systemd",
+        "it wants the units of systemd",
+        "it wants root",
+        "it wants Docker",
+        "it belongs into a shell's own file",
+        "it belongs into a shell's own file",
+        "it wants a reader",
+    ],
+}
 """Why sessions of a page are not run, for each that is not."""
 
 SHOWN_WITHOUT_A_REASON = {"docs/backups.md"}
