@@ -34,13 +34,16 @@ class Snapshot(TypedDict):
     tasks: list[Task]
 
 
+Arc = Annotated[list[int], noted(minItems=2, maxItems=2)]
+
+
 class Ring(TypedDict):
     """Who is the first owner of which slots: an arc begins at a slot, and ends where the next one begins."""
 
     epoch: int
     slots: Annotated[int, noted(enum=[SLOTS])]
     nodes: list[str]
-    arcs: list[tuple[int, int]]
+    arcs: list[Arc]
 
 
 VERSION = Text(name="ETag", about="By which to ask whether it still holds.", place="header", required=True)

@@ -35,13 +35,20 @@ ExplainedHint = TypedDict("ExplainedHint", {"for": str, "kept_by": str})
 """A write that waits on one node for another one."""
 
 
-class Verdict(TypedDict):
-    """What a read at ``strong`` would answer now, and why."""
+Outcome = Literal["value", "absent", "deleted", "expired", "unreachable"]
 
-    answer: Literal["value", "absent", "deleted", "expired", "unreachable"]
+
+class Missed(TypedDict):
+    """What a read answers that asks a majority which has not seen the newest."""
+
+    answer: Outcome
     version: str | None
-    winners: list[str]
-    why: str
+
+
+Verdict = TypedDict(
+    "Verdict", {"answer": Outcome, "version": str | None, "or": Missed | None, "winners": list[str], "why": str}
+)
+"""What a read at ``strong`` would answer now, or otherwise, and why."""
 
 
 class Purge(TypedDict):
