@@ -12,11 +12,12 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_t
 
 import msgspec
 
-from .errors import BadConfig
+from .errors import BadConfig, BadParameter
 from .limits import MIB, Limits
 from .logs import Format
 from .membership import REPLICAS_MAX, VNODES_MAX
 from .networks import parse_networks
+from .seating import checked_url
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
 USUAL_RESP_PORT = 6380
@@ -198,12 +199,17 @@ def configured(shape: type[C], flags: Mapping[str, Any], file: str | None) -> C:
     return config
 
 
-def check_ports(config: ProxyConfig | ClusterConfig) -> None:
-    """See that a daemon's ports, and those of its nodes, do not meet.
+def check_together(config: ProxyConfig | ClusterConfig) -> None:
+    """See that a daemon's ports, and those of its nodes, do not meet, and that nodes are named by URLs.
 
-    :raises BadConfig: if they do, or cannot be.
+    :raises BadConfig: if something cannot be so.
     """
     if isinstance(config, ProxyConfig):
+        for url in config.nodes:
+            try:
+                checked_url(url)
+            except BadParameter as error:
+                raise BadConfig(f"nodes: {error.detail}", error.hint) from None
         if config.resp_port == config.port:
             raise BadConfig(
                 f"--resp-port {config.resp_port} is the proxy's own port", "choose another one, or 0 for none"

@@ -30,7 +30,7 @@ from .config import (
     ClusterConfig,
     NodeConfig,
     ProxyConfig,
-    check_ports,
+    check_together,
     configured,
     worker_socket,
 )
@@ -331,7 +331,7 @@ class ProxyOptions(RoleOptions):
 
     def checked(self, config: ProxyConfig) -> None:
         config.state_place  # noqa: B018  # which says what is wrong with it
-        check_ports(config)
+        check_together(config)
         if self.worker == FIRST:  # the others share the ports that this one holds
             super().checked(config)
             if config.resp_port:
@@ -368,7 +368,7 @@ class ClusterOptions(RoleOptions):
         self.config = with_usual_redis_door(self.config, {self.config.port, *self.config.node_ports})
 
     def checked(self, config: ClusterConfig) -> None:
-        check_ports(config)
+        check_together(config)
         for port in filter(None, (config.port, config.resp_port, *config.node_ports)):
             check_port(config.interface, port)
         check_sockets(config.folder / "proxy", config.workers)

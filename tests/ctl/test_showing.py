@@ -141,6 +141,7 @@ def test_a_file_that_a_daemon_would_refuse_is_refused(tmp_path: Path, text: str,
     ("role", "text", "says"),
     [
         ("kvproxy", "port = 8090\nresp_port = 8090", "is the proxy's own port"),
+        ("kvproxy", 'nodes = ["ftp://x"]', "no http or https URL"),
         ("kvcluster", "resp_port = 8082", "another one of the cluster's ports"),
         ("kvcluster", "base_port = 8078", "one of the nodes' ports"),
         ("kvcluster", "base_port = 65535", "do not fit"),

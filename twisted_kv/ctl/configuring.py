@@ -47,7 +47,7 @@ def checked(file: str, role: str) -> Any:
 
     :raises Trouble: naming the key, and what was expected.
     """
-    from ..config import ClusterConfig, NodeConfig, ProxyConfig, check_ports, configured
+    from ..config import ClusterConfig, NodeConfig, ProxyConfig, check_together, configured
     from ..errors import BadConfig
     from ..tls import client_tls
     from ..token_files import read_tokens
@@ -56,7 +56,7 @@ def checked(file: str, role: str) -> Any:
     try:
         found = configured(shapes[role], {}, file)
         if role != "kvnode":
-            check_ports(found)
+            check_together(found)
         if role == "kvproxy":
             found.state_place  # noqa: B018  # which says what is wrong with it
         for name in ("token_file", "node_token_file"):

@@ -277,7 +277,8 @@ class Door(KleinResource):
     def _unroutable(self, request: Any, path: bytes) -> KvError:
         shown = request.path.decode("ascii", "backslashreplace")[:200]
         if path not in self._methods:
-            return NoSuchRoute(f"there is nothing at {shown}", "the README lists the calls")
+            hint = "/openapi.json lists the calls" if b"/openapi.json" in self._methods else "clients ask a proxy"
+            return NoSuchRoute(f"there is nothing at {shown}", hint)
         methods = ", ".join(sorted(self._methods[path]))
         request.setHeader(b"Allow", methods.encode())
         return WrongMethod(f"{shown} takes {methods}", "use one of these methods")
