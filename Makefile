@@ -43,7 +43,7 @@ test-doors: $(VENV)/installed-test
 		tests/sockets/test_spoilt_requests.py tests/sockets/test_many_clients.py
 
 # A million spoilt frames: what nodes and proxies say to each other, what lies on their disks, what the commands read.
-# It takes some ten minutes; make test does a fiftieth of it.
+# Four minutes on two cores; make test does a fiftieth of it.
 test-frames: $(VENV)/installed-test
 	KV_FRAMES=1000000 $(BIN)/pytest -n auto --timeout 7200 -rP tests/fuzz/test_frames.py
 
