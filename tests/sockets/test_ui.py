@@ -9,6 +9,8 @@ import signal
 import socket
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from functools import partial
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import Any
@@ -251,8 +253,12 @@ def test_the_stream_shows_a_token_and_ends_when_that_holds_no_more(tmp_path: Pat
         watching.close()
 
 
+def written(url: str) -> bool:
+    return call("PUT", url, b"v").status == 204
+
+
 def test_whichever_worker_is_met_its_figures_are_those_of_all() -> None:
-    with tempfile.TemporaryDirectory(prefix="kv-") as folder, farming(Path(folder)) as built:
+    with tempfile.TemporaryDirectory(prefix="kv-") as folder, farming(Path(folder)) as built, ExitStack() as opened:
         patient = Path(folder) / "patient.toml"
         patient.write_text("[limits]\nworker_metrics_timeout_s = 30\nevents_heartbeat_s = 60\n")
         proxy = built.proxy("--workers", "2", "--config", str(patient))
@@ -264,13 +270,13 @@ def test_whichever_worker_is_met_its_figures_are_those_of_all() -> None:
 
         wait_until(both, "both workers to be asked", SLOW_S)
         # The kernel spreads connections: of sixteen streams both workers have some, but for one time in 32,768.
-        watching = [Stream(proxy) for _ in range(16)]
+        watching = [opened.enter_context(closing(Stream(proxy))) for _ in range(16)]
         told: list[set[int]] = [set() for _ in watching]
         writes = 60
         for one in watching:
             one.next()
         for number in range(writes):
-            assert call("PUT", f"{proxy.url}/v1/kv/w{number}", b"v").status == 204
+            wait_until(partial(written, f"{proxy.url}/v1/kv/w{number}"), "a worker to hear of the node")
         for one, seen in zip(watching, told, strict=True):
             total = 0.0
             while total < writes:
@@ -280,7 +286,6 @@ def test_whichever_worker_is_met_its_figures_are_those_of_all() -> None:
                     seen.add(snapshot["now_ms"])
                     total += snapshot["rates"]["per_s"]["write"] * snapshot["rates"]["seconds"]
             assert total == pytest.approx(writes)
-            one.close()
 
 
 def test_another_site_s_page_may_change_nothing_through_the_dashboard(proxy: Daemon) -> None:
