@@ -216,7 +216,10 @@ def restart_all(farm: Farm, proxy: Daemon) -> None:
 
 
 def wait_whole(farm: Farm, node: Daemon, values: Mapping[str, bytes], story: str) -> None:
-    """Wait until all nodes hold everything; a node that ended by itself is started again, as whoever runs it would."""
+    """Wait until all nodes hold everything and vote again; one that ended by itself is started, as its operator would.
+
+    A node that is rebuilt holds everything before it votes: were another one spoilt then, two of three had forgotten.
+    """
 
     def whole() -> bool:
         if node.ended() is not None:
@@ -228,7 +231,8 @@ def wait_whole(farm: Farm, node: Daemon, values: Mapping[str, bytes], story: str
         except (OSError, HTTPException):
             return False  # one of them begins anew
         said = {(info["keys"], info["marks"], info["spoiled"]) for info in infos}
-        return said == {(len(values), 0, False)} and alike(farm.nodes, values)
+        voting = {member["state"] for member in farm.members()} == {"up"}
+        return voting and said == {(len(values), 0, False)} and alike(farm.nodes, values)
 
     wait_until(whole, f"all nodes to hold everything: {story}", PATIENCE_S)
 
