@@ -43,8 +43,8 @@ OWN = (
     *("/PUT", "/GET", "/v1/kv/", "/v1/keys", "/v1/bulk"),
     *("/v1/ring", "/v1/events", "/ui", "/openapi.json", "/health/"),
 )
-"""What each worker answers by itself; of its health it asks the first one, too, and what it tells those who watch.
-Whatever else there is, now or later, is the first one's."""
+"""What each worker answers by itself, as it does the root; of its health it asks the first one, too, and what it tells
+those who watch. Whatever else there is, now or later, is the first one's."""
 
 KILL_SPARE_S = 1.5
 """How much longer than an operation may take another worker has to end; see ``proxy.STOP_SPARE_S``."""
@@ -210,7 +210,7 @@ class Child:
         return agreed
 
     def app(self, metrics: Metrics) -> App:
-        return StandIn(lambda url: None if url.startswith(OWN) else self._first.answer)
+        return StandIn(lambda url: None if url == "/" or url.startswith(OWN) else self._first.answer)
 
     async def troubles(self) -> list[str]:
         try:

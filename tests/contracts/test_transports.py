@@ -209,7 +209,7 @@ async def test_requests_of_one_node_share_connections() -> None:
 async def test_a_refused_connection_took_nothing(closed_port: int) -> None:
     async with serving(answering(b"")) as (_, transport):
         error = await error_of(post(transport, f"http://127.0.0.1:{closed_port}"), PeerUnreachable)
-        assert "cannot connect" in error.detail
+        assert error.detail == "cannot connect: Connection refused"
 
 
 @pytest_twisted.ensureDeferred

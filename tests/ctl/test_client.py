@@ -14,7 +14,7 @@ import pytest
 from tests.ctl.fakes import FakeProxy, kvctl, three_lines
 from tests.sockets.daemons import free_port, token_file
 from twisted_kv.ctl.client import place_of
-from twisted_kv.ctl.main import COMMANDS, main
+from twisted_kv.ctl.main import COMMANDS, ELSEWHERE, main
 from twisted_kv.ctl.trouble import BY_STATUS, NEXT, Exit, Trouble, of_problem
 from twisted_kv.web.answers import STATUS
 
@@ -120,6 +120,50 @@ def test_a_wrong_command_is_told_in_three_lines(words: list[str]) -> None:
     done = kvctl(*words)
     assert done.exit_code == Exit.USAGE
     assert "--help" in three_lines(done.stderr)[2]
+
+
+@pytest.mark.parametrize("words", [[], ["cluster"], ["ring"], ["backup"], ["config"]])
+def test_who_names_no_command_is_shown_those_that_there_are(words: list[str]) -> None:
+    done = kvctl(*words)
+    assert done.exit_code == Exit.USAGE
+    assert done.stderr.startswith(f"Usage: {' '.join(['kvctl', *words])} ")
+    assert "\nCommands:\n" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("status", "kvctl cluster status"),
+        ("stauts", "kvctl cluster status"),
+        ("set", "kvctl put"),
+        ("bakcup", "kvctl backup"),
+        ("help", "kvctl --help"),
+    ],
+)
+def test_who_mistypes_a_command_is_told_which_may_be_meant(typed: str, meant: str) -> None:
+    done = kvctl(typed)
+    assert done.exit_code == Exit.USAGE
+    assert three_lines(done.stderr)[0] == f"no such command {typed!r}. Did you mean {meant!r}?"
+
+
+def test_what_is_guessed_is_there() -> None:
+    for typed, meant in ELSEWHERE.items():
+        assert typed not in COMMANDS
+        assert kvctl(*meant.split(), *[] if meant.startswith("-") else ["--help"]).exit_code == Exit.OK, meant
+
+
+def test_a_port_alone_is_no_node(proxy: FakeProxy) -> None:
+    for words in (["add", "8084", "--yes"], ["plan", "--add", "8084"]):
+        done = kvctl("cluster", *words, "--server", proxy.url)
+        assert done.exit_code == Exit.USAGE
+        assert three_lines(done.stderr)[0].endswith("http://localhost:8084")
+
+
+def test_a_port_without_tls_is_named_as_one(proxy: FakeProxy) -> None:
+    done = kvctl("get", "k", "--server", proxy.url.replace("http://", "https://"))
+    assert done.exit_code == Exit.UNREACHABLE
+    assert three_lines(done.stderr)[0].endswith("speaks no TLS")
+    assert three_lines(done.stderr)[2] == f"name it as {proxy.url}"
 
 
 def test_a_program_gets_errors_as_json(proxy: FakeProxy) -> None:

@@ -49,6 +49,15 @@ def test_a_change_is_watched_from_its_turn_to_its_end(proxy: FakeProxy, ctl: Ctl
     assert "100" in drawn.file.getvalue()
 
 
+def test_a_change_that_is_over_before_anybody_looked_claims_no_figures(proxy: FakeProxy, ctl: Ctl) -> None:
+    drawn = Console(file=io.StringIO(), force_terminal=True, width=80)
+    draw_on(drawn)
+    seen(proxy, [])
+    assert following.carry_out(ctl, "adding", lambda: "in") == "in"
+    assert isinstance(drawn.file, io.StringIO)
+    assert "100%" not in drawn.file.getvalue()
+
+
 def test_a_call_that_is_refused_is_trouble_at_once(proxy: FakeProxy, ctl: Ctl) -> None:
     def refused() -> None:
         raise Trouble("no", "because", "try", Exit.PRECONDITION)

@@ -140,7 +140,7 @@ def test_tokens_are_asked_for_where_there_are_some(tokens: bool) -> None:
     assert (document.get("security") == [{"token": []}]) is tokens
     assert ("securitySchemes" in document["components"]) is tokens
     for _, path, operation in operations(document):
-        public = path in ("/ui", "/ui/{file}")
+        public = path in ("/", "/ui", "/ui/{file}")
         assert ("401" in operation["responses"]) is (tokens and not public), path
         assert ("421" in operation["responses"]) is not tokens, path
         assert (operation.get("security") == []) is (tokens and public), path

@@ -82,6 +82,7 @@ def test_each_call_has_a_connection_of_its_own(scene: Scene) -> None:
     ("met", "why"),
     [
         (error.ConnectionRefusedError(), "refused"),
+        (error.ConnectionRefusedError(111, "Connection refused"), ": Connection refused"),
         (error.TimeoutError(), "timeout"),
         # What Twisted makes of a socket whose queue is full.
         (error.ConnectError(string=Failure(error.ConnectionLost())), "it takes no more connections"),  # type: ignore[arg-type]

@@ -82,7 +82,7 @@ def test_every_route_of_every_role_asks_for_a_token(guarded: Guarded) -> None:
     for url, app in apps.items():
         for method, path in routes(app):
             seen += 1
-            if path == "/ui" or path.startswith("/ui/"):
+            if path in ("/", "/ui") or path.startswith("/ui/"):
                 continue  # what it is made of holds no secret: see the test of the dashboard
             for shown in ({}, bearer("x" * 32), {"Authorization": f"Basic {CLIENT}"}):
                 got = call(method, url + path, b"", **cast(dict[str, str], shown))
@@ -97,14 +97,21 @@ def test_every_route_of_every_role_asks_for_a_token(guarded: Guarded) -> None:
 
 def test_the_dashboard_s_files_are_read_without_a_token_and_nothing_else_is(guarded: Guarded) -> None:
     for method in ("GET", "HEAD"):
-        for path in ("/ui/", "/ui/js/main.js"):
+        for path in ("/", "/ui", "/ui/", "/ui/js/main.js"):
             assert call(method, guarded.proxy.url + path).status == 200
     assert call("GET", f"{guarded.proxy.url}/ui/nothing.js").status == 404
-    for method, path in (("POST", "/ui/"), ("PUT", "/ui/js/main.js"), ("GET", "/v1/events"), ("GET", "/v1/snapshot")):
+    for method, path in (
+        ("POST", "/ui/"),
+        ("POST", "/"),
+        ("PUT", "/ui/js/main.js"),
+        ("GET", "/v1/events"),
+        ("GET", "/v1/snapshot"),
+    ):
         assert call(method, guarded.proxy.url + path, b"").status == 401, (method, path)
     for path in ("/ui/../v1/cluster", "/ui/%2e%2e/v1/cluster", "/ui//v1/cluster", "/ui/..;/v1/kv/k"):
         assert call("GET", guarded.proxy.url + path).status == 404, path
-    assert call("GET", f"{guarded.node.url}/ui/").status == 401
+    for path in ("/", "/ui/"):
+        assert call("GET", guarded.node.url + path).status == 401, path
 
 
 def test_each_role_s_token_opens_its_own_doors_only(guarded: Guarded) -> None:

@@ -100,6 +100,19 @@ def test_the_page_is_found_at_its_folder_and_nothing_else_is(proxy: Daemon) -> N
     assert call("GET", f"{proxy.url}/ui/?x=1").status == 400
 
 
+def test_the_address_alone_leads_to_the_page_but_not_for_ever(proxy: Daemon) -> None:
+    for method, target in (("GET", "/"), ("HEAD", "/"), ("GET", "/?from=bookmark")):
+        with closing(HTTPConnection("127.0.0.1", proxy.port, timeout=15)) as connection:
+            connection.request(method, target)
+            got = connection.getresponse()
+            assert (got.status, got.getheader("Location"), got.read()) == (307, "/ui/", b""), target
+    assert call("GET", f"{proxy.url}/").body == (FOLDER / "index.html").read_bytes()
+    assert call("POST", f"{proxy.url}/", b"").status == 405
+    for path in ("/nothing", "/nothing/", "//", "/index.html"):
+        got = call("GET", proxy.url + path)
+        assert (got.status, got.json()["type"]) == (404, "no-such-route"), path
+
+
 def test_the_page_has_nothing_in_it_that_its_policy_forbids() -> None:
     pages = read_pages()
     for path in FOLDER.rglob("*.html"):

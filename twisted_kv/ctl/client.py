@@ -250,15 +250,18 @@ class _Explained:
 
     def _trouble(self, error: Exception) -> Trouble:
         url = self._place.url
-        then = "start a proxy (twistd kvproxy), or name one with --server URL or KV_SERVER"
+        then = "start a cluster (make run, or twistd kvcluster), or name a proxy with --server URL or KV_SERVER"
         if isinstance(error, TimeoutError):
             return Trouble(f"{url} does not answer in time", "the time of --timeout is over", then, Exit.UNREACHABLE)
         if type(error).__name__ == "SSLCertVerificationError":
             why = getattr(error, "verify_message", str(error))
             then = "name who signed its certificate with --tls-authority FILE"
             return Trouble(f"the certificate of {url} is not trusted", why, then, Exit.UNREACHABLE)
-        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        why = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+        if getattr(error, "reason", None) == "WRONG_VERSION_NUMBER":
+            then = f"name it as http://{url.removeprefix('https://')}"
+            return Trouble(f"the port of {url} speaks no TLS", why, then, Exit.UNREACHABLE)
         if isinstance(error, HTTPException):
-            then = "kvctl cluster status shows whether it is there; if its port speaks TLS, name it as https://"
+            then = "name a proxy's HTTP port with --server URL or KV_SERVER; if it speaks TLS, as https://"
             return Trouble(f"the connection to {url} broke off", why, then, Exit.UNREACHABLE)
         return Trouble(f"nothing answers at {url}", why, then, Exit.UNREACHABLE)

@@ -78,7 +78,7 @@ class Ctl:
         if not sys.stdin.isatty() or self.showing.is_json:
             raise Trouble(
                 "nobody was asked, and nothing was done",
-                "it would move data, and there is no terminal to ask at",
+                "it asks before it begins, and there is no terminal to ask at",
                 "add --yes once the plan is what you want",
                 Exit.USAGE,
             )

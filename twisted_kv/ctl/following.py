@@ -88,7 +88,8 @@ def _watch(ctl: Ctl, title: str, asked: Call | None) -> None:
                 )
             elif called:
                 total = progress.tasks[0].total
-                progress.update(shown, description=title, total=total or 1, completed=total or 1)
+                # Nobody has seen how much moved where it was over between two looks.
+                progress.update(shown, description=title, completed=total or 0, visible=total is not None)
                 return
             time.sleep(LOOK_S)
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 from io import TextIOWrapper, UnsupportedOperation
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import click
@@ -44,6 +45,31 @@ COMMANDS = {
 }
 
 
+ELSEWHERE = {
+    "add": "cluster add",
+    "cancel": "cluster cancel",
+    "create": "backup create",
+    "delete": "del",
+    "help": "--help",
+    "list": "ls",
+    "locate": "ring locate",
+    "nodes": "cluster status",
+    "plan": "cluster plan",
+    "remove": "cluster remove",
+    "repair": "cluster repair",
+    "restore": "backup restore",
+    "rm": "del",
+    "set": "put",
+    "status": "cluster status",
+    "tasks": "cluster tasks",
+    "verify": "backup verify",
+    "version": "--version",
+    "watch": "cluster watch",
+    "weight": "cluster weight",
+}
+"""What people type first, and what it is called here."""
+
+
 class NobodyReads(Exception):
     """The output was closed."""
 
@@ -60,6 +86,19 @@ class Kvctl(click.Group):
             return None
         found: click.Command = getattr(import_module(f".{known.file}", __package__), known.name)
         return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """:raises click.UsageError: if there is no such command; it names one that may have been meant."""
+        from difflib import get_close_matches
+
+        name = args[0]
+        if name in COMMANDS or name.startswith("-"):
+            return super().resolve_command(ctx, args)
+        near = [ELSEWHERE[name]] if name in ELSEWHERE else get_close_matches(name, [*COMMANDS, *ELSEWHERE], n=1)
+        meant = f". Did you mean 'kvctl {ELSEWHERE.get(near[0], near[0])}'?" if near else ""
+        raise click.UsageError(f"No such command {name!r}{meant}", ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -83,6 +122,13 @@ class Kvctl(click.Group):
         except Trouble as trouble:
             complain(trouble, given)
             sys.exit(trouble.code)
+        except click.exceptions.NoArgsIsHelpError as error:
+            # Its message is the whole help, which is no line of a trouble.
+            if wants_json(given):
+                complain(wrong_usage(click.UsageError("Missing command", error.ctx)), given)
+            else:
+                sys.stderr.write(error.format_message() + "\n")
+            sys.exit(Exit.USAGE)
         except click.UsageError as error:
             complain(wrong_usage(error), given)
             sys.exit(Exit.USAGE)
@@ -129,7 +175,7 @@ def complain(trouble: Trouble, given: Sequence[str]) -> None:
 
 def wants_json(given: Sequence[str]) -> bool:
     """Whether a program is going to read what is printed, be it an error."""
-    pairs = zip(given, [*given[1:], ""], strict=True)
+    pairs = pairwise([*given, ""])
     return any(
         one in ("-ojson", "--output=json") or (one in ("-o", "--output") and two == "json") for one, two in pairs
     )

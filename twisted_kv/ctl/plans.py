@@ -111,5 +111,10 @@ class NewWeight(click.ParamType):
 
 
 def full_url(typed: str) -> str:
-    """Take a node's address for its URL, too."""
+    """Take a node's address for its URL, too.
+
+    :raises click.UsageError: for a mere port, which would pass for an address.
+    """
+    if typed.isdecimal():
+        raise click.UsageError(f"{typed} is no URL: a node at that port of this machine is http://localhost:{typed}")
     return typed if "://" in typed else f"http://{typed}"

@@ -53,7 +53,7 @@ def found_in(folders: tuple[str, ...]) -> list[Path]:
         if not inner:
             raise Trouble(
                 f"{folder} holds no backup",
-                f"there is no {MANIFEST} in it, nor in a folder below it",
+                f"there is no {MANIFEST} in it, nor in a folder right below it",
                 "kvctl backup list -o json names the folders on each node",
                 Exit.NOT_FOUND,
             )

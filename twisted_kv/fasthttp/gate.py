@@ -66,14 +66,16 @@ class Gate:
     """One port's.
 
     :param names: what else than addresses and localhost a request may name as its host where no token is asked for.
-    :param public: the folder, with slashes around it, that may be read without a token: it holds no secret.
+    :param public: the folder, with slashes around it, that may be read without a token: it holds no secret. Nor does
+        what leads there: its name without the last slash, and the root.
     """
 
-    __slots__ = ("_keyring", "_met", "_names", "_public")
+    __slots__ = ("_keyring", "_met", "_names", "_public", "_ways")
 
     def __init__(self, keyring: Keyring | None = None, names: Iterable[str] = (), public: bytes = NOWHERE) -> None:
         self._keyring = keyring or Keyring()
         self._public = public
+        self._ways = frozenset((b"/", public[:-1])) if public != NOWHERE else frozenset()
         self._names = frozenset(name.lower().removesuffix(".") for name in names)
         self._met: set[bytes] = {b""}
 
@@ -89,7 +91,7 @@ class Gate:
             if hosts is not None and hosts[0] not in self._met:
                 self._meet(hosts[0])
             return None
-        if (path.startswith(self._public) or path == self._public[:-1]) and method in SAFE_METHODS:
+        if (path.startswith(self._public) or path in self._ways) and method in SAFE_METHODS:
             return None
         token = bearer(fields)
         ticket = Ticket(self._keyring, token)

@@ -26,7 +26,7 @@ from ..networks import Networks
 from ..tls import PUBLIC, ClientTls
 from ..tokens import Keyring
 from .allowed import AddressDenied, AllowedEndpoint
-from .peer import Answer
+from .peer import Answer, unconnected
 from .verified import Verified, refusal_in, tls_fault_in
 
 PARTS_MAX = 4096
@@ -293,7 +293,7 @@ class _Request:
         elif refusal := refusal_in(failure):
             self._finish(self._not_sent(refusal, "name who signs the nodes' certificates with --tls-authority"))
         elif failure.check(ConnectError, DNSLookupError):
-            self._finish(self._not_sent(f"cannot connect: {failure.value}"))
+            self._finish(self._not_sent(f"cannot connect: {unconnected(failure.value)}"))
         elif failure.check(ResponseNeverReceived) and not self._resent:
             self._resent = True
             self._send()

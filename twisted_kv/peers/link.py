@@ -28,7 +28,7 @@ from ..fasthttp.upgrade import SWITCHING, is_link, request_to_switch
 from ..limits import Limits
 from ..tokens import Keyring
 from .http import HttpTransport
-from .peer import Answer
+from .peer import Answer, unconnected
 
 BATCH_PATH = "/node/v1/batch"
 CLOSING = "the proxy closes it"
@@ -302,7 +302,7 @@ class Way:
             link.end(f"no connection can be made: {error}")
             return
         self._connecting = connecting
-        connecting.addErrback(lambda failure: link.end(f"cannot connect: {failure.getErrorMessage()}"))
+        connecting.addErrback(lambda failure: link.end(f"cannot connect: {unconnected(failure.value)}"))
 
     def _stop_trying(self, why: str) -> None:
         link, connecting = self._trying, self._connecting

@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectError
 
 from ..names import NodeId
 from ..register import Reply
@@ -40,6 +41,12 @@ def denied(answer: Answer) -> str:
     except UNDECODED:
         why = "no word why"
     return f"we are not let in (status {answer.code}): {why}"
+
+
+def unconnected(error: BaseException) -> str:
+    """Say why there is no connection: in the system's words, where Twisted's sentence has them behind its own."""
+    told = error.args[0] if isinstance(error, ConnectError) and error.args else None
+    return told if isinstance(told, str) and told else str(error)
 
 
 class Transport(Protocol):

@@ -14,7 +14,7 @@ from klein import Klein
 
 from ..errors import NoSuchRoute
 from .answers import answer
-from .calls.dashboard import PAGE, TO_PAGES
+from .calls.dashboard import FRONT, PAGE, TO_PAGES
 from .openapi.described import described
 from .parameters import refuse_unknown
 from .site import UI_PREFIX
@@ -95,6 +95,14 @@ def holds_still(request: Any, etag: bytes) -> bool:
 def add_pages(app: Klein) -> None:
     """Give a proxy's door the dashboard."""
     pages = read_pages()
+
+    @app.route("/", methods=["GET"])
+    @described(FRONT)
+    def front(request: Any) -> bytes:
+        # A browser keeps a permanent redirect, and tomorrow something else may listen at this port.
+        request.setResponseCode(307)
+        request.setHeader(b"Location", UI_PREFIX)
+        return answer(request, b"", b"text/plain")
 
     @app.route("/ui", methods=["GET"])
     @described(TO_PAGES)

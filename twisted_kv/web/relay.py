@@ -22,6 +22,7 @@ from ..errors import PeerSilent, PeerUnreachable, WorkerSilent
 from ..fasthttp.agent import PooledAgent
 from ..limits import Limits
 from ..peers.http import Body, WholeBody
+from ..peers.peer import unconnected
 from .answers import JSON
 from .site import App
 
@@ -151,7 +152,9 @@ def _told(failure: Failure) -> Failure:
     if failure.check(ConnectError):
         # Where a socket's queue is full Twisted has no error of its own, and a Failure's lines for a message.
         bare = type(failure.value) is ConnectError
-        return Failure(PeerUnreachable(f"cannot connect: {'it takes no more connections' if bare else failure.value}"))
+        return Failure(
+            PeerUnreachable(f"cannot connect: {'it takes no more connections' if bare else unconnected(failure.value)}")
+        )
     if failure.check(CancelledError):
         return Failure(PeerSilent("this worker is stopping"))
     if failure.check(ResponseNeverReceived, ResponseFailed):

@@ -256,8 +256,9 @@ class Door(KleinResource):
         view = self._views.get((request.method, path))
         if view is None and path not in self._methods:
             # A route whose path ends with a slash stands for what follows it, too: its function looks at that itself.
+            # The root stands for itself alone.
             folder = UI_PREFIX if path.startswith(UI_PREFIX) else path[: path.rfind(b"/") + 1]
-            path = folder if folder in self._methods else path
+            path = folder if folder in self._methods and folder != b"/" else path
             view = self._views.get((request.method, path))
         try:
             if view is None:

@@ -77,17 +77,25 @@ RING = Described(
     errors=(errors.BadParameter, errors.NoNodes),
 )
 
+TO_UI = Answer(
+    about="It is at `/ui/`.",
+    contents=(Content(media_type="text/plain"),),
+    heads=(Text(name="Location", about="Where.", place="header", required=True),),
+)
+
+FRONT = Described(
+    group=PEOPLE,
+    name="front",
+    title="Go to the dashboard from the address alone",
+    answers={307: TO_UI},
+    public=True,
+)
+
 TO_PAGES = Described(
     group=PEOPLE,
     name="pages",
     title="Go to the dashboard",
-    answers={
-        308: Answer(
-            about="It is at `/ui/`.",
-            contents=(Content(media_type="text/plain"),),
-            heads=(Text(name="Location", about="Where.", place="header", required=True),),
-        )
-    },
+    answers={308: TO_UI},
     public=True,
 )
 

@@ -50,9 +50,9 @@ def routes_of(rules: Iterable[Any], view_of: Callable[[str], Any]) -> list[Route
 
 
 def path_of(rule: str, said: Described) -> str:
-    """Give a rule's path. One that ends with a slash stands for what follows it."""
+    """Give a rule's path. One that ends with a slash stands for what follows it, but for the root."""
     folder = rule.removesuffix("-")
-    assert folder.endswith("/") == (said.tail is not None), f"{rule} and what follows it"
+    assert (folder.endswith("/") and folder != "/") == (said.tail is not None), f"{rule} and what follows it"
     return folder + (f"{{{said.tail.name}}}" if said.tail is not None else "")
 
 
