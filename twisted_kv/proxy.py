@@ -128,6 +128,10 @@ class Proxy(Service):
     def startService(self) -> None:
         super().startService()
         config, limits = self._config, self._config.limits
+        # Nothing of a run before this one is open any more.
+        self._stopping = False
+        self._transport = self._gateway = self._site = self._door = self._redis = self._redis_door = None
+        self._first_nodes = []
         if not FNV_IS_COMPILED:
             self.log.warn("fnv-hash-fast has no compiled part here: every look-up costs 3 us more")
         try:
