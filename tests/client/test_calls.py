@@ -365,6 +365,13 @@ def test_an_increment_of_unknown_outcome_is_counted_once_or_told() -> None:
         script.play(increment(script), [told_in_line(absent()), BROKEN, ok(b"1", THIRD)])
 
 
+def test_a_version_that_a_failed_read_names_is_not_taken_for_the_increments_own() -> None:
+    script = Script(servers=2)
+    failing = told_in_line(problem(503, "quorum-unreached", etag=ETAG))
+    with pytest.raises(MaybeApplied):
+        script.play(increment(script), [failing, counter(), BROKEN, told_in_line(failed(ETAG)), ok(b"5", ETAG)])
+
+
 def test_a_read_whose_answer_was_lost_leaves_an_increment_in_no_doubt() -> None:
     script = Script(servers=2)
     told = [BROKEN, counter(), told_in_line(failed(OTHER)), counter("9", OTHER), counted()]
