@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import pytest
 import pytest_twisted
 from twisted.application.service import MultiService
 from twisted.internet import reactor
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
 
 from tests.sockets.daemons import free_port, free_ports
 from twisted_kv.embedding import NodeConfig, NodeService, ProxyConfig, ProxyService
@@ -210,3 +213,23 @@ async def test_who_waits_for_a_second_start_does_not_hear_of_the_first(program: 
     proxy.startService()
     await proxy.when_open()
     await proxy.put(b"k", b"v")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_proxy_that_is_stopped_while_it_waits_for_its_state_never_opens(program: Program) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        proxy = program.proxy(port=free_port(), state=f"etcd://127.0.0.1:{silent.getsockname()[1]}/p")
+        waiting = proxy.when_open()
+        asked, _ = await deferToThread(silent.accept)
+        await proxy.stopService()
+        with pytest.raises(Stopping, match="stopped before it was open"):
+            await waiting
+        told: list[Any] = []
+        proxy.when_open().addBoth(told.append)
+        with asked, suppress(ConnectionResetError):
+            while await deferToThread(asked.recv, 4096):
+                pass
+        await deferLater(reactor, 0)
+        assert told == []  # that nobody answered is no news of a start that was called off
