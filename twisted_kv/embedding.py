@@ -72,9 +72,13 @@ class _Opening:
         for waiter in self._taken():
             waiter.errback(trouble)
 
+    def begin(self) -> None:
+        """The service starts: what kept it from that before does so no more."""
+        self._open, self._trouble = False, None
+
     def begin_again(self) -> None:
         """The service has stopped: whoever waits now waits for its next start, and whoever did is told so."""
-        self._open = False
+        self.begin()
         for waiter in self._taken():
             waiter.errback(Failure(Stopping(f"the {self._what} was stopped before it was open", "start it again")))
 
@@ -108,6 +112,7 @@ class NodeService(Node):
         return self._opening.wait()
 
     def startService(self) -> None:
+        self._opening.begin()
         try:
             _check(self._config)
             super().startService()
@@ -155,6 +160,7 @@ class ProxyService(Proxy):
         return self._opening.wait()
 
     def startService(self) -> None:
+        self._opening.begin()
         try:
             _check(self._config)
         except BadConfig:

@@ -132,6 +132,7 @@ class Node(Service):
         self._renewing = False
         self._short_s = None
         self._rounds = []
+        self._door = None  # where it was open before, and cannot be opened now
         self._notices.status("opening its folder")
         try:
             self._open()

@@ -128,6 +128,10 @@ class Proxy(Service):
     def startService(self) -> None:
         super().startService()
         config, limits = self._config, self._config.limits
+        # Nothing of a run before this one is open any more.
+        self._stopping = False
+        self._transport = self._gateway = self._site = self._door = self._redis = self._redis_door = None
+        self._first_nodes = []
         if not FNV_IS_COMPILED:
             self.log.warn("fnv-hash-fast has no compiled part here: every look-up costs 3 us more")
         try:
@@ -152,8 +156,10 @@ class Proxy(Service):
         part = self._part
         found = part.founding(founding(config, self._random))
         self._notices.status("reading the cluster's state")
-        starting = ensureDeferred(self._rooms.start(found, part.drives))
-        starting.addCallback(self._open).addErrback(self._cannot_start)
+        starting = self._starting = ensureDeferred(self._rooms.start(found, part.drives))
+        # One that is stopped meanwhile, as it waits for etcd, neither opens nor has anything to complain of.
+        starting.addCallback(lambda state: self._open(state) if self.running else None)
+        starting.addErrback(lambda failure: self._cannot_start(failure) if self.running else None)
 
     def _state_store(self) -> StateStore:
         config, limits = self._config, self._config.limits
@@ -272,6 +278,7 @@ class Proxy(Service):
         self._notices.stopping()
         if self._transport is None:
             return  # it could not even start
+        self._starting.cancel()
         self._pulse.stop()
         for adding in self._first_nodes:
             adding.addErrback(lambda _: None)

@@ -196,6 +196,23 @@ def test_who_cannot_look_says_so() -> None:
     assert (caught.value.looked, caught.value.held) == (False, None)
 
 
+@pytest.mark.parametrize(
+    "told", [problem(503, "quorum-unreached", "60", maybe_applied=True), problem(429, "overloaded", "60")]
+)
+def test_who_may_not_look_in_time_says_so(told: Told) -> None:
+    script = Script(servers=2)
+    with pytest.raises(MaybeApplied) as caught:
+        script.play(cas(script, OTHER), [BROKEN, told])
+    assert (caught.value.looked, len(caught.value.tried)) == (False, 2)
+
+
+def test_what_is_in_doubt_when_there_is_no_time_for_a_pause_is_told_as_that() -> None:
+    script = Script(timeout_s=5)
+    with pytest.raises(MaybeApplied) as caught:
+        script.play(cas(script, ETAG), [(4.0, BROKEN), (0.97, BROKEN)])
+    assert caught.value.looked is False
+
+
 def test_a_put_has_all_the_time_since_there_is_no_second_attempt() -> None:
     script = Script(timeout_s=10)
     with pytest.raises(MaybeApplied):
@@ -348,6 +365,13 @@ def test_an_increment_of_unknown_outcome_is_counted_once_or_told() -> None:
         script.play(increment(script), [told_in_line(absent()), BROKEN, ok(b"1", THIRD)])
 
 
+def test_a_version_that_a_failed_read_names_is_not_taken_for_the_increments_own() -> None:
+    script = Script(servers=2)
+    failing = told_in_line(problem(503, "quorum-unreached", etag=ETAG))
+    with pytest.raises(MaybeApplied):
+        script.play(increment(script), [failing, counter(), BROKEN, told_in_line(failed(ETAG)), ok(b"5", ETAG)])
+
+
 def test_a_read_whose_answer_was_lost_leaves_an_increment_in_no_doubt() -> None:
     script = Script(servers=2)
     told = [BROKEN, counter(), told_in_line(failed(OTHER)), counter("9", OTHER), counted()]
@@ -441,3 +465,25 @@ def test_calls_at_the_same_time_ask_everybody_before_they_pause() -> None:
 def test_many_clients_begin_with_different_proxies() -> None:
     places = [place_of(f"http://{name}:1") for name in "abc"]
     assert {Route(places, Random(seed)).places[0].host for seed in range(20)} == {"a", "b", "c"}
+
+
+class Interleaved(list[Any]):
+    """Proxies of a route which another thread turns round just after the first of them was looked at."""
+
+    def __init__(self, places: list[Any], turn: Any) -> None:
+        super().__init__(places)
+        self._turns = [turn]
+
+    def __getitem__(self, at: Any) -> Any:
+        found = super().__getitem__(at)
+        if at == 0 and self._turns:
+            self._turns.pop()()
+        return found
+
+
+def test_no_proxy_is_lost_when_two_threads_turn_away_from_one_at_once() -> None:
+    route = Route([place_of(f"http://{name}:1") for name in "ab"], Random(1))
+    first, second = route.places
+    route.places = Interleaved(route.places, lambda: route.failed(first))
+    route.failed(first)
+    assert route.places == [second, first]

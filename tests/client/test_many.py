@@ -16,7 +16,7 @@ from twisted_kv.client.many import Cutter, to_repeat
 from twisted_kv.client.trouble import MaybeApplied, NobodyAnswers
 from twisted_kv.client.values import Delete, Get, Line, Put, Result, Value, Written
 from twisted_kv.client.wording import line_of, read_page, read_replies
-from twisted_kv.errors import KvError, Overloaded, PreconditionFailed, TokenMissing
+from twisted_kv.errors import BodyTooLarge, KvError, Overloaded, PreconditionFailed, TokenMissing
 from twisted_kv.web.bulk import _decode_text
 
 DONE = {"status": 204, "etag": ETAG}
@@ -129,6 +129,24 @@ def test_a_proxy_that_takes_less_is_sent_less() -> None:
 def test_a_single_line_that_is_too_large_is_told_so() -> None:
     with pytest.raises(KvError, match="so"):
         run(Script(), [Put("a", "1")], [problem(413, "body-too-large")])
+
+
+def test_a_half_that_is_refused_takes_nothing_from_what_the_other_was_told() -> None:
+    given: list[Line] = [Put("a", "1"), Put("b", "2")]
+    large = problem(413, "body-too-large")
+    written, refused = run(Script(), given, [large, lines(DONE), large])
+    assert (written, type(refused)) == (Written(ETAG), BodyTooLarge)
+    refused, written = run(Script(), given, [large, problem(401, "token-missing"), lines(DONE)])
+    assert (type(refused), written) == (TokenMissing, Written(ETAG))
+
+
+def test_a_doubt_outlives_a_proxy_that_takes_less() -> None:
+    given: list[Line] = [Put("a", "1"), Put("b", "2"), Get("a")]
+    large = problem(413, "body-too-large")
+    told = [lines(MAYBE, MAYBE, MAYBE), large, problem(401, "token-missing"), lines(DONE, said(404, "key-absent"))]
+    first, second, third = run(Script(servers=2), given, told, repeat=True)
+    assert isinstance(first, MaybeApplied)
+    assert (first.etags, second, third) == ({OTHER}, Written(ETAG), None)
 
 
 KEYS = st.sampled_from("ab")

@@ -167,6 +167,80 @@ def test_a_key_that_was_created_meanwhile_is_not_overwritten_either(refused_visi
     assert held(proxy, "new") == b"theirs"
 
 
+def held_up(visit: Visit, method: str, key: str) -> Any:
+    """Have a key's answers to a method wait; gives what lets go of those that have waited."""
+    waiting: list[Any] = []
+
+    def hold(route: Any) -> None:
+        if route.request.method == method:
+            waiting.append(route)
+        else:
+            route.continue_()
+
+    visit.page.route(f"**/v1/kv/{key}*", hold)
+
+    def let_go() -> None:
+        for route in waiting:
+            with visit.page.expect_response(route.request.url):
+                route.continue_()
+
+    return let_go
+
+
+def test_what_comes_of_a_key_after_another_was_opened_is_not_taken_for_that_ones(
+    refused_visit: Visit, proxy: Daemon
+) -> None:
+    visit, page = refused_visit, refused_visit.page
+    write(proxy, "slow", b"old")
+    write(proxy, "other", b"the other's")
+    visit.open("slow")
+    visit.wait("#explain", "A strong read")
+    let_go = held_up(visit, "PUT", "slow")
+    visit.write("new")
+    visit.open("other")
+    page.wait_for_function("() => document.getElementById('value').value === \"the other's\"")
+    let_go()
+    page.wait_for_function("() => !document.getElementById('save').disabled")
+    visit.write("the other's own")
+    visit.wait("#done", "Saved")
+    assert (held(proxy, "slow"), held(proxy, "other")) == (b"new", b"the other's own")
+
+
+def test_a_deletion_that_ends_after_another_key_was_opened_empties_nothing(refused_visit: Visit, proxy: Daemon) -> None:
+    visit, page = refused_visit, refused_visit.page
+    write(proxy, "going", b"old")
+    write(proxy, "staying", b"stays")
+    visit.open("going")
+    visit.wait("#explain", "A strong read")
+    let_go = held_up(visit, "DELETE", "going")
+    page.click("#remove")
+    page.click("#delete-dialog button[value=yes]")
+    visit.open("staying")
+    page.wait_for_function("() => document.getElementById('value').value === 'stays'")
+    let_go()
+    page.wait_for_function("() => !document.getElementById('save').disabled")
+    assert (page.input_value("#value"), visit.text("#save"), held(proxy, "going")) == ("stays", "Save", None)
+
+
+def test_a_stream_of_which_something_cannot_be_shown_is_not_kept_beside_the_next(browser: Any, proxy: Daemon) -> None:
+    with Visit(browser, proxy.url) as visit:
+        visit.live()
+        ended = """
+            async () => {
+              const { follow } = await import("/ui/js/stream.js");
+              const real = globalThis.fetch;
+              let signal = null;
+              globalThis.fetch = (path, given) => { signal = given.signal; return real(path, given); };
+              const fails = () => { throw new Error("no"); };
+              await new Promise((resolve) => follow(fails, (state) => state === "lost" && resolve()));
+              const ended = signal.aborted;
+              globalThis.fetch = real;
+              return ended;
+            }
+        """
+        assert visit.page.evaluate(ended) is True
+
+
 def test_a_value_keeps_its_time_when_it_is_saved(visit: Visit, proxy: Daemon) -> None:
     write(proxy, "brief", b"v", "?ttl=3000")
     visit.open("brief")

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import pytest
 import pytest_twisted
 from twisted.application.service import MultiService
 from twisted.internet import reactor
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
 
 from tests.sockets.daemons import free_port, free_ports
 from twisted_kv.embedding import NodeConfig, NodeService, ProxyConfig, ProxyService
@@ -162,3 +165,71 @@ def test_several_workers_are_refused_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(BadConfig, match="one process") as refusal:
         ProxyService(reactor, ProxyConfig(workers=2, data_dir=str(tmp_path)))
     assert "twistd kvproxy --workers" in refusal.value.hint
+
+
+@pytest_twisted.ensureDeferred
+async def test_services_that_have_stopped_start_again(program: Program) -> None:
+    node_port, port = free_port(), free_port()
+    node = program.node(port=node_port, engine="rocksdb", data_dir=str(program.folder / "node"))
+    await node.when_open()
+    proxy = program.proxy(node_port, port=port)
+    await proxy.when_open()
+    await proxy.put(b"k", b"v")
+    for _ in range(2):
+        await proxy.stopService()
+        await node.stopService()
+        node.startService()
+        await node.when_open()
+        proxy.startService()
+        await proxy.when_open()
+        assert await proxy.get(b"k") == b"v"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_node_that_was_open_before_and_cannot_start_again_says_so(program: Program) -> None:
+    tokens = program.folder / "tokens"
+    tokens.write_text("read-write " + "t" * 32)
+    tokens.chmod(0o600)
+    node = program.node(port=free_port(), token_file=str(tokens))
+    await node.when_open()
+    await node.stopService()
+    tokens.unlink()
+    node.startService()
+    with pytest.raises(BadConfig):
+        await node.when_open()
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_waits_for_a_second_start_does_not_hear_of_the_first(program: Program) -> None:
+    node_port = free_port()
+    await program.node(port=node_port).when_open()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        proxy = program.proxy(node_port, port=taken.getsockname()[1])
+        with pytest.raises(BadConfig, match="cannot be used"):
+            await proxy.when_open()
+    await proxy.stopService()
+    proxy.startService()
+    await proxy.when_open()
+    await proxy.put(b"k", b"v")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_proxy_that_is_stopped_while_it_waits_for_its_state_never_opens(program: Program) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        proxy = program.proxy(port=free_port(), state=f"etcd://127.0.0.1:{silent.getsockname()[1]}/p")
+        waiting = proxy.when_open()
+        asked, _ = await deferToThread(silent.accept)
+        await proxy.stopService()
+        with pytest.raises(Stopping, match="stopped before it was open"):
+            await waiting
+        told: list[Any] = []
+        proxy.when_open().addBoth(told.append)
+        with asked, suppress(ConnectionResetError):
+            while await deferToThread(asked.recv, 4096):
+                pass
+        await deferLater(reactor, 0)
+        assert told == []  # that nobody answered is no news of a start that was called off

@@ -260,6 +260,7 @@ def _read_line(trip: Trip, key: Text) -> Steps[Value | None]:
     # What became of a read is no evidence about the change that follows.
     trip.in_doubt = False
     trip.tried.clear()
+    trip.etags.clear()
     if end.error is not None:
         return None
     reply: Reply = end.answer

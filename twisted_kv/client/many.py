@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from ..errors import BodyTooLarge, KeyAbsent
+from ..errors import BodyTooLarge, KeyAbsent, KvError
 from ..limits import MIB
 from .calls import OK, carry
 from .judging import Answer, Fate, Garbled, Lost, Told, Verdict, judge
@@ -101,8 +101,13 @@ def bulk(
         if isinstance(whole.error, BodyTooLarge) and len(left) > 1:
             # It is too much for one request, and nothing of it was done.
             for some in (left[: len(left) // 2], left[len(left) // 2 :]):
-                found = yield from bulk(home, [part[place] for place in some], consistency, timeout_s, repeat)
-                outcomes.update(zip(some, found, strict=True))
+                half = [part[place] for place in some]
+                try:
+                    found = yield from bulk(home, half, consistency, timeout_s, repeat)
+                except KvError as error:  # of this half alone: something of the other one may have been done
+                    found = [error] * len(some)
+                for place, one in zip(some, found, strict=True):
+                    outcomes[place] = _in_doubt(part[place].line, one, doubts.get(place))
             break
         if whole.fate is Fate.REFUSED and not verdicts:
             assert whole.error is not None
@@ -171,9 +176,19 @@ def _outcome(line: Line, verdict: Verdict, result: Result, doubts: set[str] | No
         return result
     if isinstance(verdict.error, KeyAbsent) and isinstance(line, Get):
         return None
-    if doubts is not None and not isinstance(line, Get):
-        return MaybeApplied(f"a line was sent, and its outcome is not known: {verdict.why}", etags=doubts)
-    return verdict.error or NobodyAnswers(f"a line brought no answer: {verdict.why}", tried=[verdict.why])
+    error = verdict.error or NobodyAnswers(f"a line brought no answer: {verdict.why}", tried=[verdict.why])
+    return _in_doubt(line, error, doubts, verdict.why)
+
+
+def _in_doubt(line: Line, result: Result, doubts: set[str] | None, why: str = "") -> Result:
+    """Give a line's result, where attempts before it leave no doubt.
+
+    :param doubts: the versions of these attempts; None if there were none of unknown outcome.
+    """
+    if doubts is None or isinstance(line, Get) or not isinstance(result, KvError):
+        return result
+    etags = doubts | (result.etags if isinstance(result, MaybeApplied) else set())
+    return MaybeApplied(f"a line was sent, and its outcome is not known: {why or result.detail}", etags=etags)
 
 
 def keys(home: Home, prefix: bytes, limit: int, cursor: str | None, timeout_s: float | None) -> Steps[Page]:

@@ -82,8 +82,9 @@ class Route:
 
     def failed(self, place: Place) -> None:
         """Ask others first from now on. Whoever asked it as well has said so before."""
-        if self.places[0] is place:
-            self.places = [*self.places[1:], place]
+        places = self.places  # looked at once: another thread may turn to others meanwhile
+        if places[0] is place:
+            self.places = [*places[1:], place]
 
 
 class Bounds(NamedTuple):
@@ -167,7 +168,8 @@ class Trip:
         assert self._place is not None
         route = self._home.route
         route.failed(self._place)
-        self._failed.append(self._place)
+        if self._place not in self._failed:  # it is, where there was no time for a pause, and it is tried once more
+            self._failed.append(self._place)
         if len(self._failed) == len(route):
             if self._hopeless == len(route):
                 return False

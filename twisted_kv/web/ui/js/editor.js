@@ -115,10 +115,16 @@ async function save() {
 }
 
 async function change(into, etag, draft) {
+  const mine = ++asked; // whoever opens another key meanwhile has that one, and not what comes of this
   const isNew = held === null;
   busy(true);
   try {
     const fresh = await put(into, etag, draft);
+    if (mine !== asked) {
+      busy(false);
+      if (isNew) await list();
+      return;
+    }
     key = into;
     held = { ...draft, etag: fresh };
     tell($("conflict"), "");
@@ -130,20 +136,23 @@ async function change(into, etag, draft) {
     await explain(into);
   } catch (error) {
     busy(false);
-    if (isConflict(error)) await showConflict(into, draft);
+    if (mine !== asked) failElsewhere(into, error);
+    else if (isConflict(error)) await showConflict(into, draft);
     else fail(error);
   }
 }
 
 /** Somebody else was faster: show theirs, and let the person choose. */
 async function showConflict(into, draft) {
+  const then = asked;
   let theirs;
   try {
     theirs = await get(into);
   } catch (error) {
-    fail(error);
+    if (then === asked) fail(error);
     return;
   }
+  if (then !== asked) return;
   const mine = draft && el("button", { type: "button", class: "danger", onclick: () => keepMine(into, theirs, draft) }, theirs ? "Overwrite theirs" : "Write mine again");
   const said = theirs === null ? "Somebody else has deleted this key" : "Somebody else has changed this key";
   $("conflict").replaceChildren(
@@ -182,11 +191,17 @@ function askToRemove() {
 }
 
 async function removeKey() {
+  const mine = ++asked;
   quieten();
   busy(true);
   const gone = key;
   try {
     await remove(gone, held.etag);
+    if (mine !== asked) {
+      busy(false);
+      await list();
+      return;
+    }
     held = null;
     say($("done"), "Deleted.");
     busy(false);
@@ -197,7 +212,8 @@ async function removeKey() {
     await Promise.all([list(), explain(gone)]);
   } catch (error) {
     busy(false);
-    if (isConflict(error)) await showConflict(gone, null);
+    if (mine !== asked) failElsewhere(gone, error);
+    else if (isConflict(error)) await showConflict(gone, null);
     else fail(error);
   }
 }
@@ -217,6 +233,11 @@ function quieten() {
   tell($("editor-error"), "");
   tell($("conflict"), "");
   say($("done"), "");
+}
+
+/** Say of a key that is not open any more that it was not changed. */
+function failElsewhere(bytes, error) {
+  tell($("editor-error"), `${show(bytes)}: ${sayable(error)}`);
 }
 
 function fail(error) {

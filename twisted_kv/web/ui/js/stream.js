@@ -55,6 +55,7 @@ export async function follow(heard, state) {
       why = error.name === "AbortError" ? "Nothing was heard from the proxy." : sayable(error);
     }
     quits();
+    reading.abort(); // where what was heard could not be shown, the stream would go on unread
     if (document.hidden) continue;
     state("lost", why);
     await new Promise((resolve) => setTimeout(resolve, pause * (0.75 + Math.random() / 2)));
