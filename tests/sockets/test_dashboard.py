@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -239,6 +240,21 @@ def test_a_stream_of_which_something_cannot_be_shown_is_not_kept_beside_the_next
             }
         """
         assert visit.page.evaluate(ended) is True
+
+
+def test_a_call_without_an_end_is_tried_and_given_up_when_it_has_shown_something(browser: Any, proxy: Daemon) -> None:
+    def watched() -> str:
+        found = re.search(r"^kv_viewers (.*)$", call("GET", f"{proxy.url}/metrics").body.decode(), re.MULTILINE)
+        assert found is not None
+        return found[1]
+
+    with Visit(browser, proxy.url) as visit:
+        page = visit.live().page
+        page.goto(f"{proxy.url}/ui/api.html")
+        page.click("#watch > summary")
+        page.click("#watch .try button")
+        visit.wait("#watch .result", "event: snapshot")
+        wait_until(lambda: watched() == "0.0", "nobody to watch any more")
 
 
 def test_a_value_keeps_its_time_when_it_is_saved(visit: Visit, proxy: Daemon) -> None:
