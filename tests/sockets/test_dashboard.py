@@ -168,7 +168,7 @@ def test_a_key_that_was_created_meanwhile_is_not_overwritten_either(refused_visi
     assert held(proxy, "new") == b"theirs"
 
 
-def held_up(visit: Visit, method: str, key: str) -> Any:
+def held_up(visit: Visit, method: str, key: str, of: str = "kv") -> Any:
     """Have a key's answers to a method wait; gives what lets go of those that have waited."""
     waiting: list[Any] = []
 
@@ -178,7 +178,7 @@ def held_up(visit: Visit, method: str, key: str) -> Any:
         else:
             route.continue_()
 
-    visit.page.route(f"**/v1/kv/{key}*", hold)
+    visit.page.route(f"**/v1/{of}/{key}*", hold)
 
     def let_go() -> None:
         for route in waiting:
@@ -266,6 +266,20 @@ def test_a_value_keeps_its_time_when_it_is_saved(visit: Visit, proxy: Daemon) ->
     owners = call("GET", f"{proxy.url}/v1/explain/brief").json()["owners"]
     assert all(owner["expires_ms"] for owner in owners if owner.get("holds") == "value")
     assert held(proxy, "brief") == b"w"
+
+
+def test_a_value_keeps_its_time_even_if_it_is_saved_before_that_was_seen(visit: Visit, proxy: Daemon) -> None:
+    write(proxy, "hasty", b"v", "?ttl=3000")
+    let_go = held_up(visit, "GET", "hasty", "explain")
+    visit.open("hasty")
+    visit.page.wait_for_function("() => document.getElementById('value').value === 'v'")
+    visit.write("w")
+    visit.page.wait_for_function("() => document.getElementById('save').disabled")
+    let_go()
+    visit.wait("#done", "Saved")
+    owners = call("GET", f"{proxy.url}/v1/explain/hasty").json()["owners"]
+    assert all(owner["expires_ms"] for owner in owners if owner.get("holds") == "value")
+    assert held(proxy, "hasty") == b"w"
 
 
 def test_keys_and_values_of_any_bytes_are_shown_as_what_they_are(visit: Visit, proxy: Daemon) -> None:
