@@ -23,7 +23,7 @@ from tests.client.scripts import (
 from twisted_kv.client import calls
 from twisted_kv.client.judging import Answer, Lost, Told, Unsent
 from twisted_kv.client.places import place_of
-from twisted_kv.client.trip import Route, Steps
+from twisted_kv.client.trip import Request, Route, Send, Steps
 from twisted_kv.client.trouble import MaybeApplied, NobodyAnswers, NotACounter, UnknownProblem
 from twisted_kv.client.values import Value, Written
 from twisted_kv.client.wording import line_of
@@ -240,6 +240,25 @@ def test_a_delete_of_unknown_outcome_is_not_repeated_either() -> None:
     assert script.play(steps, [BROKEN, Answer(204, {"kv-replicas": "3/3"}, b"")]) == Written(None, 3, 3)
 
 
+def test_a_deletion_that_somebody_else_acknowledges_is_in_doubt() -> None:
+    script = Script()
+    steps = calls.delete(script.home, "k", consistency=None, timeout_s=0.01, repeat=False)
+    with pytest.raises(MaybeApplied):
+        script.play(steps, [Answer(204, {}, b"")])
+
+
+def test_what_was_tried_is_told_a_line_each_whatever_came_back() -> None:
+    script = Script(timeout_s=0.01)
+    with pytest.raises(NobodyAnswers) as caught:
+        script.play(get(script), [Lost("no answer: HTTP/1.1 abc\r\n2026 all is well\x1b[2J")])
+    assert caught.value.tried == ("http://a:1: no answer: HTTP/1.1 abc  2026 all is well [2J",)
+
+
+def test_a_place_is_shown_without_its_token() -> None:
+    place = place_of("http://a:1")._replace(token="secret")
+    assert "secret" not in repr(Send(place, Request("GET", "/"), 1.0, 1.0))
+
+
 # Conditional changes.
 
 
@@ -248,7 +267,7 @@ def test_cas_says_what_it_expects() -> None:
     script.play(cas(script, ETAG), [written()])
     script.play(cas(script, f'"{ETAG}"'), [written()])
     script.play(cas(script, None), [written()])
-    script.play(cas(script, ETAG, None), [Answer(204, {}, b"")])
+    script.play(cas(script, ETAG, None), [Answer(204, {"kv-replicas": "2/3"}, b"")])
     conditions = [{k: v for k, v in r.headers.items() if k.startswith("If-")} for r in script.sent]
     expected = {"If-Match": f'"{ETAG}"'}
     assert conditions == [expected, expected, {"If-None-Match": "*"}, expected]

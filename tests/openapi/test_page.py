@@ -9,7 +9,7 @@ import pytest
 
 from twisted_kv.web.pages import FOLDER
 
-OWN = "/openapi.json", "api.css", "api.js"
+OWN = "/openapi.json", "api.css", "api.js", "icon.svg"
 
 
 class Page(HTMLParser):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -167,7 +168,7 @@ def test_a_key_that_was_created_meanwhile_is_not_overwritten_either(refused_visi
     assert held(proxy, "new") == b"theirs"
 
 
-def held_up(visit: Visit, method: str, key: str) -> Any:
+def held_up(visit: Visit, method: str, key: str, of: str = "kv") -> Any:
     """Have a key's answers to a method wait; gives what lets go of those that have waited."""
     waiting: list[Any] = []
 
@@ -177,7 +178,7 @@ def held_up(visit: Visit, method: str, key: str) -> Any:
         else:
             route.continue_()
 
-    visit.page.route(f"**/v1/kv/{key}*", hold)
+    visit.page.route(f"**/v1/{of}/{key}*", hold)
 
     def let_go() -> None:
         for route in waiting:
@@ -241,6 +242,21 @@ def test_a_stream_of_which_something_cannot_be_shown_is_not_kept_beside_the_next
         assert visit.page.evaluate(ended) is True
 
 
+def test_a_call_without_an_end_is_tried_and_given_up_when_it_has_shown_something(browser: Any, proxy: Daemon) -> None:
+    def watched() -> str:
+        found = re.search(r"^kv_viewers (.*)$", call("GET", f"{proxy.url}/metrics").body.decode(), re.MULTILINE)
+        assert found is not None
+        return found[1]
+
+    with Visit(browser, proxy.url) as visit:
+        page = visit.live().page
+        page.goto(f"{proxy.url}/ui/api.html")
+        page.click("#watch > summary")
+        page.click("#watch .try button")
+        visit.wait("#watch .result", "event: snapshot")
+        wait_until(lambda: watched() == "0.0", "nobody to watch any more")
+
+
 def test_a_value_keeps_its_time_when_it_is_saved(visit: Visit, proxy: Daemon) -> None:
     write(proxy, "brief", b"v", "?ttl=3000")
     visit.open("brief")
@@ -250,6 +266,20 @@ def test_a_value_keeps_its_time_when_it_is_saved(visit: Visit, proxy: Daemon) ->
     owners = call("GET", f"{proxy.url}/v1/explain/brief").json()["owners"]
     assert all(owner["expires_ms"] for owner in owners if owner.get("holds") == "value")
     assert held(proxy, "brief") == b"w"
+
+
+def test_a_value_keeps_its_time_even_if_it_is_saved_before_that_was_seen(visit: Visit, proxy: Daemon) -> None:
+    write(proxy, "hasty", b"v", "?ttl=3000")
+    let_go = held_up(visit, "GET", "hasty", "explain")
+    visit.open("hasty")
+    visit.page.wait_for_function("() => document.getElementById('value').value === 'v'")
+    visit.write("w")
+    visit.page.wait_for_function("() => document.getElementById('save').disabled")
+    let_go()
+    visit.wait("#done", "Saved")
+    owners = call("GET", f"{proxy.url}/v1/explain/hasty").json()["owners"]
+    assert all(owner["expires_ms"] for owner in owners if owner.get("holds") == "value")
+    assert held(proxy, "hasty") == b"w"
 
 
 def test_keys_and_values_of_any_bytes_are_shown_as_what_they_are(visit: Visit, proxy: Daemon) -> None:

@@ -283,7 +283,10 @@ def _written(answer: Answer) -> Written:
 
 
 def _deleted(answer: Answer) -> Written:
-    return Written(None, *_replicas(answer.headers))
+    acks, owners = _replicas(answer.headers)
+    if owners is None:
+        raise Garbled("it does not say how many replicas took it")  # 204 alone is anybody's
+    return Written(None, acks, owners)
 
 
 def _replicas(headers: Mapping[str, str]) -> tuple[int | None, int | None]:

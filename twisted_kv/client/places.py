@@ -31,6 +31,10 @@ class Place(NamedTuple):
     authority: str | None = None
     identity: str | None = None
 
+    def __repr__(self) -> str:
+        """Name it without its token: what is shown of values in a traceback gets into logs."""
+        return f"<Place {self.url}>"
+
 
 def place_of(server: str) -> Place:
     """Read a server as it is typed: a URL, or host and port.

@@ -154,7 +154,9 @@ class Trip:
     def note(self, verdict: Verdict) -> None:
         """Keep what an attempt came to that was no success."""
         assert self._place is not None
-        self.tried.append(f"{self._place.url}: {verdict.why}")
+        # Part of it is what somebody has answered, and whoever writes it into a log wants one line.
+        why = "".join(letter if letter.isprintable() else " " for letter in verdict.why).strip()
+        self.tried.append(f"{self._place.url}: {why}")
         self._error = verdict.error
         self._wait_s = max(self._wait_s, verdict.wait_s)
         self._hopeless += verdict.hopeless

@@ -3,6 +3,7 @@
 const METHODS = ["get", "head", "put", "post", "delete", "x-query"];
 const SAFE = new Set(["GET", "HEAD", "QUERY"]);
 const SHOWN_MAX = 100_000; // characters of an answer: more would only make the page slow
+const READ_MAX = 4 * 1024 * 1024; // bytes of an answer: a list of all keys may have any number
 
 const at = (id) => document.getElementById(id);
 
@@ -202,8 +203,8 @@ function tryOut(path, method, operation) {
     try {
       const began = performance.now();
       const answer = await fetch(target, { method, headers: [...headers, ...tokenHeads()], body: sent, cache: "no-store", redirect: "manual" });
-      const bytes = new Uint8Array(await answer.arrayBuffer());
-      showAnswer(shown, answer, bytes, performance.now() - began);
+      const { bytes, whole } = await beginningOf(answer);
+      showAnswer(shown, answer, bytes, whole, performance.now() - began);
     } catch (error) {
       shown.replaceChildren(make("p", { class: "trouble" }, `The call could not be made: ${error.message}`));
     } finally {
@@ -243,21 +244,44 @@ function tokenHeads() {
   return token ? [["Authorization", `Bearer ${token}`]] : [];
 }
 
-function readable(bytes, type) {
+// Read an answer's body; of one that is very large, or has no end, only its beginning.
+async function beginningOf(answer) {
+  const endless = (answer.headers.get("content-type") || "").startsWith("text/event-stream");
+  const reader = answer.body?.getReader();
+  const parts = [];
+  let length = 0;
+  let whole = true;
+  while (reader && whole) {
+    const { value, done } = await reader.read();
+    if (done) break;
+    parts.push(value);
+    length += value.length;
+    whole = length < READ_MAX && !(endless && hasEvent(parts));
+  }
+  if (!whole) await reader.cancel();
+  return { bytes: new Uint8Array(await new Blob(parts).arrayBuffer()), whole };
+}
+
+function hasEvent(parts) {
+  const decoder = new TextDecoder();
+  return /^data:.*\n\n$/ms.test(parts.map((part) => decoder.decode(part, { stream: true })).join(""));
+}
+
+function readable(bytes, type, whole) {
   try {
-    const text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+    const text = new TextDecoder("utf-8", { fatal: true }).decode(bytes, { stream: !whole });
     return /[\/+]json/.test(type) && !type.includes("ndjson") ? JSON.stringify(JSON.parse(text), null, 2) : text;
   } catch {
     return [...bytes.slice(0, 4096)].map((byte) => byte.toString(16).padStart(2, "0")).join(" ");
   }
 }
 
-function showAnswer(place, answer, bytes, took) {
+function showAnswer(place, answer, bytes, whole, took) {
   const type = answer.headers.get("content-type") || "";
   const heads = [...answer.headers].map(([name, value]) => `${name}: ${value}`).join("\n");
-  const text = readable(bytes, type);
+  const text = readable(bytes, type, whole);
   const parts = [
-    make("p", {}, make("span", { class: `status ${answer.status < 400 ? "good" : "bad"}` }, String(answer.status)), ` ${answer.statusText}, ${bytes.length} bytes in ${took.toFixed(0)} ms`),
+    make("p", {}, make("span", { class: `status ${answer.status < 400 ? "good" : "bad"}` }, String(answer.status)), ` ${answer.statusText}, ${whole ? "" : "the first "}${bytes.length} bytes in ${took.toFixed(0)} ms`),
     make("pre", { class: "heads" }, heads),
     text ? make("pre", { class: "answer-body", tabindex: "0" }, text.length > SHOWN_MAX ? `${text.slice(0, SHOWN_MAX)}\n… and more` : text) : "",
   ];

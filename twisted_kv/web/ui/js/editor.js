@@ -14,6 +14,7 @@ const SHOWN_MAX = 2048;
 let key = null; // the open key's bytes
 let held = null; // what it held when it was read: null for nothing
 let asked = 0;
+let lasts = null; // will give how long the open value still lives; null once that stands in its field
 
 export function wireEditor() {
   wireValue();
@@ -56,8 +57,11 @@ export async function openKey(bytes) {
     const found = await get(bytes);
     if (mine !== asked) return;
     show_(bytes, found);
-    const explained = await explain(bytes);
-    if (mine === asked && found) $("ttl").value = leftOf(explained);
+    lasts = explain(bytes).then((explained) => (found ? leftOf(explained) : ""));
+    const left = await lasts;
+    if (mine !== asked) return;
+    lasts = null;
+    $("ttl").value ||= left;
   } catch (error) {
     if (mine === asked) fail(error);
   }
@@ -72,6 +76,7 @@ function leftOf(explained) {
 function show_(bytes, found) {
   key = bytes;
   held = found;
+  lasts = null;
   $("key").value = show(bytes);
   $("key").removeAttribute("aria-invalid");
   setValue(found ? found.value : new Uint8Array());
@@ -83,7 +88,7 @@ function show_(bytes, found) {
 /** Forget what was read: what is typed now is for another key. */
 function close() {
   asked += 1;
-  key = held = null;
+  key = held = lasts = null;
   quieten();
   showHeld();
   markKey(null);
@@ -111,12 +116,21 @@ async function save() {
     fail(error);
     return;
   }
-  await change(into, held ? held.etag : null, draft);
+  const mine = ++asked; // whoever opens another key meanwhile has that one, and not what comes of this
+  const etag = held ? held.etag : null;
+  busy(true);
+  if (lasts !== null) {
+    draft.ttl ||= await lasts;
+    if (mine === asked) {
+      lasts = null;
+      $("ttl").value = draft.ttl;
+    }
+  }
+  await change(mine, into, etag, draft);
 }
 
-async function change(into, etag, draft) {
-  const mine = ++asked; // whoever opens another key meanwhile has that one, and not what comes of this
-  const isNew = held === null;
+async function change(mine, into, etag, draft) {
+  const isNew = etag === null;
   busy(true);
   try {
     const fresh = await put(into, etag, draft);
@@ -179,7 +193,7 @@ function keepMine(into, theirs, draft) {
   held = theirs;
   quieten();
   $("value").focus();
-  return change(into, theirs ? theirs.etag : null, draft);
+  return change(++asked, into, theirs ? theirs.etag : null, draft);
 }
 
 function askToRemove() {
