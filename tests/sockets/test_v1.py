@@ -37,6 +37,19 @@ def test_a_value_comes_back_as_it_was_with_its_type_and_version(proxy: Daemon) -
     assert re.fullmatch("[23]/3", got.headers["KV-Replicas"])
 
 
+def test_a_browser_runs_nothing_of_a_value_and_shows_other_sites_none(proxy: Daemon) -> None:
+    heads = ("Cross-Origin-Resource-Policy", "X-Content-Type-Options", "Content-Security-Policy")
+    said = {}
+    for kind in ("text/html", "application/octet-stream"):
+        call("PUT", f"{proxy.url}/v1/kv/page", b"<script>1</script>", **{"Content-Type": kind})
+        got = call("GET", f"{proxy.url}/v1/kv/page")
+        said[kind] = [got.headers[name] for name in heads]
+    assert said == {
+        "text/html": ["same-site", "nosniff", "sandbox"],
+        "application/octet-stream": ["same-site", None, None],
+    }
+
+
 def test_head_says_what_get_would_and_sends_no_body(proxy: Daemon) -> None:
     call("PUT", f"{proxy.url}/v1/kv/headed", b"12345")
     head, full = call("HEAD", f"{proxy.url}/v1/kv/headed"), call("GET", f"{proxy.url}/v1/kv/headed")

@@ -38,6 +38,7 @@ HEADS = (IF_MATCH, IF_NONE_MATCH, REQUEST_ID, TRACEPARENT)
 REFUSED = (errors.BadParameter, errors.MalformedKey, errors.PreconditionFailed)
 FOLLOWED = (SERVER_TIMING, ANSWERED_ID)
 CONFINED = (
+    Text(name="Cross-Origin-Resource-Policy", about="`same-site`: other sites' pages get none of it.", place="header"),
     Text(name="X-Content-Type-Options", about="`nosniff`, where the value has a content type.", place="header"),
     Text(name="Content-Security-Policy", about="`sandbox`: a browser runs nothing in a value.", place="header"),
 )
