@@ -130,7 +130,7 @@ def test_a_node_hangs_up_on_who_shows_no_certificate_or_a_stranger_s(tmp_path: P
 
 
 def test_refusals_arrive_over_tls_and_end_it_in_order(encrypted: Encrypted) -> None:
-    for asked in (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"nonsense\r\n\r\n"):
+    for asked in (b"GET /v1/cluster HTTP/1.1\r\nHost: localhost\r\n\r\n", b"nonsense\r\n\r\n"):
         with (
             socket.create_connection(("127.0.0.1", encrypted.port), timeout=10) as plain,
             encrypted.context().wrap_socket(plain, server_hostname="localhost") as client,
