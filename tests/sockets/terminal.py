@@ -103,6 +103,14 @@ class Terminal:
 
     def _start(self, command: str) -> None:
         """Start a daemon, and wait until it listens."""
+        found = re.search(r" --port (\d+)", command)
+        assert found is not None, command
+        port = found[1]
+        before = self.folder / f"{command.split()[1]}-{port}" / "twistd.pid"
+        if before.exists():
+            # One that was killed is there until init has looked, and twistd would take it for one that runs.
+            pid = int(before.read_text())
+            wait_until(lambda: not alive(pid), f"{pid} to be gone", 60)
         if self._foreground:
             words = command.replace("twistd", "twistd -n").split()
             self.daemons.append(
@@ -110,9 +118,7 @@ class Terminal:
             )
         else:
             self.type(command, "")
-        found = re.search(r" --port (\d+)", command)
-        assert found is not None, command
-        wait_until(lambda: accepts(int(found[1])), f"{command} to listen", 60)
+        wait_until(lambda: accepts(int(port)), f"{command} to listen", 60)
 
     def type(self, command: str, shown: str) -> None:
         """Type one command. ``...`` in what is shown stands for anything."""
