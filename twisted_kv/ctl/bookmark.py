@@ -40,7 +40,7 @@ class Bookmark:
     def __init__(self, path: Path, kind: str, of: dict[str, Any]) -> None:
         self._shape = SHAPES[kind]
         self.file = path
-        self._path = bookmark_path(path, kind)
+        self.path = bookmark_path(path, kind)
         self._of = of
         self._written_s = time.monotonic()
         self.trouble = ""
@@ -52,7 +52,7 @@ class Bookmark:
         :raises Trouble: if it was begun with something else, or what is kept cannot be read.
         """
         try:
-            kept = json.loads(self._path.read_text(encoding="utf-8"))
+            kept = json.loads(self.path.read_text(encoding="utf-8"))
             of, at = kept["of"], kept["at"]
             if not isinstance(of, dict) or not self._is_shaped(at):
                 raise ValueError("it does not say how far it was")
@@ -60,13 +60,13 @@ class Bookmark:
             return None
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             why = error.strerror if isinstance(error, OSError) else f"it is none that this command wrote: {error}"
-            raise Trouble(f"{self._path} cannot be read", str(why), "--fresh begins anew", Exit.USAGE) from None
+            raise Trouble(f"{self.path} cannot be read", str(why), "--fresh begins anew", Exit.USAGE) from None
         differing = [name for name in self._of if of.get(name) != self._of[name]]
         if differing:
             name = differing[0]
             raise Trouble(
                 f"it was begun with another {name.replace('_', ' ')}",
-                f"{self._path} says {of.get(name)!r}, and now it is {self._of[name]!r}",
+                f"{self.path} says {of.get(name)!r}, and now it is {self._of[name]!r}",
                 "go on as it was begun, or begin anew with --fresh",
                 Exit.USAGE,
             )
@@ -84,16 +84,16 @@ class Bookmark:
     def write(self, **at: Any) -> None:
         """Keep how far it is, so that a half-written file is never found. What is under way does not depend on it."""
         self._written_s = time.monotonic()
-        fresh = self._path.with_name(f"{self._path.name}.new")
+        fresh = self.path.with_name(f"{self.path.name}.new")
         try:
             with open(fresh, "w", encoding="utf-8") as stream:
                 stream.write(json.dumps({"of": self._of, "at": at}))
                 stream.flush()
                 os.fsync(stream.fileno())
-            os.replace(fresh, self._path)
+            os.replace(fresh, self.path)
             self.trouble = ""
         except OSError as error:
-            self.trouble = f"{self._path} cannot be written: {error.strerror}"
+            self.trouble = f"{self.path} cannot be written: {error.strerror}"
 
     def goes_on(self) -> str:
         """Say whether the same command goes on from here."""
@@ -103,8 +103,4 @@ class Bookmark:
 
     def remove(self) -> None:
         with suppress(OSError):
-            self._path.unlink(missing_ok=True)
-
-    @property
-    def path(self) -> Path:
-        return self._path
+            self.path.unlink(missing_ok=True)

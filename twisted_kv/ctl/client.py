@@ -48,9 +48,9 @@ def place_of(server: str) -> Place:
     """
     try:
         return places.place_of(server)
-    except BadConfig:
+    except BadConfig as error:
         raise Trouble(
-            f"{server.rpartition('@')[2]!r} is no server",  # before that there may be a password
+            error.detail,
             "it is neither a URL like http://127.0.0.1:8080 nor a host and a port",
             "name one with --server URL, or KV_SERVER",
             Exit.USAGE,

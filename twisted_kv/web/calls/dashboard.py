@@ -9,11 +9,12 @@ from ...ring import SLOTS
 from ..openapi.described import Answer, Content, Described
 from ..openapi.shapes import noted
 from ..parameters import Text
+from ..viewers import EVENT_STREAM
 from .cluster import Cluster
 from .shared import PEOPLE, empty_answer, json_answer
 from .tasks import Task
 
-EVENT_STREAM_TYPE = "text/event-stream"
+EVENT_STREAM_TYPE = EVENT_STREAM.decode()
 
 
 class Asked(TypedDict):
