@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from tests.redis_commands import COMMANDS, GREETINGS, PASSWORD, Words
-from tests.sockets.daemons import PATIENCE_S, accepts, farming, free_port, token_file, wait_until
+from tests.sockets.daemons import PATIENCE_S, accepts, call, farming, free_port, token_file, wait_until
 from tests.sockets.speaker import Error, Speaker
 
 pytestmark = pytest.mark.system
@@ -42,13 +42,18 @@ def a_redis(folder: Path, *options: str) -> Iterator[int]:
 
 
 @contextmanager
-def a_cluster(folder: Path, *options: str) -> Iterator[int]:
-    """Have three nodes and a proxy, and give the port of its Redis door."""
+def a_cluster(folder: Path, *options: str, **headers: str) -> Iterator[int]:
+    """Have three nodes and a proxy that serves them all, and give the port of its Redis door.
+
+    :param headers: what a request has to carry.
+    """
     port = free_port()
     with farming(folder) as farm:
         nodes = [farm.node("--engine", "memory").url for _ in range(3)]
         door = ("--resp-port", str(port), "--allow-flush", "true")
-        farm.proxy("--nodes", ",".join(nodes), "--transport", "link", *door, *options)
+        proxy = farm.proxy("--nodes", ",".join(nodes), "--transport", "link", *door, *options)
+        ready = f"{proxy.url}/health/ready"
+        wait_until(lambda: call("GET", ready, **headers).status == 200, "the proxy to be ready")
         wait_until(lambda: accepts(port), "the Redis door to be open")
         yield port
 
@@ -71,7 +76,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, int
     folder = tmp_path_factory.mktemp("guarded")
     tokens = token_file(folder / "tokens", f"read-write {PASSWORD.decode()}")
     with (
-        a_cluster(folder, "--token-file", str(tokens)) as mine,
+        a_cluster(folder, "--token-file", str(tokens), Authorization=f"Bearer {PASSWORD.decode()}") as mine,
         a_redis(folder, "--requirepass", PASSWORD.decode()) as theirs,
     ):
         yield mine, theirs
