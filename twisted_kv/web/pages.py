@@ -6,6 +6,7 @@ asks the person for one. All that it shows comes from the other calls, which ask
 
 from __future__ import annotations
 
+import re
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,9 +22,8 @@ from .site import UI_PREFIX
 
 FOLDER = Path(__file__).parent / "ui"
 INDEX = "index.html"
-SHEETS, STYLE = "css/", "css/all.css"
-"""The style sheets lie here in parts, and go out as one as well: nothing is painted before the last has come, and a
-request takes longer than what is in it."""
+STYLE = "css/all.css"
+"""All style sheets as one: nothing is painted before the last has come, and a request takes longer than its content."""
 
 TYPES = {
     ".html": b"text/html; charset=utf-8",
@@ -76,7 +76,7 @@ def read_pages(folder: Path = FOLDER) -> dict[str, Page]:
         if path.is_file():
             kind = TYPES.get(path.suffix, b"text/plain; charset=utf-8")
             found[path.relative_to(folder).as_posix()] = page_of(path.read_bytes(), kind)
-    sheets = [page.body for name, page in found.items() if name.startswith(SHEETS)]
+    sheets = [page.body for name, page in found.items() if re.fullmatch(r"(css|vendor)/.+\.css", name)]
     found[STYLE] = page_of(b"\n".join(sheets), TYPES[".css"])
     return found
 

@@ -1,0 +1,6 @@
+// Has the page painted as it came before anything is fetched that fills it. A page that nobody looks at is never painted.
+
+const fill = () => import("./main.js");
+
+if (document.hidden) fill();
+else requestAnimationFrame(() => setTimeout(fill)); // a timer's turn comes behind the frame that is drawn next
