@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from twisted.python.usage import UsageError
+from twisted.scripts.twistd import ServerOptions
 
 from twisted_kv.config import ClusterConfig, NodeConfig, ProxyConfig, configured
 from twisted_kv.limits import Limits
@@ -105,7 +105,7 @@ def test_a_wrong_line_is_refused_with_file_key_and_expectation(
     file = tmp_path / "own.toml"
     file.write_text(text, encoding="utf-8")
 
-    with pytest.raises(UsageError) as refusal:
+    with pytest.raises(SystemExit) as refusal:
         role.options().parseOptions(["--config", str(file)])
 
     assert [part for part in (str(file), *said) if part not in str(refusal.value)] == []
@@ -126,17 +126,22 @@ def test_a_wrong_limit_is_refused(role: Role, text: str, said: str, tmp_path: Pa
     file = tmp_path / "own.toml"
     file.write_text(f"[limits]\n{text}\n", encoding="utf-8")
 
-    with pytest.raises(UsageError, match=re.escape(said)):
+    with pytest.raises(SystemExit, match=re.escape(said)):
         role.options().parseOptions(["--config", str(file)])
 
 
 @every_role
 def test_a_file_that_is_not_there_is_named(role: Role, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"nowhere\.toml cannot be read: No such file"):
+    with pytest.raises(SystemExit, match=r"nowhere\.toml cannot be read: No such file"):
         role.options().parseOptions(["--config", str(tmp_path / "nowhere.toml")])
 
 
 @every_role
 def test_a_wrong_flag_is_named_as_it_was_given(role: Role) -> None:
-    with pytest.raises(UsageError, match=r"--port: expected `int`"):
+    with pytest.raises(SystemExit, match=r"--port: expected `int`"):
         role.options().parseOptions(["--port", "eighty"])
+
+
+def test_an_unknown_flag_is_named_with_where_all_are_listed() -> None:
+    with pytest.raises(SystemExit, match=r"^kvnode: .*--prot.*\(twistd kvnode --help tells what there is\)$"):
+        ServerOptions().parseOptions(["kvnode", "--prot", "8081"])

@@ -46,6 +46,10 @@ DESCRIPTORS_MAX = 65_536
 """More clients than one process can serve; where there is no limit, one is needed (see ``fasthttp.descriptors``)."""
 
 
+ELSEWHERE = "give this user the right to write there, or name another folder with --data-dir"
+"""What to do about a folder that cannot be used."""
+
+
 def wall_ms() -> int:
     return time.time_ns() // 1_000_000
 
@@ -164,6 +168,19 @@ class RoleOptions(usage.Options):
     """Which token files hold what is shown to nodes."""
     config: Any
 
+    def parseOptions(self, options: list[str] | None = None) -> None:
+        """Read the command line, or end the process with status 1 and what is wrong with it.
+
+        twistd would print all of its options in front, and the line that matters below them.
+        """
+        name = self.parent.subCommand if self.parent is not None else self.shape.__name__
+        try:
+            super().parseOptions(options)
+        except BadConfig as error:
+            raise SystemExit(f"{name}: {error.detail} ({error.hint})") from None
+        except usage.UsageError as error:
+            raise SystemExit(f"{name}: {error} (twistd {name} --help tells what there is)") from None
+
     def postOptions(self) -> None:
         given = {name.replace("-", "_"): value for name, value in self.items() if value is not None}
         file = given.pop("config", None)
@@ -171,15 +188,12 @@ class RoleOptions(usage.Options):
         for name in self.lists:
             if name in given:
                 given[name] = [part for part in str(given[name]).split(",") if part]
-        try:
-            self.config = configured(self.shape, given, file)
-            for name in ("token_file", "node_token_file"):
-                if getattr(self.config, name, None) is not None:
-                    read_tokens(Path(getattr(self.config, name)), name in self.of_nodes)
-            client_tls(getattr(self.config, "tls_authority", None), getattr(self.config, "tls_identity", None))
-            self.checked(self.config)
-        except BadConfig as error:
-            raise usage.UsageError(f"{error.detail} ({error.hint})") from None
+        self.config = configured(self.shape, given, file)
+        for name in ("token_file", "node_token_file"):
+            if getattr(self.config, name, None) is not None:
+                read_tokens(Path(getattr(self.config, name)), name in self.of_nodes)
+        client_tls(getattr(self.config, "tls_authority", None), getattr(self.config, "tls_identity", None))
+        self.checked(self.config)
         self._settle_in(self.config.folder)
         self._settle_log(self.config.log_format)
 
@@ -197,7 +211,7 @@ class RoleOptions(usage.Options):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise usage.UsageError(f"the folder {folder} cannot be made: {error.strerror}") from None
+            raise BadConfig(f"the folder {folder} cannot be made: {error.strerror}", ELSEWHERE) from None
         parent = self.parent
         if parent is None:
             return
@@ -206,7 +220,7 @@ class RoleOptions(usage.Options):
             try:
                 tidy_pidfile(pidfile)
             except OSError as error:
-                raise usage.UsageError(f"nothing can be written in {folder}: {error.strerror}") from None
+                raise BadConfig(f"nothing can be written in {folder}: {error.strerror}", ELSEWHERE) from None
             parent["pidfile"] = str(pidfile)
         if not parent.get("nodaemon") and parent.get("logfile") is None and not parent.get("syslog"):
             parent["logfile"] = str(folder / "twistd.log")
@@ -229,9 +243,9 @@ class OwnLog:
 
     @classmethod
     def settle(cls, path: str | None, in_foreground: bool, format_: Format) -> None:
-        """:raises UsageError: if a daemon is to log to its standard output."""
+        """:raises BadConfig: if a daemon is to log to its standard output."""
         if path == "-" and not in_foreground:
-            raise usage.UsageError("a daemon cannot log to its standard output: name a file with --logfile")
+            raise BadConfig("a daemon cannot log to its standard output", "name a file with --logfile")
         cls.path, cls.in_foreground, cls.format = path, in_foreground, format_
 
     @classmethod
@@ -321,7 +335,8 @@ class ProxyOptions(RoleOptions):
     def opt_worker(self, number: str) -> None:
         """Serve as this one of a proxy's workers: for the first of them, which starts the others."""
         if not number.isdecimal() or int(number) <= FIRST:
-            raise usage.UsageError(f"--worker is {number[:40]!r}; the first worker gives the others 2 and so on")
+            hint = "leave it out: the first worker gives the others 2 and so on"
+            raise BadConfig(f"--worker is {number[:40]!r}", hint)
         self.worker = int(number)
 
     def postOptions(self) -> None:
