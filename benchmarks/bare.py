@@ -12,7 +12,7 @@ import msgspec
 from twisted.internet import reactor
 from twisted.internet.protocol import Factory
 
-from twisted_kv.options import Leash, spare_the_collector
+from twisted_kv.process import Leash, spare_the_collector
 from twisted_kv.web.original import GetBody, PutBody
 
 from .servers import HOST

@@ -12,7 +12,7 @@ from typing import Any
 from klein import Klein
 from twisted.internet import reactor
 
-from twisted_kv.options import Leash
+from twisted_kv.process import Leash
 
 from .bare_web import QuietSite
 

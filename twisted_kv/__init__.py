@@ -31,8 +31,9 @@ floor 3, conversations, one purpose each
 floor 4, the doors
     ``web`` ``resp``                    HTTP; Redis's protocol
 floor 5, assembly
-    ``config`` ``options`` ``token_files`` ``interfaces`` ``notify`` ``node`` ``rooms`` ``proxy`` ``workers``
-    ``children`` ``cluster`` ``embedding``
+    ``config`` ``options`` ``token_files`` ``pidfile`` ``process`` ``interfaces`` ``notify``
+                                        what a daemon is told; what it does with its process, and whom it tells
+    ``node`` ``rooms`` ``proxy`` ``workers`` ``children`` ``cluster`` ``embedding``   daemons
 beside them, over all the rooms
     ``simulation``                      whole clusters on a simulated clock, network and disk; judges of histories
     ``client``                          clients for Python programs, with a reactor or without

@@ -19,19 +19,11 @@ from .config import ClusterConfig
 from .errors import BadConfig, KvError, PeerSilent
 from .limits import Limits
 from .notify import Notices, silent
-from .options import (
-    ClusterOptions,
-    end_with_failure,
-    fresh_random,
-    fresh_token,
-    monotonic_reactor,
-    notices_of,
-    on_hangup,
-    stop_once,
-)
+from .options import ClusterOptions
 from .peers.http import HttpTransport
 from .peers.peer import denied
 from .periodic import Rounds
+from .process import end_with_failure, fresh_random, fresh_token, monotonic_reactor, notices_of, on_hangup, stop_once
 from .token_files import TokenFile
 
 Options = ClusterOptions

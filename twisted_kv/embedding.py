@@ -20,7 +20,8 @@ from .errors import BadConfig, KvError, Stopping
 from .membership import State
 from .node import Node
 from .operation import Done
-from .options import check_port, fresh_random, wall_ms
+from .options import check_port
+from .process import fresh_random, wall_ms
 from .proxy import Proxy
 from .quorum import parse_level
 from .versions import record_value, record_version

@@ -33,9 +33,12 @@ from .interfaces import allowed_networks
 from .limits import Limits
 from .metrics import NodeMetrics
 from .notify import Notices, silent
-from .options import (
+from .options import NodeOptions
+from .peers.control import Control
+from .peers.http import HttpTransport
+from .periodic import Rounds
+from .process import (
     Leash,
-    NodeOptions,
     boot_id,
     end_at_once,
     end_with_failure,
@@ -49,9 +52,6 @@ from .options import (
     take_descriptors,
     wall_ms,
 )
-from .peers.control import Control
-from .peers.http import HttpTransport
-from .periodic import Rounds
 from .pulling import Puller
 from .pulse import Pulse
 from .replica import Replica

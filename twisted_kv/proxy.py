@@ -23,9 +23,11 @@ from .membership import State, founded
 from .names import ClusterId
 from .node import listening, place_of, tcp_endpoint, url_of
 from .notify import Notices, silent
-from .options import (
+from .options import ProxyOptions
+from .peers.http import HttpTransport
+from .peers.link import LinkTransport
+from .process import (
     Leash,
-    ProxyOptions,
     end_with_failure,
     fresh_random,
     monotonic_reactor,
@@ -36,8 +38,6 @@ from .options import (
     take_descriptors,
     wall_ms,
 )
-from .peers.http import HttpTransport
-from .peers.link import LinkTransport
 from .pulse import Pulse
 from .quorum import parse_level
 from .resp.door import RedisDoor
@@ -122,7 +122,7 @@ class Proxy(Service):
     def read_tokens_again(self) -> None:
         self._tokens.read_again()
         self._node_tokens.read_again()
-        if self._config.token_file or self._config.node_token_file:  # or workers would end (``options.on_hangup``)
+        if self._config.token_file or self._config.node_token_file:  # or workers would end (``process.on_hangup``)
             self._part.read_tokens_again()
 
     def startService(self) -> None:
