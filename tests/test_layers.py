@@ -57,6 +57,8 @@ FLOORS: list[set[str]] = [
         "periodic",
         "pulse",
         "slow",
+        "accounts",
+        "preferring",
         "throttle",
         "verifying",
         "together",

@@ -19,8 +19,8 @@ floor 1, the disk, what is counted and written down, and what the simulation let
 floor 2, one replica, and the way to the others
     ``replica`` ``answering`` ``holding`` ``upkeep`` ``hinting`` ``scrubbing`` ``identity`` ``commit`` ``backups``
     ``merging``                         one owner's data; what the backups of several come to
-    ``peers`` ``fasthttp`` ``state`` ``leading`` ``periodic`` ``pulse`` ``slow`` ``throttle`` ``awaiting`` ``deadlines``
-    ``verifying`` ``together`` ``aside``
+    ``peers`` ``fasthttp`` ``state`` ``leading`` ``periodic`` ``pulse`` ``slow`` ``accounts`` ``preferring``
+    ``throttle`` ``awaiting`` ``deadlines`` ``verifying`` ``together`` ``aside``
 floor 3, conversations, one purpose each
     ``operation`` ``chain`` ``sharing`` ``turns`` ``crowd`` ``bundles`` ``coordinator``   a client's operation, and
                                         many that are asked as one

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from random import Random
 
@@ -11,27 +11,27 @@ from twisted.internet.defer import Deferred, ensureDeferred, fail
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
+from .accounts import Accounts
 from .buggify import Buggify, inert
 from .bundles import Bundles
 from .chain import Chains
 from .conditional import Conditional, Decide, Draft, leave
 from .conversation import Conversation
 from .deadlines import Deadlines
-from .errors import ChangeUnderWay, DeadlinePassed, KvError, NoNodes, Overloaded, Unreached
+from .errors import DeadlinePassed, KvError, NoNodes, Overloaded, Unreached
 from .limits import Limits
 from .metrics import ProxyMetrics
 from .names import Key, NodeId
 from .operation import Done, Operation, Told, changing
 from .peers.queue import Queues
+from .preferring import Preferring
 from .quorum import Electorate, Level, Voters
 from .reading import Read
 from .refilling import Refill
 from .register import HINT, Op, Reply
 from .ring import slot_of
 from .sharing import Changed, Sharing
-from .slow import SlowLog
 from .timeline import Step
-from .timeline import told as told_steps
 from .tracing import Followed, Ids
 from .turns import Turns
 from .versions import Ballot, HybridClock, Version, is_expired
@@ -50,9 +50,6 @@ class _Nobody:
 
 
 NOBODY = _Nobody()
-
-KINDS = ("read", "write", "change", "refill")
-"""What operations are counted as."""
 
 
 class Coordinator:
@@ -75,7 +72,6 @@ class Coordinator:
         buggify: Buggify = inert,
         ids: Ids | None = None,
     ) -> None:
-        self._slow = SlowLog(clock, limits, ids or Ids(0))
         self.clock = clock
         self.limits = limits
         self.queues = queues
@@ -84,13 +80,11 @@ class Coordinator:
         self._random = random
         self._now_ms = now_ms
         self.hybrid = hybrid
-        self._metrics = metrics
-        self._counts = metrics.operations.counts
+        self._hints = metrics.hints
+        self._accounts = accounts = Accounts(clock, limits, metrics, ids or Ids(0))
+        self._preferring = Preferring(queues, buggify)
         self._operations: dict[Operation, None] = {}
         self._bytes = 0
-        self._turn = 0
-        self._arranged: dict[tuple[Electorate, int], Electorate] = {}
-        self._standing: Mapping[NodeId, int] = {}
         self._view: View | None = None
         self._chains = Chains(clock, limits, queues)
         self._sharing = Sharing(
@@ -101,9 +95,7 @@ class Coordinator:
             buggify,
         )
         usual_s = limits.operation_timeout_s
-        self._turns = Turns(clock, hybrid, usual_s, self._write, partial(self._count_end, "write", Level.STRONG))
-        told = ((kind, level.value) for kind in KINDS for level in Level)
-        self._seconds = {kind_and_level: metrics.seconds.labels(*kind_and_level) for kind_and_level in told}
+        self._turns = Turns(clock, hybrid, usual_s, self._write, partial(accounts.count, "write", Level.STRONG))
         self._bundles = Bundles(self)
 
     @property
@@ -115,7 +107,7 @@ class Coordinator:
         """Act on another view. While it is closed operations wait; when it opens they begin again in its epoch."""
         self._bundles.scatter()  # what that puts into the queues is forgotten with all that waits there
         self._view = view
-        self._arranged.clear()
+        self._preferring.forget()
         self.queues.adopt(view)
         if view.open:
             for operation in list(self._operations):
@@ -159,7 +151,7 @@ class Coordinator:
         try:
             self._admit(draft.size)
         except KvError as error:
-            self._counts["write", level.value, error.slug] += 1
+            self._accounts.refused("write", level, error)
             told(Failure())
             return
         if level is Level.STRONG:
@@ -220,7 +212,7 @@ class Coordinator:
         try:
             self._admit(0)
         except KvError as error:
-            self._counts["read", level.value, error.slug] += 1
+            self._accounts.refused("read", level, error)
             told(Failure())
             return
         if level is Level.ONE:
@@ -259,7 +251,7 @@ class Coordinator:
         try:
             self._admit(size)
         except KvError as error:
-            self._counts["change", Level.STRONG.value, error.slug] += 1
+            self._accounts.refused("change", Level.STRONG, error)
             return fail(Failure())
         self._bytes += size
 
@@ -295,17 +287,11 @@ class Coordinator:
 
     def ended(self, kind: str, keys: Sequence[Key], since_s: float, steps: Iterable[Step]) -> str:
         """See ``crowd.Home``."""
-        seconds = self.clock.seconds() - since_s
-        self._counts[kind, Level.STRONG.value, "ok"] += len(keys)
-        self._seconds[kind, Level.STRONG.value].observe_alike(seconds, len(keys))
         if kind == "write":
             over = self._turns.over
             for key in keys:
                 over(key)
-        if seconds < self.limits.slow_operation_s:
-            return ""
-        self._metrics.slow.labels(kind).inc(len(keys))
-        return self._slow.took_long(kind, Level.STRONG.value, keys, seconds, since_s, list(steps))
+        return self._accounts.ended_alike(kind, keys, since_s, steps)
 
     def expires(self, key: Key, done: Done, until_s: float, told: Told) -> None:
         """See ``crowd.Home``."""
@@ -319,7 +305,7 @@ class Coordinator:
         keeper = next(iter(electorate.members(confirmed)), None)
         queue = self.queues.by_node.get(keeper) if keeper is not None else None
         if queue is not None and self._view is not None and node in self._view.seats:
-            self._metrics.hints.inc()
+            self._hints.inc()
             queue.ask(NOBODY, 0, Op(HINT, key, ballot, node.encode()))
 
     async def bury(self, key: Key) -> bool:
@@ -335,27 +321,9 @@ class Coordinator:
         """Say who votes on a key; for a read those to ask first come first: the good ones, in turn."""
         assert self._view is not None
         electorate = self._view.electorates[slot_of(key)]
-        if kind != "read" or not electorate.nodes:
+        if kind != "read":
             return electorate
-        self._turn += 1
-        turn = self._turn % len(electorate.nodes)
-        if self.buggify("coordinator: another owner is read first"):
-            turn = -1
-        standing = self.queues.standing()
-        if standing is not self._standing:
-            self._standing = standing
-            self._arranged.clear()
-        arranged = self._arranged.get((electorate, turn))
-        if arranged is None:
-            arranged = self._arranged[electorate, turn] = self._arrange(electorate, turn)
-        return arranged
-
-    def _arrange(self, electorate: Electorate, turn: int) -> Electorate:
-        nearby = sorted(electorate.nodes)
-        nearby = nearby[turn:] + nearby[:turn]
-        # Where a slot moves, who was an owner and will be one counts twice, and has what is read.
-        nearby.sort(key=lambda node: (self._standing.get(node, 0), -electorate.seats_of(node)))
-        return electorate.arranged(nearby)
+        return self._preferring.arranged(electorate)
 
     def pause(self, operation: Operation) -> None:
         """Let a contended key rest: full jitter, doubling (Brooker, "Exponential Backoff and Jitter", 2015)."""
@@ -371,40 +339,14 @@ class Coordinator:
         """See ``operation.Home``."""
         del self._operations[operation]
         self._bytes -= operation.size
-        level: Level = operation.conversation.level  # type: ignore[attr-defined]
-        kind, key, since_s = operation.kind, operation.conversation.key, operation.since_s
-        seconds = self.clock.seconds() - since_s
-        self._count_end(kind, level, error, seconds)
+        conversation, followed = operation.conversation, operation.followed
+        kind, key = operation.kind, conversation.key
+        level: Level = conversation.level  # type: ignore[attr-defined]
         if kind == "write" and level is Level.STRONG:
             self._turns.over(key)
         if operation.trace is not None:
             self.queues.transit.traced -= 1
-        return self._noted(kind, level, key, seconds, since_s, operation.steps, error, operation.followed)
-
-    def _noted(
-        self,
-        kind: str,
-        level: Level,
-        key: Key,
-        seconds: float,
-        since_s: float,
-        steps: list[Step],
-        error: KvError | None,
-        followed: Followed | None,
-    ) -> str:
-        """Write down what somebody may ask about; give what it is called there."""
-        if followed is not None:
-            followed.steps = told_steps(since_s, steps)
-        slow = seconds >= self.limits.slow_operation_s
-        if slow:
-            self._metrics.slow.labels(kind).inc()
-        if error is not None:
-            if not isinstance(error, (Unreached, ChangeUnderWay)):
-                return ""
-            return self._slow.failed(kind, level.value, key, seconds, since_s, steps, error, followed)
-        if not slow:
-            return ""
-        return self._slow.took_long(kind, level.value, [key], seconds, since_s, steps, followed)
+        return self._accounts.ended(kind, level, key, operation.since_s, operation.steps, error, followed)
 
     def _admit(self, size: int) -> None:
         view = self._view
@@ -494,16 +436,10 @@ class Coordinator:
             raise
         finally:
             transit.traced -= trace is not None
-            seconds = self.clock.seconds() - since_s
-            self._count_end("read", Level.ONE, failed, seconds)
-            request_id = self._noted("read", Level.ONE, key, seconds, since_s, steps, failed, followed)
+            request_id = self._accounts.ended("read", Level.ONE, key, since_s, steps, failed, followed)
             if failed is not None:
                 failed.request_id = request_id
         return replace(done, record=b"" if self._expired(done.record) else done.record, request_id=request_id)
-
-    def _count_end(self, kind: str, level: Level, error: KvError | None, seconds: float) -> None:
-        self._counts[kind, level.value, error.slug if error is not None else "ok"] += 1
-        self._seconds[kind, level.value].observe(seconds)
 
 
 def _unread(error: Unreached) -> Unreached:

@@ -38,7 +38,8 @@ def read_bytes(generation: int) -> dict[str, bytes]:
 
 def unpack_node(generation: int, folder: Path) -> None:
     with tarfile.open(node_file(generation)) as archive:
-        archive.extractall(folder, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # which Python has from 3.11.4 on
+        archive.extractall(folder)
 
 
 def make(generation: int) -> None:

@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 
 from tests.strict_clock import StrictClock
 from twisted_kv.answering import NO_ROOM, NOTED
+from twisted_kv.buggify import Buggify, inert
 from twisted_kv.coordinator import Coordinator
 from twisted_kv.deadlines import BUCKETS_PER_S
 from twisted_kv.errors import (
@@ -150,7 +151,7 @@ class Street:
 class Scene:
     """One proxy's coordinator before three owners."""
 
-    def __init__(self, seed: int = 1, **limits: float) -> None:
+    def __init__(self, seed: int = 1, buggify: Buggify = inert, **limits: float) -> None:
         self.clock = StrictClock()
         self.limits = Limits(**({"batches_in_flight_max": 2} | limits))  # type: ignore[arg-type]
         self.street = Street(self.clock)
@@ -161,7 +162,7 @@ class Scene:
         )
         hybrid = HybridClock(self.now_ms, 5)
         self.coordinator = Coordinator(
-            self.clock, Random(seed), self.now_ms, hybrid, self.limits, self.queues, self.metrics
+            self.clock, Random(seed), self.now_ms, hybrid, self.limits, self.queues, self.metrics, buggify
         )
         self.adopt(1)
 

@@ -270,13 +270,13 @@ calls = st.lists(st.tuples(st.sampled_from(["put", "get"]), st.sampled_from(KEYS
 
 
 def story(
-    scene: Scene, alone: bool, manner: dict[str, str], hop_s: dict[str, float], holds: Any, asked: Any, moves: bool
+    alone: bool, manner: dict[str, str], hop_s: dict[str, float], holds: Any, asked: Any, moves: bool
 ) -> list[Any]:
     """Play a story; in one telling of it everybody goes alone."""
-    sites = {"coordinator: another owner is read first"}  # always the same one, in both tellings
+    sites = {"preferring: another owner is read first"}  # always the same one, in both tellings
     if alone:
         sites |= {"bundles: a write alone", "bundles: a read alone"}
-    scene.coordinator.buggify = sites.__contains__
+    scene = Scene(buggify=sites.__contains__)
     scene.street.manner, scene.street.hop_s = dict(manner), dict(hop_s)
     for node, key, ms in holds:
         scene.street.hold(node, b"%d" % ms, key, ms)
@@ -303,7 +303,7 @@ def test_nobody_can_tell_whether_he_was_in_a_bundle(
 ) -> None:
     # Each key is asked for once: which of two that meet comes first is a matter of luck.
     once = list({key: (kind, key) for kind, key in asked}.values())
-    by_himself, bundled = (story(Scene(), alone, manner, hop_s, holds, once, moves) for alone in (True, False))
+    by_himself, bundled = (story(alone, manner, hop_s, holds, once, moves) for alone in (True, False))
     for one, other in zip(by_himself, bundled, strict=True):
         # In a new epoch a write prepares anew, and may meet what hides its fate: with whichever majority answers first.
         assert one == other or (moves and ("put", "quorum-unreached", True, []) in (one, other))
