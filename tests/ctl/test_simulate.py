@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 from click.testing import CliRunner, Result
 
-from tests.simulation.mutants import failure_is_certain, settle_for_less_than_a_majority
+from tests.simulation.mutants import failure_is_certain, in_force, settle_for_less_than_a_majority
 from twisted_kv.ctl.main import main
 from twisted_kv.simulation import campaign
 
@@ -38,36 +38,32 @@ def test_seeds_are_run_counted_and_found_well() -> None:
     assert rows["failed seeds"] == "none"
 
 
-def test_what_is_found_wrong_is_shown_drawn_and_can_be_repeated(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    failure_is_certain(monkeypatch)
-    options = ("--seeds", "0..40", "--profile", "partitions", "--pictures", tmp_path / "pictures")
-    found = kvctl("simulate", *options)
-    assert found.exit_code == 1
-    assert "cannot be explained" in found.output
-    again = next(line for line in found.output.splitlines() if line.startswith("repeat it with: kvctl simulate"))
-    assert "--profile partitions" in again
-    drawn = sorted((tmp_path / "pictures").glob("seed-*.svg"))
-    assert drawn
-    assert ElementTree.parse(drawn[0]).getroot().tag.endswith("svg")
-    arguments = again.removeprefix("repeat it with: kvctl ").split()
-    repeated = kvctl(*arguments, "--pictures", tmp_path / "again")
-    assert repeated.exit_code == 1
-    assert again in repeated.output
+def test_what_is_found_wrong_is_shown_drawn_and_can_be_repeated(tmp_path: Path) -> None:
+    with in_force(failure_is_certain):
+        options = ("--seeds", "0..40", "--profile", "partitions", "--pictures", tmp_path / "pictures")
+        found = kvctl("simulate", *options)
+        assert found.exit_code == 1
+        assert "cannot be explained" in found.output
+        again = next(line for line in found.output.splitlines() if line.startswith("repeat it with: kvctl simulate"))
+        assert "--profile partitions" in again
+        drawn = sorted((tmp_path / "pictures").glob("seed-*.svg"))
+        assert drawn
+        assert ElementTree.parse(drawn[0]).getroot().tag.endswith("svg")
+        arguments = again.removeprefix("repeat it with: kvctl ").split()
+        repeated = kvctl(*arguments, "--pictures", tmp_path / "again")
+        assert repeated.exit_code == 1
+        assert again in repeated.output
 
 
-def test_what_an_invariant_finds_is_shown_with_what_clients_last_did(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    settle_for_less_than_a_majority(monkeypatch)
-    found = kvctl("simulate", "--seeds", "0..4", "--messages", "--pictures", tmp_path)
-    assert found.exit_code == 1
-    assert "settled: " in found.output
-    assert "what clients last did with that key:" in found.output
-    assert "--messages" in next(line for line in found.output.splitlines() if line.startswith("repeat it with"))
-    drawn = next(tmp_path.glob("seed-*.svg"))
-    assert ElementTree.parse(drawn).getroot().tag.endswith("svg")
+def test_what_an_invariant_finds_is_shown_with_what_clients_last_did(tmp_path: Path) -> None:
+    with in_force(settle_for_less_than_a_majority):
+        found = kvctl("simulate", "--seeds", "0..4", "--messages", "--pictures", tmp_path)
+        assert found.exit_code == 1
+        assert "settled: " in found.output
+        assert "what clients last did with that key:" in found.output
+        assert "--messages" in next(line for line in found.output.splitlines() if line.startswith("repeat it with"))
+        drawn = next(tmp_path.glob("seed-*.svg"))
+        assert ElementTree.parse(drawn).getroot().tag.endswith("svg")
 
 
 @pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM], ids=lambda told: told.name)

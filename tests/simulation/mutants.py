@@ -7,7 +7,8 @@ other stores fell into.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any
 
@@ -647,24 +648,31 @@ def settings_of(mutant: Mutant) -> Settings:
     return WIRE if mutant in WIRE_MUTANTS else SETTINGS.get(mutant, DRAWN)
 
 
-def forget_what_is_kept() -> None:
-    """Forget what was worked out by the right functions, or by wrong ones."""
+@contextmanager
+def in_force(mutant: Mutant) -> Iterator[None]:
+    """Have the code be wrong for a while. What the wrong functions worked out is forgotten with them, and what the
+    right ones did is before."""
+    _forget_what_is_kept()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            mutant(patch)
+            yield
+    finally:
+        _forget_what_is_kept()
+
+
+def _forget_what_is_kept() -> None:
     views._electorates_of.cache_clear()
     views._pairs.cache_clear()
 
 
 def caught(mutant: Mutant, seeds: Iterable[int], settings: Settings = DRAWN) -> story.Verdict | None:
     """Run seeds with a wrong variant until one finds something, and give what it found."""
-    forget_what_is_kept()
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            mutant(patch)
-            for seed in seeds:
-                verdict = Story(seed, settings).play()
-                if verdict.trouble:
-                    return verdict
-    finally:
-        forget_what_is_kept()
+    with in_force(mutant):
+        for seed in seeds:
+            verdict = Story(seed, settings).play()
+            if verdict.trouble:
+                return verdict
     return None
 
 
