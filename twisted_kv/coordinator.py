@@ -52,6 +52,11 @@ class _Nobody:
 NOBODY = _Nobody()
 
 
+OPEN_PHASES = 4
+"""How long a change pauses, on average and at the most, that may have taken effect: so many times as long as its last
+phase took. Others' are about as fast, and each two of them are one version by which it is overtaken."""
+
+
 class Coordinator:
     """Runs the operations of one proxy's clients.
 
@@ -328,7 +333,9 @@ class Coordinator:
     def pause(self, operation: Operation) -> None:
         """Let a contended key rest: full jitter, doubling (Brooker, "Exponential Backoff and Jitter", 2015)."""
         limits, conversation = self.limits, operation.conversation
-        longest_s = limits.backoff_open_s_max if conversation.in_doubt else limits.backoff_s_max
+        longest_s = limits.backoff_s_max
+        if conversation.in_doubt:
+            longest_s = min(limits.backoff_open_s_max, OPEN_PHASES * (self.clock.seconds() - operation.asked_s))
         mean = min(longest_s, limits.backoff_s * 2 ** min(conversation.attempt, 16))
         if self.buggify("coordinator: a long pause"):
             mean *= 50

@@ -294,7 +294,7 @@ class Limits:
     """Longest mean pause between two attempts."""
 
     backoff_open_s_max: float = 0.04
-    """The same for a change that may have taken effect: a record remembers sixteen changes, and they come fast here."""
+    """The same for a change that may have taken effect, where rounds are slow: a record remembers sixteen changes."""
 
     relay_margin_s: float = 30.0
     """How much longer than ``change_patience_s`` and ``change_answer_s`` a proxy's worker waits for the first one: that

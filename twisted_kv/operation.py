@@ -66,6 +66,7 @@ class Operation:
         "_deadline",
         "_home",
         "_patience_s",
+        "asked_s",
         "conversation",
         "done",
         "followed",
@@ -101,6 +102,8 @@ class Operation:
         self.done: Deferred[Done] = Deferred()
         now_s = home.clock.seconds()
         self.since_s = now_s if since_s is None else since_s
+        self.asked_s = now_s
+        """When it put its last questions."""
         self._deadline = now_s + timeout_s
         self._patience_s = timeout_s
         """How long it waits for answers before it asks other owners besides."""
@@ -162,7 +165,8 @@ class Operation:
         conversation = self.conversation
         if sends:
             verb = sends[0][1].verb
-            self.steps.append((self._home.clock.seconds(), ASKS[verb], "", conversation.round, NEVER))
+            self.asked_s = self._home.clock.seconds()
+            self.steps.append((self.asked_s, ASKS[verb], "", conversation.round, NEVER))
             queues = self._home.queues.by_node
             round_ = conversation.round
             if self._home.buggify("operation: a bare majority is asked"):
