@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TOOLS := wrk strace curl etcd redis-server redis-cli redis-benchmark node npm promtool systemd-analyze systemd-sysusers systemd-socket-activate man groff zsh fish chromium
-PACKAGES := wrk strace curl etcd-server prometheus systemd man-db groff-base zsh fish chromium
+PACKAGES := wrk strace curl etcd-server redis-server redis-tools nodejs npm prometheus systemd man-db groff-base zsh fish chromium
 BENCH_TOOLS := wrk redis-server redis-benchmark nutcracker etcd
 BENCH_PACKAGES := wrk redis-server redis-tools nutcracker etcd-server
 

@@ -265,7 +265,7 @@ class NodeHasData(KvError):
 
 
 class ChangeWaits(KvError):
-    """Nobody has begun it so far; it stays wished for."""
+    """Nobody has begun it so far."""
 
     slug = "change-waits"
     title = "The change waits for its turn"
