@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.sockets.browsing import Visit, chromium, shown
-from tests.sockets.daemons import Daemon, Farm, call, farming, free_port, token_file, wait_until
+from tests.sockets.daemons import PATIENCE_S, Daemon, Farm, call, farming, free_port, token_file, wait_until
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
@@ -181,6 +182,10 @@ def held_up(visit: Visit, method: str, key: str, of: str = "kv") -> Any:
     visit.page.route(f"**/v1/{of}/{key}*", hold)
 
     def let_go() -> None:
+        until = time.monotonic() + PATIENCE_S
+        while not waiting and time.monotonic() < until:
+            visit.page.wait_for_timeout(10)  # the browser has asked by now, and we may not have heard of it
+        assert waiting, f"no {method} of {key} came"
         for route in waiting:
             with visit.page.expect_response(route.request.url):
                 route.continue_()
