@@ -171,7 +171,12 @@ class NodeOptions(RoleOptions):
         LANE,
         LISTEN,
         *CLIENT_TLS,
-        ["token-file", None, None, "File of the tokens that proxies have to show; the first read-write one is shown to nodes."],
+        [
+            "token-file",
+            None,
+            None,
+            "File of the tokens that proxies have to show; the first read-write one is shown to nodes.",
+        ],
         HOSTS,
         NETWORKS,
         LOG_FORMAT,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import urlsplit
 
 from .errors import BadParameter
@@ -16,6 +17,12 @@ _ADDRESS = r"\[(::1|([0-9A-Fa-f]{1,4}:){7}[0-9A-Fa-f]{1,4}|([0-9A-Fa-f]{1,4}:){1
 URL_PATTERN = rf"^https?://([A-Za-z0-9.-]+|{_ADDRESS})(:{_PORT})?/?$"
 """How a URL is given, for those who describe it. Other spellings of an IPv6 address are taken as well, blanks around it
 and upper case in the scheme forgiven."""
+
+_PLACE = re.compile(r"(\[[^][]*\]|[^][:]*)(:[0-9]+)?")
+"""A host and perhaps a port: what urlsplit finds beside them it leaves out without a word."""
+
+ZONE_PATTERN = r"^[^\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]*$"
+"""A zone holds nothing that a terminal obeys, nor what turns the direction of writing around."""
 
 
 def checked_url(url: str) -> str:
@@ -33,7 +40,8 @@ def checked_url(url: str) -> str:
         raise BadParameter(f"{url[:200]!r} is no URL: {error}", hint) from None
     if parts.scheme not in ("http", "https"):
         raise BadParameter(f"{url[:200]!r} is no http or https URL", hint)
-    if not parts.hostname or "@" in parts.netloc or parts.path.strip("/") or parts.query or parts.fragment:
+    alone = _PLACE.fullmatch(parts.netloc) and not (parts.path.strip("/") or parts.query or parts.fragment)
+    if not parts.hostname or not alone or "@" in parts.netloc:
         raise BadParameter(f"{url[:200]!r} must name a host and a port, and nothing more", hint)
     if not all(char.isascii() and (char.isalnum() or char in ".-:") for char in parts.hostname):
         raise BadParameter(f"the host in {url[:200]!r} is no host name or address", hint)
@@ -50,7 +58,7 @@ def checked_weight(weight: int) -> int:
 
 def checked_zone(zone: str | None, limits: Limits) -> str | None:
     """:raises BadParameter: unless it is a printable name that is not too long."""
-    if zone is not None and not (len(zone) <= limits.zone_chars_max and zone.isprintable()):
+    if zone is not None and not (len(zone) <= limits.zone_chars_max and re.fullmatch(ZONE_PATTERN[1:-1], zone)):
         raise BadParameter(
             f"the zone has {len(zone)} characters, or one that cannot be printed",
             f"give a name of at most {limits.zone_chars_max} printable characters",

@@ -61,9 +61,18 @@ def filter_case(context: Any, case: Any) -> bool:
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
     """Lead to one port of this machine whoever is asked to be added: no test asks strangers, nor a name server."""
-    body = case.body
+    case.body = body = _whole(case.body)
     if isinstance(body, dict) and isinstance(body.get("url"), str):
         case.body = {**body, "url": _at_home(body["url"])}
+
+
+def _whole(value: Any) -> Any:
+    """Write whole numbers as such: to a schema 64.0 is an integer, to us it is none."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list):
+        return [_whole(one) for one in value]
+    return {name: _whole(one) for name, one in value.items()} if isinstance(value, dict) else value
 
 
 def _at_home(url: str) -> str:

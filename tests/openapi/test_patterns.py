@@ -12,7 +12,7 @@ from twisted_kv.backups import checked_name
 from twisted_kv.errors import BadParameter
 from twisted_kv.limits import Limits
 from twisted_kv.preconditions import TAGS, parse_precondition
-from twisted_kv.seating import URL_CHARS_MAX, URL_PATTERN, checked_url
+from twisted_kv.seating import URL_CHARS_MAX, URL_PATTERN, ZONE_PATTERN, checked_url, checked_zone
 from twisted_kv.web.calls.backups import NAME_PATTERN
 from twisted_kv.web.calls.keys import LIST_KEYS
 from twisted_kv.web.keys import _cursor
@@ -31,6 +31,24 @@ class Asked:
 @given(st.from_regex(URL_PATTERN, fullmatch=True).filter(lambda url: len(url) <= URL_CHARS_MAX))
 def test_every_url_of_the_pattern_is_one(url: str) -> None:
     assert re.match(URL_PATTERN, checked_url(url))
+
+
+@pytest.mark.parametrize("extra", ["[::1]*", "[::1]x:1", "[::1", "::1]", "host:", "host:1:2", "a[b]", "user@host"])
+def test_what_stands_beside_a_host_is_refused_and_does_not_match_the_pattern(extra: str) -> None:
+    assert not re.match(URL_PATTERN, f"http://{extra}")
+    with pytest.raises(BadParameter):
+        checked_url(f"http://{extra}")
+
+
+@given(st.from_regex(ZONE_PATTERN, fullmatch=True).filter(lambda zone: len(zone) <= Limits().zone_chars_max))
+def test_every_zone_of_the_pattern_is_one(zone: str) -> None:
+    assert checked_zone(zone, Limits()) == zone
+
+
+@pytest.mark.parametrize("zone", ["a\n", "\x1b[1m", "\u202egnol", "\x9b"])
+def test_what_is_no_zone_is_refused(zone: str) -> None:
+    with pytest.raises(BadParameter):
+        checked_zone(zone, Limits())
 
 
 @given(st.from_regex(TAGS, fullmatch=True), st.from_regex(TAGS, fullmatch=True))

@@ -10,6 +10,7 @@ import msgspec
 from ... import errors
 from ...limits import Limits
 from ...ring import SLOTS
+from ...seating import ZONE_PATTERN
 from ..openapi.described import Described, Parameter, Schema
 from ..openapi.shapes import bounded, noted
 from ..parameters import Flag, KeyText, Text
@@ -20,12 +21,13 @@ MemberState = Literal["up", "down", "joining", "leaving", "rebuilding"]
 ChangeKind = Literal["join", "leave", "rebuild", "weight"]
 Position = Annotated[int, noted(minimum=0, maximum=(1 << 32) - 1)]
 Slot = Annotated[int, noted(minimum=0, maximum=SLOTS - 1)]
+Zone = Annotated[str, bounded(maxLength="zone_chars_max"), noted(pattern=ZONE_PATTERN)]
 
 
 class NodeBody(msgspec.Struct):
     url: Url
     weight: Weight = 1
-    zone: Annotated[str | None, bounded(maxLength="zone_chars_max")] = None
+    zone: Zone | None = None
 
 
 class RoundTrip(TypedDict):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 import msgspec
 
 from ... import errors
 from ..openapi.described import Described
-from ..openapi.shapes import bounded
 from ..parameters import Text
-from .cluster import ChangeKind
+from .cluster import ChangeKind, Zone
 from .original import Url, Weight
 from .shared import WORK, empty_answer, json_answer, json_body
 
@@ -20,7 +19,7 @@ class Newcomer(msgspec.Struct, forbid_unknown_fields=True):
 
     url: Url
     weight: Weight = 1
-    zone: Annotated[str, bounded(maxLength="zone_chars_max")] = ""
+    zone: Zone = ""
 
 
 class PlanBody(msgspec.Struct, forbid_unknown_fields=True):

@@ -22,7 +22,7 @@ ABOUT = """A replicated, sharded key-value store. Keys and values are bytes; eve
 linearizable by default.
 
 Every error is a problem document (RFC 9457): `detail` says what happened and why, `hint` what to do about it, and \
-programs tell them apart by `type`."""
+programs tell them apart by `type`. Whole numbers in a body are written as such: 64, not 64.0."""
 
 OPEN = "This proxy asks for no token, and is for those who can connect to it."
 GUARDED = "This proxy asks for a token. One that is read-only is refused by calls that change something."
