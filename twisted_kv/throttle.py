@@ -20,6 +20,10 @@ RECOVERY = 1.1
 PAUSE_S_MAX = 3_600.0
 """The longest rest. How much was moved says who has moved it, and may be wrong by any amount."""
 
+REST_S_MAX = 10.0
+"""The longest rest for the sake of clients: a piece that took as long as that has mostly waited itself, for somebody who
+was slow or out of reach."""
+
 LEAST_WAIT_S = 0.03
 """A wait of clients below which nothing is slowed down."""
 
@@ -49,4 +53,5 @@ class Throttle:
         now_s = self._clock.seconds()
         self._free_s = min(now_s + PAUSE_S_MAX, max(self._free_s, now_s - worked_s) + moved / self._bytes_per_s)
         # At half the share, clients are left as long a time as the piece took.
-        return deferLater(self._clock, max(0.0, self._free_s - now_s, worked_s * (1 / self.share - 1)))
+        rest_s = min(REST_S_MAX, worked_s * (1 / self.share - 1))
+        return deferLater(self._clock, max(0.0, self._free_s - now_s, rest_s))

@@ -6,7 +6,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from tests.strict_clock import StrictClock
-from twisted_kv.throttle import LEAST_WAIT_S, PATIENCE, RECOVERY, SLOWEST, Throttle
+from twisted_kv.throttle import LEAST_WAIT_S, PATIENCE, RECOVERY, REST_S_MAX, SLOWEST, Throttle
 
 RATE = 1_000.0
 
@@ -94,3 +94,9 @@ def test_waits_that_nobody_notices_slow_nothing() -> None:
     assert flow.pause(0, worked_s=1.0) == 0.0
     flow.wait_s = LEAST_WAIT_S * 1.01
     assert flow.pause(0, worked_s=1.0) == pytest.approx(1.0)
+
+
+def test_who_has_waited_long_himself_rests_no_longer_than_some_seconds() -> None:
+    flow = Flow()
+    flow.wait_s = 1.0
+    assert [flow.pause(0, worked_s=30.0) for _ in range(3)] == [pytest.approx(REST_S_MAX)] * 3

@@ -84,7 +84,7 @@ class Swarm:
             node.sync_s = (0.0005, 0.004)
             node.doom = None
             if isinstance(node.engine, Disk):
-                node.engine.busy = node.engine.full = False
+                node.engine.broken = node.engine.busy = node.engine.full = False
             node.restart()
         for proxy in cluster.proxies:
             proxy.host.paused_until_s = 0.0

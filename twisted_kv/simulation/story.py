@@ -245,9 +245,6 @@ class Story:
     def _end(self) -> None:
         """Stop everything; nothing may be left over."""
         cluster = self.cluster
-        for node in cluster.nodes:
-            if isinstance(node.engine, Disk):
-                node.engine.broken = False  # or its next sync, which may be now, would end it, and it would come back
         until_s = self.world.now_s + LIVENESS_S
         self._must(lambda: all(node.up for node in cluster.nodes), until_s, "a node does not come back")
         for proxy in cluster.proxies:
