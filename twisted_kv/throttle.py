@@ -21,8 +21,7 @@ PAUSE_S_MAX = 3_600.0
 """The longest rest. How much was moved says who has moved it, and may be wrong by any amount."""
 
 REST_S_MAX = 10.0
-"""The longest rest for the sake of clients: a piece that took as long as that has mostly waited itself, for somebody who
-was slow or out of reach."""
+"""The longest rest for the sake of clients. A piece that took long has mostly waited itself, for somebody slow."""
 
 LEAST_WAIT_S = 0.03
 """A wait of clients below which nothing is slowed down."""
