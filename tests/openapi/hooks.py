@@ -61,14 +61,16 @@ def filter_case(context: Any, case: Any) -> bool:
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
     """Lead to one port of this machine whoever is asked to be added: no test asks strangers, nor a name server."""
-    case.body = body = _whole(case.body)
+    body = _whole(case.body)
+    if repr(body) != repr(case.body):  # what is given to a case counts as another one, even if it is the same
+        case.body = body
     if isinstance(body, dict) and isinstance(body.get("url"), str):
         case.body = {**body, "url": _at_home(body["url"])}
 
 
 def _whole(value: Any) -> Any:
     """Write whole numbers as such: to a schema 64.0 is an integer, to us it is none."""
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
     if isinstance(value, list):
         return [_whole(one) for one in value]
