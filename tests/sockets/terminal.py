@@ -166,3 +166,4 @@ def beside_make_run(terminal: Terminal) -> Iterator[Terminal]:
     finally:
         cluster.send_signal(signal.SIGINT)
         cluster.wait(20)
+        terminal.end()  # and what the sessions started beside it
