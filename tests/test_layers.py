@@ -37,6 +37,7 @@ FLOORS: list[set[str]] = [
         "tracing",
         "timeline",
         "networks",
+        "terminals",
     },
     {"storage", "metrics", "counted", "buggify", "tls", "logs"},
     {

@@ -80,6 +80,7 @@ def sections(title: str) -> dict[str, str]:
 
 def test_the_handbook_tells_of_each_alert_and_of_no_other() -> None:
     alerts = re.findall(r"- alert: (\w+)", (TREE / "etc" / "prometheus" / "alerts.yml").read_text(encoding="utf-8"))
+    assert len(alerts) == len(set(alerts)) > 10
     assert list(sections("Alerts")) == alerts
 
 

@@ -14,6 +14,8 @@ from typing import IO, Any, Literal, TypeAlias
 
 from twisted.logger import FileLogObserver, LogEvent, eventAsText
 
+from .terminals import HALVES, OBEYED
+
 Format: TypeAlias = Literal["text", "json"]
 
 FIELD_CHARS_MAX = 4_096
@@ -23,7 +25,7 @@ DEPTH_MAX = 6
 _OLD = frozenset(("format", "isError", "message", "printed", "system", "time"))
 """Fields that Twisted adds for the logging it had before."""
 
-_unprintable = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]").sub
+_unprintable = re.compile(f"[{OBEYED}{HALVES}\ufeff]").sub
 """Controls (C0, DEL, C1), what ends a line for some readers, what turns the direction of text, and halves of pairs."""
 
 

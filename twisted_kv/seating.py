@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from .errors import BadParameter
 from .limits import Limits
 from .membership import WEIGHT_MAX
+from .terminals import OBEYED
 
 URL_CHARS_MAX = 300
 """A host name has at most 253 characters (RFC 1035, section 2.3.4)."""
@@ -21,8 +22,8 @@ and upper case in the scheme forgiven."""
 _PLACE = re.compile(r"(\[[^][]*\]|[^][:]*)(:[0-9]+)?")
 """A host and perhaps a port: what urlsplit finds beside them it leaves out without a word."""
 
-ZONE_PATTERN = r"^[^\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]*$"
-"""A zone holds nothing that a terminal obeys, nor what turns the direction of writing around."""
+ZONE_PATTERN = f"^[^{OBEYED}]*$"
+"""A zone holds nothing that a terminal obeys."""
 
 
 def checked_url(url: str) -> str:
@@ -58,7 +59,7 @@ def checked_weight(weight: int) -> int:
 
 def checked_zone(zone: str | None, limits: Limits) -> str | None:
     """:raises BadParameter: unless it is a printable name that is not too long."""
-    if zone is not None and not (len(zone) <= limits.zone_chars_max and re.fullmatch(ZONE_PATTERN[1:-1], zone)):
+    if zone is not None and not (len(zone) <= limits.zone_chars_max and re.fullmatch(ZONE_PATTERN, zone)):
         raise BadParameter(
             f"the zone has {len(zone)} characters, or one that cannot be printed",
             f"give a name of at most {limits.zone_chars_max} printable characters",

@@ -167,8 +167,12 @@ OTHERWISE = ("/", "/ui", "/v1/events")
 """Two lead elsewhere, the other does not end: the dashboard's tests see to them."""
 
 
+def no_backup_runs(proxy: Daemon) -> None:
+    wait_until(lambda: "running" not in str(call("GET", f"{proxy.url}/v1/tasks").json()), "the backup")
+
+
 def delete_backups(proxy: Daemon) -> None:
-    wait_until(lambda: "running" not in str(call("GET", f"{proxy.url}/v1/tasks").json()), "a backup")
+    no_backup_runs(proxy)
     for one in call("GET", f"{proxy.url}/v1/backups").json()["backups"]:
         assert call("DELETE", f"{proxy.url}/v1/backups/{quote(one['name'])}").status < 400
 
@@ -185,7 +189,7 @@ def test_examples_run_and_every_field_of_their_answers_is_in_the_document(proxy:
     seen = set()
     for number, path, field, operation in sorted(calls, key=lambda one: one[:3]):
         if (path, field) == ("/v1/backups/{name}", "delete"):
-            wait_until(lambda: "running" not in str(call("GET", f"{proxy.url}/v1/tasks").json()), "the backup")
+            no_backup_runs(proxy)
         if (path, field) == ("/v1/backups", "post"):
             delete_backups(proxy)  # which random calls have made before
         got = example_call(proxy, IN_ORDER[number], path, operation)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-OBEYED = r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
-"""What terminals obey, what turns the direction of writing around, and halves of characters."""
-_obeyed = re.compile(f"[{OBEYED}]")
-_obeyed_but_lines = re.compile(f"(?![\n\t])[{OBEYED}]")
-_in_json = re.compile(f"(?![\n\t ])[{OBEYED}]")
+from twisted_kv.terminals import HALVES, OBEYED
+
+_obeyed = re.compile(f"[{OBEYED}{HALVES}]")
+_obeyed_but_lines = re.compile(f"(?![\n\t])[{OBEYED}{HALVES}]")
+_in_json = re.compile(f"(?![\n\t ])[{OBEYED}{HALVES}]")
 
 
 def is_plain(text: str) -> bool:

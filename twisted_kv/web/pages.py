@@ -96,20 +96,21 @@ def add_pages(app: Klein) -> None:
     """Give a proxy's door the dashboard."""
     pages = read_pages()
 
+    def lead(request: Any, status: int) -> bytes:
+        request.setResponseCode(status)
+        request.setHeader(b"Location", UI_PREFIX)
+        return answer(request, b"", b"text/plain")
+
     @app.route("/", methods=["GET"])
     @described(FRONT)
     def front(request: Any) -> bytes:
         # A browser keeps a permanent redirect, and tomorrow something else may listen at this port.
-        request.setResponseCode(307)
-        request.setHeader(b"Location", UI_PREFIX)
-        return answer(request, b"", b"text/plain")
+        return lead(request, 307)
 
     @app.route("/ui", methods=["GET"])
     @described(TO_PAGES)
     def ui(request: Any) -> bytes:
-        request.setResponseCode(308)
-        request.setHeader(b"Location", UI_PREFIX)
-        return answer(request, b"", b"text/plain")
+        return lead(request, 308)
 
     @app.route(UI_PREFIX.decode(), methods=["GET"])
     @described(PAGE)
