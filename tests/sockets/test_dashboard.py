@@ -228,6 +228,29 @@ def test_a_deletion_that_ends_after_another_key_was_opened_empties_nothing(refus
     assert (page.input_value("#value"), visit.text("#save"), held(proxy, "going")) == ("stays", "Save", None)
 
 
+def test_what_is_deleted_is_the_key_that_was_asked_about_even_if_another_one_comes_meanwhile(
+    refused_visit: Visit, proxy: Daemon
+) -> None:
+    visit, page = refused_visit, refused_visit.page
+    write(proxy, "late-asked", b"goes")
+    write(proxy, "late-other", b"stays")
+    page.fill("#prefix", "late-")
+    page.click("#browse button")
+    visit.wait("#key-list", "late-other")
+    page.click('#key-list [data-key="late-asked"]')
+    visit.wait("#explain", "A strong read")
+    let_go = held_up(visit, "GET", "late-other")
+    page.click('#key-list [data-key="late-other"]')
+    page.click("#remove")
+    let_go()
+    page.wait_for_function("() => document.getElementById('value').value === 'stays'")
+    assert visit.text("#delete-key") == "late-asked"
+    page.click("#delete-dialog button[value=yes]")
+    wait_until(lambda: held(proxy, "late-asked") is None, "the deletion")
+    page.wait_for_function("() => !document.getElementById('save').disabled")
+    assert (page.input_value("#value"), visit.text("#save"), held(proxy, "late-other")) == ("stays", "Save", b"stays")
+
+
 def test_a_stream_of_which_something_cannot_be_shown_is_not_kept_beside_the_next(browser: Any, proxy: Daemon) -> None:
     with Visit(browser, proxy.url) as visit:
         visit.live()

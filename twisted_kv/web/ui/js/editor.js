@@ -196,21 +196,21 @@ function keepMine(into, theirs, draft) {
   return change(++asked, into, theirs ? theirs.etag : null, draft);
 }
 
+/** Ask whether to delete what is open; another key that comes while the question stands is not what was meant. */
 function askToRemove() {
-  const dialog = $("delete-dialog");
-  say($("delete-key"), show(key));
-  dialog.returnValue = "no";
-  dialog.onclose = () => dialog.returnValue === "yes" && removeKey();
-  dialog.showModal();
+  const [gone, etag] = [key, held.etag];
+  say($("delete-key"), show(gone));
+  // The dialog's own "close" comes later, when somebody may be at another key.
+  $("delete-form").onsubmit = (event) => event.submitter?.value === "yes" && removeKey(gone, etag);
+  $("delete-dialog").showModal();
 }
 
-async function removeKey() {
-  const mine = ++asked;
+async function removeKey(gone, etag) {
+  const mine = key !== null && same(key, gone) ? ++asked : null;
   quieten();
   busy(true);
-  const gone = key;
   try {
-    await remove(gone, held.etag);
+    await remove(gone, etag);
     if (mine !== asked) {
       busy(false);
       await list();
