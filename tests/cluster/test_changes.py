@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred, ensureDeferred, succeed
 
-from tests.cluster.town import House, Line, Town, value_of
+from tests.cluster.town import House, Line, MakeTown, Town, value_of
 from twisted_kv.errors import (
     ChangeFailed,
     ChangeUnderWay,
@@ -24,21 +23,6 @@ from twisted_kv.names import Key
 from twisted_kv.quorum import Level
 from twisted_kv.register import PREPARE, Op
 from twisted_kv.web.cluster import ClusterDoor
-
-MakeTown = Callable[..., Town]
-
-
-@pytest.fixture
-def make_town(tmp_path: Path) -> Iterator[MakeTown]:
-    towns: list[Town] = []
-
-    def make(seed: int = 1, proxies: int = 1) -> Town:
-        towns.append(Town(seed, tmp_path, proxies))
-        return towns[-1]
-
-    yield make
-    for town in towns:
-        town.close()
 
 
 def add(town: Town, house: House, weight: int = 1) -> Deferred[Any]:

@@ -2,44 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred, ensureDeferred
 
-from tests.cluster.town import House, Town, value_of
+from tests.cluster.town import House, MakeTown, Town, value_of
 from twisted_kv.names import Key
 from twisted_kv.register import BLANK, Cell
 from twisted_kv.ring import slot_of
 from twisted_kv.storage.engine import Change
 from twisted_kv.versions import Record, Version, decode_record
 
-MakeTown = Callable[..., Town]
 K = b"k"
 KEYS = [b"k%d" % number for number in range(300)]
 NEVER_S = 1e6
 
 
 @pytest.fixture
-def make_town(tmp_path: Path) -> Iterator[MakeTown]:
-    towns: list[Town] = []
-
+def make_town(make_town: MakeTown) -> MakeTown:
     def make(proxies: int = 1, **limits: Any) -> Town:
-        town = Town(1, tmp_path, proxies=0)
+        town = make_town(proxies=0)
         town.limits = replace(town.limits, repair_interval_s=NEVER_S, sweep_interval_s=NEVER_S, **limits)
         for _ in range(proxies):
             town.open_proxy()
         town.settle(3)
         town.run(1)
-        towns.append(town)
         return town
 
-    yield make
-    for town in towns:
-        town.close()
+    return make
 
 
 def cell(house: House, key: bytes = K) -> Cell:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from twisted.internet.defer import ensureDeferred
 
-from tests.cluster.town import House, Town, value_of
+from tests.cluster.town import House, MakeTown, Town, value_of
 from twisted_kv.conditional import Draft, leave
 from twisted_kv.errors import Unreached
 from twisted_kv.names import Key
@@ -21,30 +19,24 @@ from twisted_kv.rooms import Rooms
 from twisted_kv.sharing import Changed
 from twisted_kv.versions import Record, decode_record
 
-MakeTown = Callable[..., Town]
 K = b"k"
 TTL_S = 10.0
 HOUR_MS = 3_600_000
 
 
 @pytest.fixture
-def make_town(tmp_path: Path) -> Iterator[MakeTown]:
-    towns: list[Town] = []
-
+def make_town(make_town: MakeTown) -> MakeTown:
     def make(*skews_ms: int, sweep_s: float = 1e6) -> Town:
         """Build a town of three nodes, with a proxy for each skew, which sweeps when the test says so."""
-        town = Town(1, tmp_path, proxies=0)
+        town = make_town(proxies=0)
         town.limits = replace(town.limits, sweep_interval_s=sweep_s)
         for skew_ms in skews_ms or (0,):
             town.open_proxy(skew_ms)
         town.settle(3)
         town.run(1)
-        towns.append(town)
         return town
 
-    yield make
-    for town in towns:
-        town.close()
+    return make
 
 
 def put(town: Town, key: bytes = K, value: bytes = b"v", ttl_s: float = TTL_S, level: Level = Level.ALL) -> None:

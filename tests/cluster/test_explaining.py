@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from twisted.internet.defer import ensureDeferred
 
-from tests.cluster.town import House, Town
+from tests.cluster.town import House, MakeTown, Town
 from twisted_kv.errors import NoNodes
 from twisted_kv.explaining import just_before
 from twisted_kv.limits import Limits
@@ -18,29 +16,23 @@ from twisted_kv.names import Key
 from twisted_kv.quorum import Level
 from twisted_kv.web.cluster import ClusterDoor
 
-MakeTown = Callable[..., Town]
 K = b"k"
 NEVER_S = 1e6
 
 
 @pytest.fixture
-def make_town(tmp_path: Path) -> Iterator[MakeTown]:
-    towns: list[Town] = []
-
+def make_town(make_town: MakeTown) -> MakeTown:
     def make(nodes: int = 3, **limits: Any) -> Town:
-        town = Town(1, tmp_path, proxies=0)
+        town = make_town(proxies=0)
         town.limits = replace(
             town.limits, repair_interval_s=NEVER_S, sweep_interval_s=NEVER_S, courier_interval_s=NEVER_S, **limits
         )
         town.open_proxy()
         town.settle(nodes)
         town.run(1)
-        towns.append(town)
         return town
 
-    yield make
-    for town in towns:
-        town.close()
+    return make
 
 
 def explained(town: Town, key: bytes = K) -> Any:

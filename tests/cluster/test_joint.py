@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-
 import pytest
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.python.failure import Failure
 
-from tests.cluster.town import Town
+from tests.cluster.town import MakeTown, Town
 from twisted_kv.conditional import Draft
 from twisted_kv.errors import KvError, Unreached
 from twisted_kv.names import Key
@@ -18,25 +15,19 @@ from twisted_kv.sharing import Changed
 from twisted_kv.simulation.linearizability import Event, Fate, Kind, violation
 from twisted_kv.versions import Record
 
-MakeTown = Callable[[int], Town]
 KEYS = [b"k%d" % number for number in range(6)]
 CLIENTS = 6
 
 
 @pytest.fixture
-def make_town(tmp_path: Path) -> Iterator[MakeTown]:
-    towns: list[Town] = []
-
+def make_town(make_town: MakeTown) -> MakeTown:
     def make(seed: int) -> Town:
-        town = Town(seed, tmp_path, proxies=2)
-        towns.append(town)
+        town = make_town(seed, proxies=2)
         town.settle(3 + seed % 2)
         town.run(1)
         return town
 
-    yield make
-    for town in towns:
-        town.close()
+    return make
 
 
 class Client:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred, ensureDeferred
 
-from tests.cluster.town import House, Town, value_of
+from tests.cluster.town import House, MakeTown, Town, value_of
 from twisted_kv.errors import BadParameter, ChangeFailed, KvError, MayRemember, NoSuchMember, NoSuchTask
 from twisted_kv.membership import Seat, State
 from twisted_kv.names import Key, Slot
@@ -18,26 +16,20 @@ from twisted_kv.ring import SLOTS, slot_of
 from twisted_kv.simulation.linearizability import violation
 from twisted_kv.web.tasks import task_of
 
-MakeTown = Callable[..., Town]
 KEYS = [b"k%d" % number for number in range(80)]
 
 
 @pytest.fixture
-def make_town(tmp_path: Path) -> Iterator[MakeTown]:
-    towns: list[Town] = []
-
+def make_town(make_town: MakeTown) -> MakeTown:
     def make(count: int, seed: int = 1, proxies: int = 1) -> Town:
-        town = Town(seed, tmp_path, proxies)
-        towns.append(town)
+        town = make_town(seed, proxies=proxies)
         town.settle(count)
         town.run(1)
         for key in KEYS:
             town.wait(town.put(key, b"v" + key))
         return town
 
-    yield make
-    for town in towns:
-        town.close()
+    return make
 
 
 def state_of(town: Town) -> State:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from random import Random
 
 import pytest
 from twisted.internet.defer import ensureDeferred
 
-from tests.cluster.town import Town
+from tests.cluster.town import MakeTown, Town
 from twisted_kv.errors import Unreached
 from twisted_kv.listing import KeyPage
 from twisted_kv.names import Key
@@ -20,22 +19,16 @@ from twisted_kv.ring import slot_of
 from twisted_kv.storage.engine import Change
 from twisted_kv.versions import NONE, HybridClock, Record, Version
 
-MakeTown = Callable[..., Town]
-
 
 @pytest.fixture
-def make_town(tmp_path: Path) -> Iterator[MakeTown]:
-    towns: list[Town] = []
-
+def make_town(make_town: MakeTown) -> MakeTown:
     def make(nodes: int = 3, proxies: int = 1) -> Town:
-        towns.append(Town(1, tmp_path, proxies=proxies))
-        towns[-1].settle(nodes)
-        towns[-1].run(1)
-        return towns[-1]
+        town = make_town(proxies=proxies)
+        town.settle(nodes)
+        town.run(1)
+        return town
 
-    yield make
-    for town in towns:
-        town.close()
+    return make
 
 
 def fill(town: Town, keys: list[bytes]) -> None:

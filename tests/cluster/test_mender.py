@@ -5,16 +5,15 @@ No hint is ever replayed here, but for where it is said.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from math import inf
-from pathlib import Path
 from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred, ensureDeferred
 
-from tests.cluster.town import House, Town, value_of
+from tests.cluster.town import House, MakeTown, Town, value_of
 from tests.rooms.nodes import Spoilt
 from twisted_kv.errors import ChangeFailed
 from twisted_kv.membership import Wish, wished
@@ -25,7 +24,6 @@ from twisted_kv.ring import SLOTS, slot_of
 from twisted_kv.storage.engine import Change
 from twisted_kv.versions import decode_record
 
-MakeTown = Callable[..., Town]
 K = b"k"
 KEYS = [b"k%d" % number for number in range(60)]
 GRACE_S = 30.0
@@ -43,11 +41,9 @@ class Scratched(Spoilt):
 
 
 @pytest.fixture
-def make_town(tmp_path: Path) -> Iterator[MakeTown]:
-    towns: list[Town] = []
-
+def make_town(make_town: MakeTown) -> MakeTown:
     def make(houses: int = 3, **limits: Any) -> Town:
-        town = Town(1, tmp_path, proxies=0)
+        town = make_town(proxies=0)
         quiet = {"sweep_interval_s": NEVER_S, "purge_grace_s": GRACE_S}
         town.limits = replace(town.limits, **(quiet | limits))
         rooms = town.open_proxy()
@@ -57,12 +53,9 @@ def make_town(tmp_path: Path) -> Iterator[MakeTown]:
             house._start()
             town.settle_one(house)
         town.run(1)
-        towns.append(town)
         return town
 
-    yield make
-    for town in towns:
-        town.close()
+    return make
 
 
 def cell(house: House, key: bytes = K) -> Cell:

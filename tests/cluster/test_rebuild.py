@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from functools import partial
 
 import pytest
 from twisted.internet.defer import ensureDeferred
 
 from tests.cluster.paper_disk import PaperDisk
-from tests.cluster.town import House, Town, value_of
+from tests.cluster.town import House, MakeTown, Town, value_of
 from twisted_kv.errors import ChangeFailed, Damaged, SlotsLost, Unreached
 from twisted_kv.names import Key, Slot
 from twisted_kv.quorum import Level
 from twisted_kv.register import Cell
 from twisted_kv.storage.engine import UNREADABLE, Change, Place
 
-MakeTown = Callable[[], Town]
 KEYS = [b"k%d" % number for number in range(200)]
 
 
 @pytest.fixture
-def make_town(tmp_path: Path) -> Iterator[MakeTown]:
-    towns: list[Town] = []
-
-    def make() -> Town:
-        towns.append(Town(1, tmp_path, durable=True))
-        return towns[-1]
-
-    yield make
-    for town in towns:
-        town.close()
+def make_town(make_town: MakeTown) -> MakeTown:
+    return partial(make_town, durable=True)
 
 
 def filled(town: Town) -> list[House]:

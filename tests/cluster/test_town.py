@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from twisted.internet.defer import ensureDeferred
 
-from tests.cluster.town import Town, value_of
+from tests.cluster.town import MakeTown, Town, value_of
 from twisted_kv.errors import ForeignNode, KvError, NodeHasData, NotANode, Unreached
 from twisted_kv.names import Key, NodeId
 from twisted_kv.quorum import Level
@@ -17,21 +16,6 @@ from twisted_kv.ring import slot_of
 from twisted_kv.storage.engine import Change
 from twisted_kv.versions import HybridClock, Record, Version, decode_record
 from twisted_kv.wire import Join
-
-MakeTown = Callable[..., Town]
-
-
-@pytest.fixture
-def make_town(tmp_path: Path) -> Iterator[MakeTown]:
-    towns: list[Town] = []
-
-    def make(seed: int = 1, proxies: int = 1, replicas: int = 3) -> Town:
-        towns.append(Town(seed, tmp_path, proxies, replicas))
-        return towns[-1]
-
-    yield make
-    for town in towns:
-        town.close()
 
 
 def owners_with(town: Town, key: bytes) -> list[str]:

@@ -303,3 +303,6 @@ class Town:
 
 def value_of(done: Done) -> bytes | None:
     return decode_record(done.record).value if done.record else None
+
+
+MakeTown = Callable[..., Town]
