@@ -826,5 +826,5 @@ class EngineBesideADict(RuleBasedStateMachine):
 def test_an_engine_does_what_a_plain_dict_does(open_engine: Open) -> None:
     run_state_machine_as_test(
         lambda: EngineBesideADict(open_engine),
-        settings=settings(max_examples=150, stateful_step_count=30, deadline=None),
+        settings=settings(max_examples=150, stateful_step_count=30),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from twisted_kv.counted import Counted, counted_by, quantile, rates
@@ -103,7 +103,6 @@ def test_a_quantile_lies_evenly_between_two_bounds(counts: list[int], part: floa
     assert quantile(BOUNDS, counts, part) == (found if found is None else pytest.approx(found))
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 1000), min_size=len(SECONDS) + 1, max_size=len(SECONDS) + 1))
 def test_quantiles_rise_and_lie_within_the_bounds(counts: list[int]) -> None:
     found = [quantile(SECONDS, counts, part) for part in (0.01, 0.5, 0.9, 0.99, 1.0)]

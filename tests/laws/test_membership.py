@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twisted_kv.errors import StateUnusable
@@ -36,7 +36,7 @@ from twisted_kv.ring import HASH_VERSION, SLOTS
 from twisted_kv.views import View, foreign
 
 # Two rings of 65,536 slots for each example: up to a tenth of a second on a busy machine.
-few = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+few = settings(max_examples=25)
 
 Pair = tuple[tuple[str, ...], tuple[str, ...]]
 

@@ -6,7 +6,7 @@ import random
 import tracemalloc
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from twisted_kv.resp.inline import words
@@ -61,7 +61,6 @@ WORD = st.one_of(st.binary(max_size=20), st.text("\r\n*$+-:1a\0", max_size=30).m
 COMMANDS = st.lists(st.lists(WORD, min_size=1, max_size=5), max_size=12)
 
 
-@settings(deadline=None)
 @given(COMMANDS, st.integers(0, 1 << 32), st.sampled_from([1, 3, 40, 5_000, 200_000]))
 def test_commands_come_out_as_they_went_in_wherever_the_stream_was_cut(
     commands: list[list[bytes]], seed: int, longest: int

@@ -10,7 +10,7 @@ from collections import Counter
 from itertools import pairwise
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twisted_kv.errors import NoNodes, RingEmpty
@@ -18,7 +18,7 @@ from twisted_kv.names import NodeId, Slot
 from twisted_kv.ring import HASH_VERSION, SLOTS, Member, Owners, Ring, fnv1a, overlaid, position, runs, slot_of
 
 # Each example computes whole tables, and a busy machine must not fail a law for that.
-law = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+law = settings(max_examples=50)
 
 # Few vnodes keep a ring cheap to build, and leave long empty stretches and lone tokens for the laws to trip over.
 ids = st.text(st.characters(codec="utf-8"), min_size=1, max_size=6).map(NodeId)

@@ -296,7 +296,7 @@ def story(
     return told
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(manners, hops, held, calls, st.booleans())
 def test_nobody_can_tell_whether_he_was_in_a_bundle(
     manner: dict[str, str], hop_s: dict[str, float], holds: Any, asked: Any, moves: bool

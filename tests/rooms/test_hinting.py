@@ -253,4 +253,4 @@ class HintsInADict(RuleBasedStateMachine):
 
 
 def test_hints_are_kept_forgotten_and_marked_as_in_a_dict() -> None:
-    run_state_machine_as_test(HintsInADict, settings=settings(max_examples=40, stateful_step_count=20, deadline=None))
+    run_state_machine_as_test(HintsInADict, settings=settings(max_examples=40, stateful_step_count=20))

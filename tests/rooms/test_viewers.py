@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import Clock
@@ -315,7 +315,6 @@ def read_events(stream: bytes) -> list[tuple[str, bytes]]:
     return found
 
 
-@settings(deadline=None)
 @given(st.lists(st.binary(max_size=50), max_size=4))
 def test_an_event_s_data_comes_out_as_it_went_in_whatever_lines_it_has(datas: list[bytes]) -> None:
     stream = RETRY + b"".join(event("told", data) + HEARTBEAT for data in datas)

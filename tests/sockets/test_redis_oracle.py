@@ -124,7 +124,6 @@ def compared(
 
     @settings(
         max_examples=examples,
-        deadline=None,
         database=None,
         derandomize="KV_ORACLE_EXAMPLES" not in os.environ,
         suppress_health_check=list(HealthCheck),
