@@ -113,6 +113,7 @@ async def test_a_value_lives_as_long_as_it_was_told(make: Make, servers: list[st
         ((found),) = await kv.bulk([Get(key)])
         assert isinstance(found, Value)
         assert found.expires_ms
+        assert await kv.get(key) == found
         await kv.put(key, "v", ttl=0.001)
         wait_until(lambda: call("GET", f"{servers[0]}/v1/kv/{key}").status == 404, "the value to expire")
         assert await kv.get(key) is None
@@ -128,7 +129,8 @@ async def test_cas_goes_by_versions(make: Make, servers: list[str], key: str) ->
         second = await kv.cas(key, "2", first.etag, ttl=3600, content_type="a/b")
         with pytest.raises(PreconditionFailed):
             await kv.cas(key, "3", first.etag)
-        assert await kv.get(key) == Value(b"2", second.etag or "", "a/b")
+        found = await kv.get(key)
+        assert found == Value(b"2", second.etag or "", "a/b", found.expires_ms if found else 0)
         await kv.cas(key, None, second.etag)
         assert await kv.get(key) is None
         with pytest.raises(PreconditionFailed) as gone:

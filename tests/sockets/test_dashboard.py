@@ -291,23 +291,44 @@ def test_a_value_keeps_its_time_when_it_is_saved(visit: Visit, proxy: Daemon) ->
     visit.page.wait_for_function("() => Number(document.getElementById('ttl').value) > 2000")
     visit.write("w")
     visit.wait("#done", "Saved")
-    owners = call("GET", f"{proxy.url}/v1/explain/brief").json()["owners"]
-    assert all(owner["expires_ms"] for owner in owners if owner.get("holds") == "value")
-    assert held(proxy, "brief") == b"w"
+    got = call("GET", f"{proxy.url}/v1/kv/brief")
+    assert (got.body, "KV-Expires-Ms" in got.headers) == (b"w", True)
 
 
-def test_a_value_keeps_its_time_even_if_it_is_saved_before_that_was_seen(visit: Visit, proxy: Daemon) -> None:
-    write(proxy, "hasty", b"v", "?ttl=3000")
-    let_go = held_up(visit, "GET", "hasty", "explain")
-    visit.open("hasty")
-    visit.page.wait_for_function("() => document.getElementById('value').value === 'v'")
+def test_a_value_keeps_its_time_however_long_it_was_open_and_has_another_one_that_was_typed(
+    visit: Visit, proxy: Daemon
+) -> None:
+    def left_s() -> float:
+        got = call("GET", f"{proxy.url}/v1/kv/open")
+        return int(got.headers["KV-Expires-Ms"]) / 1000 - time.time() if "KV-Expires-Ms" in got.headers else 0.0
+
+    write(proxy, "open", b"v", "?ttl=3000")
+    visit.open("open")
+    visit.wait("#explain", "A strong read")
+    visit.page.evaluate("(now => { Date.now = () => now + 1_000_000; })(Date.now())")
     visit.write("w")
-    visit.page.wait_for_function("() => document.getElementById('save').disabled")
-    let_go()
     visit.wait("#done", "Saved")
-    owners = call("GET", f"{proxy.url}/v1/explain/hasty").json()["owners"]
-    assert all(owner["expires_ms"] for owner in owners if owner.get("holds") == "value")
-    assert held(proxy, "hasty") == b"w"
+    assert 1000 < left_s() <= 2000
+    visit.page.fill("#ttl", "5000")
+    visit.page.click("#save")
+    wait_until(lambda: left_s() > 2000, "the time that was typed")
+    visit.wait("#done", "Saved")
+    visit.page.fill("#ttl", "")
+    visit.page.click("#save")
+    wait_until(lambda: left_s() == 0, "to have no end")
+
+
+def test_the_time_of_one_key_is_not_taken_for_another_ones(refused_visit: Visit, proxy: Daemon) -> None:
+    page = refused_visit.page
+    write(proxy, "timed", b"v", "?ttl=3000")
+    refused_visit.open("timed")
+    refused_visit.wait("#explain", "A strong read")
+    assert page.input_value("#ttl")
+    page.fill("#key", "untimed")
+    assert page.input_value("#ttl") == ""
+    page.click("#save")
+    refused_visit.wait("#done", "Created")
+    assert "KV-Expires-Ms" not in call("GET", f"{proxy.url}/v1/kv/untimed").headers
 
 
 def test_keys_and_values_of_any_bytes_are_shown_as_what_they_are(visit: Visit, proxy: Daemon) -> None:

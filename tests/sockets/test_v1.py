@@ -6,6 +6,7 @@ import http.client
 import json
 import random
 import re
+import time
 from collections.abc import Iterator
 from urllib.parse import quote
 
@@ -300,6 +301,21 @@ def test_a_value_with_a_ttl_is_there_and_then_is_not(proxy: Daemon) -> None:
         wait_until(lambda: call("GET", f"{url}?consistency={level}").status == 404, "it to expire", 5)  # noqa: B023
     assert call("PUT", url, b"again", **{"If-None-Match": "*"}).status == 204
     assert call("GET", url).body == b"again"
+
+
+def test_whoever_writes_or_reads_a_value_that_expires_is_told_when(proxy: Daemon) -> None:
+    url = f"{proxy.url}/v1/kv/told"
+    before_ms = time.time() * 1000
+    put = call("PUT", f"{url}?ttl=3600", b"v")
+    expires_ms = put.headers["KV-Expires-Ms"]
+    assert before_ms + 3_599_000 < int(expires_ms) < time.time() * 1000 + 3_601_000
+    for level in ("strong", "all", "one"):
+        for method in ("GET", "HEAD"):
+            assert call(method, f"{url}?consistency={level}").headers["KV-Expires-Ms"] == expires_ms
+    same = call("GET", url, **{"If-None-Match": put.headers["ETag"]})
+    assert (same.status, same.headers["KV-Expires-Ms"]) == (304, expires_ms)
+    for answer in (call("PUT", url, b"v"), call("GET", url), call("DELETE", url)):
+        assert "KV-Expires-Ms" not in answer.headers
 
 
 def test_a_put_without_a_ttl_ends_the_one_before(proxy: Daemon) -> None:

@@ -116,7 +116,7 @@ def cas(
 def increment(home: Home, key: Text, by: int, ttl: float | None, timeout_s: float | None) -> Steps[int]:
     """Read a counter and put its next value in the place of that version, until nobody has come between.
 
-    It goes through ``bulk``, which tells when a value expires and lets it be said: a counter keeps its expiry.
+    It goes through ``bulk``, which lets it be said to the millisecond when a value expires: a counter keeps its expiry.
     """
     trip = Trip(home, timeout_s)
     while True:
@@ -272,7 +272,10 @@ def _value(answer: Answer) -> Value:
     etag = _whole_etag(answer.headers.get("etag", ""))
     if etag is None:
         raise Garbled("it has no ETag")
-    return Value(answer.body, etag[1], answer.headers.get("content-type", OCTETS))
+    expires_ms = answer.headers.get("kv-expires-ms", "0")
+    if not (expires_ms.isascii() and expires_ms.isdecimal()):
+        raise Garbled("it has an expiry that is none")
+    return Value(answer.body, etag[1], answer.headers.get("content-type", OCTETS), int(expires_ms))
 
 
 def _written(answer: Answer) -> Written:

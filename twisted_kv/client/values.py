@@ -50,14 +50,13 @@ def tag_of(etag: str) -> str:
 class Value:
     """What a key holds.
 
-    ``etag`` is its version, for ``cas``. ``expires_ms`` is wall time in milliseconds, 0 for never; None where
-    it was not told: only ``bulk`` tells it.
+    ``etag`` is its version, for ``cas``. ``expires_ms`` is wall time in milliseconds, 0 for never.
     """
 
     value: bytes
     etag: str
     content_type: str = OCTETS
-    expires_ms: int | None = None
+    expires_ms: int = 0
 
     @property
     def text(self) -> str:

@@ -165,4 +165,6 @@ def confine(request: Any, content_type: bytes) -> None:
 def show(request: Any, record: Record, acks: int, owners: int) -> None:
     if record.value is not None:
         request.setHeader(b"ETag", etag_of(record).encode())
+        if record.expires_ms:
+            request.setHeader(b"KV-Expires-Ms", b"%d" % record.expires_ms)
     request.setHeader(b"KV-Replicas", b"%d/%d" % (acks, owners))

@@ -47,6 +47,12 @@ REPLICAS = Text(
     pattern="^[0-9]+/[0-9]+$",
     required=True,
 )
+EXPIRES = Text(
+    name="KV-Expires-Ms",
+    about="When the value expires, in milliseconds since 1970; not there where it never does.",
+    place="header",
+    pattern="^[1-9][0-9]*$",
+)
 SERVER_TIMING = Text(name="Server-Timing", about="What became of the request, step by step.", place="header")
 ANSWERED_ID = Text(name="X-Request-Id", about="What the request is called in the logs, if anything.", place="header")
 

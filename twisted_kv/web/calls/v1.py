@@ -20,6 +20,7 @@ from .shared import (
     ANSWERED_ID,
     ANY_TYPE,
     ETAG,
+    EXPIRES,
     KEYS,
     OPERATION,
     REPLICAS,
@@ -37,6 +38,7 @@ KEY = KeyText(
 HEADS = (IF_MATCH, IF_NONE_MATCH, REQUEST_ID, TRACEPARENT)
 REFUSED = (errors.BadParameter, errors.MalformedKey, errors.PreconditionFailed)
 FOLLOWED = (SERVER_TIMING, ANSWERED_ID)
+HELD = (ETAG, EXPIRES, REPLICAS)
 CONFINED = (
     Text(name="Cross-Origin-Resource-Policy", about="`same-site`: other sites' pages get none of it.", place="header"),
     Text(name="X-Content-Type-Options", about="`nosniff`, where the value has a content type.", place="header"),
@@ -54,9 +56,9 @@ KV_GET = Described(
         200: Answer(
             about="The value's bytes, with the content type that they were written with.",
             contents=(Content(media_type=ANY_TYPE),),
-            heads=(ETAG, REPLICAS, *CONFINED, *FOLLOWED),
+            heads=(*HELD, *CONFINED, *FOLLOWED),
         ),
-        304: empty_answer("The key still holds a version that If-None-Match names.", ETAG, REPLICAS, *FOLLOWED),
+        304: empty_answer("The key still holds a version that If-None-Match names.", *HELD, *FOLLOWED),
     },
     errors=(*REFUSED, errors.KeyAbsent, *OPERATION),
 )
@@ -74,7 +76,7 @@ KV_PUT = Described(
         contents=(Content(media_type="application/octet-stream", example="hello"),),
         required=False,
     ),
-    answers={204: empty_answer("It is written.", ETAG, REPLICAS, *FOLLOWED)},
+    answers={204: empty_answer("It is written.", *HELD, *FOLLOWED)},
     errors=(*REFUSED, errors.ValueTooLarge, *OPERATION),
 )
 

@@ -14,7 +14,7 @@ const SHOWN_MAX = 2048;
 let key = null; // the open key's bytes
 let held = null; // what it held when it was read: null for nothing
 let asked = 0;
-let lasts = null; // will give how long the open value still lives; null once that stands in its field
+let timed = false; // whether somebody has typed how long the value is to live
 
 export function wireEditor() {
   wireValue();
@@ -31,6 +31,7 @@ export function wireEditor() {
     $("key").removeAttribute("aria-invalid");
     if (key !== null && $("key").value !== show(key)) close();
   });
+  $("ttl").addEventListener("input", () => (timed = true));
   $("reread").addEventListener("click", () => openKey(key));
   $("remove").addEventListener("click", askToRemove);
   $("download").addEventListener("click", download);
@@ -57,38 +58,38 @@ export async function openKey(bytes) {
     const found = await get(bytes);
     if (mine !== asked) return;
     show_(bytes, found);
-    lasts = explain(bytes).then((explained) => (found ? leftOf(explained) : ""));
-    const left = await lasts;
-    if (mine !== asked) return;
-    lasts = null;
-    $("ttl").value ||= left;
+    await explain(bytes);
   } catch (error) {
     if (mine === asked) fail(error);
   }
 }
 
-/** Say how long a value still lives, so that saving it does not make it live for ever. */
-function leftOf(explained) {
-  const owner = explained?.owners.find((one) => explained.verdict.winners.includes(one.id) && one.expires_ms);
-  return owner ? String(Math.max(1, Math.round((owner.expires_ms - Date.now()) / 1000))) : "";
-}
-
 function show_(bytes, found) {
   key = bytes;
   held = found;
-  lasts = null;
   $("key").value = show(bytes);
   $("key").removeAttribute("aria-invalid");
   setValue(found ? found.value : new Uint8Array());
   $("content-type").value = found ? found.contentType : "";
-  $("ttl").value = "";
+  showLeft();
   showHeld();
+}
+
+function showLeft() {
+  timed = false;
+  $("ttl").value = left();
+}
+
+/** Say how many seconds the open value still lives, so that saving it does not make it live for ever. */
+function left() {
+  return held?.expiresMs ? String(Math.max(1, Math.round((held.expiresMs - Date.now()) / 1000))) : "";
 }
 
 /** Forget what was read: what is typed now is for another key. */
 function close() {
   asked += 1;
-  key = held = lasts = null;
+  key = held = null;
+  if (!timed) showLeft();
   quieten();
   showHeld();
   markKey(null);
@@ -111,39 +112,31 @@ async function save() {
   if (into === null) return;
   let draft;
   try {
-    draft = { value: getValue(), contentType: $("content-type").value.trim(), ttl: $("ttl").value.trim() };
+    draft = { value: getValue(), contentType: $("content-type").value.trim(), ttl: timed ? $("ttl").value.trim() : left() };
   } catch (error) {
     fail(error);
     return;
   }
   const mine = ++asked; // whoever opens another key meanwhile has that one, and not what comes of this
-  const etag = held ? held.etag : null;
-  busy(true);
-  if (lasts !== null) {
-    draft.ttl ||= await lasts;
-    if (mine === asked) {
-      lasts = null;
-      $("ttl").value = draft.ttl;
-    }
-  }
-  await change(mine, into, etag, draft);
+  await change(mine, into, held ? held.etag : null, draft);
 }
 
 async function change(mine, into, etag, draft) {
   const isNew = etag === null;
   busy(true);
   try {
-    const fresh = await put(into, etag, draft);
+    const written = await put(into, etag, draft);
     if (mine !== asked) {
       busy(false);
       if (isNew) await list();
       return;
     }
     key = into;
-    held = { ...draft, etag: fresh };
+    held = written;
     tell($("conflict"), "");
-    say($("done"), `${isNew ? "Created" : "Saved"}: ${size(draft.value.length)} under version ${ballot(fresh.replaceAll('"', ""))}.`);
+    say($("done"), `${isNew ? "Created" : "Saved"}: ${size(draft.value.length)} under version ${ballot(written.etag.replaceAll('"', ""))}.`);
     busy(false);
+    if (!timed || $("ttl").value.trim() === draft.ttl) showLeft();
     showHeld();
     if (isNew) await list();
     markKey(key);
@@ -201,7 +194,9 @@ function askToRemove() {
   const [gone, etag] = [key, held.etag];
   say($("delete-key"), show(gone));
   // The dialog's own "close" comes later, when somebody may be at another key.
-  $("delete-form").onsubmit = (event) => event.submitter?.value === "yes" && removeKey(gone, etag);
+  $("delete-form").onsubmit = (event) => {
+    if (event.submitter?.value === "yes") removeKey(gone, etag);
+  };
   $("delete-dialog").showModal();
 }
 
@@ -220,7 +215,7 @@ async function removeKey(gone, etag) {
     say($("done"), "Deleted.");
     busy(false);
     setValue(new Uint8Array());
-    $("ttl").value = "";
+    showLeft();
     showHeld();
     $("key").focus();
     await Promise.all([list(), explain(gone)]);

@@ -10,7 +10,7 @@ function place(key) {
   return `/v1/kv/${percent(key)}`;
 }
 
-/** Read a key: its value, etag and content type; null if it holds none. */
+/** Read a key: its value, etag, content type, and when it expires (0 for never); null if it holds none. */
 export async function get(key) {
   try {
     const answer = await call("GET", place(key));
@@ -18,7 +18,7 @@ export async function get(key) {
       value: new Uint8Array(await answer.arrayBuffer()),
       etag: answer.headers.get("ETag"),
       contentType: answer.headers.get("Content-Type") || "",
-      replicas: answer.headers.get("KV-Replicas") || "",
+      expiresMs: expiry(answer),
     };
   } catch (error) {
     if (error instanceof Problem && error.status === 404) return null;
@@ -26,12 +26,16 @@ export async function get(key) {
   }
 }
 
-/** Write a key if it still holds the version `etag`, or nothing where that is null. Gives the new version. */
+/** Write a key if it still holds the version `etag`, or nothing where that is null. Gives what it holds then. */
 export async function put(key, etag, { value, contentType, ttl }) {
   const query = ttl ? `?ttl=${encodeURIComponent(ttl)}` : "";
   const headers = { ...expecting(etag), "Content-Type": contentType || "application/octet-stream" };
   const answer = await call("PUT", place(key) + query, { headers, body: value });
-  return answer.headers.get("ETag");
+  return { value, contentType, etag: answer.headers.get("ETag"), expiresMs: expiry(answer) };
+}
+
+function expiry(answer) {
+  return Number(answer.headers.get("KV-Expires-Ms"));
 }
 
 /** Delete a key if it still holds a version. */
