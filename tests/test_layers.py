@@ -33,6 +33,7 @@ FLOORS: list[set[str]] = [
         "seating",
         "liveness",
         "wire",
+        "bodies",
         "tokens",
         "tracing",
         "timeline",

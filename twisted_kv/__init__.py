@@ -11,9 +11,10 @@ floor 0, the laws: no Twisted, no clock, no randomness, no files
                                         a key's owners, as state machines
     ``ring`` ``quorum`` ``membership`` ``views`` ``planning`` ``seating``   who owns what; who votes; the state and its
                                         changes; what a change has to copy
-    ``liveness`` ``wire`` ``preconditions`` ``tokens`` ``networks`` ``tracing`` ``timeline`` ``terminals``   who is
-                                        avoided; bytes to messages and back; If-Match; who may do what; who may be
-                                        called; what requests are called, and where their time goes; what is not shown
+    ``liveness`` ``wire`` ``bodies`` ``preconditions`` ``tokens`` ``networks`` ``tracing`` ``timeline`` ``terminals``
+                                        who is avoided; bytes to messages and back, of nodes and of clients; If-Match;
+                                        who may do what; who may be called; what requests are called, and where their
+                                        time goes; what is not shown
 floor 1, the disk, what is counted and written down, and what the simulation lets happen
     ``storage`` ``metrics`` ``counted`` ``logs`` ``buggify`` ``tls``
 floor 2, one replica, and the way to the others

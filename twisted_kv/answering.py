@@ -16,7 +16,7 @@ from .register import ACCEPT, AGAIN, BLANK, FETCH, HINT, NO_FLOOR, SHOWING, Cell
 from .ring import slot_of
 from .storage.engine import Engine, Placed
 from .versions import NONE, Ballot, is_value
-from .wire import DISK_FULL, Bundle, BundleReply
+from .wire.batches import DISK_FULL, Bundle, BundleReply
 
 NO_ROOM = Reply(False, NONE, NONE, abstains=f"{DISK_FULL}: {HARDLY_ANY_ROOM}")
 """The answer to a value that there is no room for."""

@@ -18,7 +18,8 @@ from .replica import Replica
 from .storage.checkpoints import CHECKPOINT_FORMAT, DATA, Contents, contents_of, record, sync_folder
 from .storage.engine import Engine
 from .storage.rocks import RocksEngine
-from .wire import FORMAT, BackupReply, BackupRequest, Kept, KeptBackups
+from .wire.backups import BackupReply, BackupRequest, Kept, KeptBackups
+from .wire.header import FORMAT
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 BEGUN = ".begun"

@@ -14,7 +14,8 @@ from .quorum import Electorate, Level, met
 from .reading import Read
 from .register import ACCEPT, FETCH, READ, Reply
 from .versions import NEVER, NONE, Ballot, Version, encode_record, expiry_bytes, record_version
-from .wire import Bundle, BundleReply, encode
+from .wire.batches import Bundle, BundleReply
+from .wire.header import encode
 from .writing import Write
 
 GROWS_S = 0.1

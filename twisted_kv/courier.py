@@ -27,7 +27,8 @@ from .throttle import Throttle
 from .together import tried
 from .versions import NONE
 from .views import View
-from .wire import Info, Row
+from .wire.joining import Info
+from .wire.pages import Row
 
 
 class Courier:

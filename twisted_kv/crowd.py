@@ -22,7 +22,7 @@ from .quorum import Electorate, Voters
 from .register import ACCEPT, AGAIN, READ, Op, Reply
 from .timeline import NEVER, Step
 from .versions import Ballot, HybridClock
-from .wire import BundleReply
+from .wire.batches import BundleReply
 
 T = TypeVar("T")
 

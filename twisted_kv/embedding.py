@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred, fail, gatherResults, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from .bodies import checked_key, checked_value
 from .config import NodeConfig, ProxyConfig
 from .errors import BadConfig, KvError, Stopping
 from .membership import State
@@ -25,7 +26,6 @@ from .process import fresh_random, wall_ms
 from .proxy import Proxy
 from .quorum import parse_level
 from .versions import record_value, record_version
-from .wire import checked_key, checked_value
 
 __all__ = ["NodeConfig", "NodeService", "ProxyConfig", "ProxyService"]
 

@@ -21,7 +21,7 @@ from .ring import fnv1a, position, slot_of
 from .together import every
 from .versions import COUNTER_BITS, NONE, Record, decode_record
 from .views import View
-from .wire import Info
+from .wire.joining import Info
 
 SYNCED_ALWAYS = "always"
 """What a node calls it where no answer leaves before what it shows is on disk."""

@@ -21,20 +21,12 @@ from .register import ACCEPT, BLANK, FETCH, HINT, PREPARE, READ, Cell, Floor, Op
 from .ring import SLOTS
 from .storage.engine import UNREADABLE, Change, Due, Engine, Place, value_expiry
 from .versions import NONE, Ballot, drawn_by_a_clock, is_proposable, is_value, is_whole, record_version
-from .wire import (
-    DISK_BUSY,
-    DISK_FULL,
-    FORMAT,
-    Batch,
-    BatchReply,
-    Bundle,
-    Digests,
-    DigestsRequest,
-    DropRequest,
+from .wire.batches import DISK_BUSY, DISK_FULL, Batch, BatchReply, Bundle
+from .wire.header import FORMAT, Header
+from .wire.moving import DropRequest
+from .wire.pages import (
     DuePage,
     DueRequest,
-    FloorRow,
-    Header,
     KeyRow,
     KeysPage,
     KeysRequest,
@@ -45,6 +37,7 @@ from .wire import (
     SlotKeysRequest,
     rows_digest,
 )
+from .wire.upkeep import Digests, DigestsRequest, FloorRow
 
 T = TypeVar("T")
 

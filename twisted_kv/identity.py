@@ -13,23 +13,17 @@ from .commit import NOTES, Commit
 from .errors import DiskFailed, ForeignNode, OtherEpoch, PeerRefused
 from .names import Epoch
 from .storage.engine import Engine
-from .wire import (
+from .wire.batches import (
     CLOSED_EPOCH,
-    FORMAT,
     OLD_EPOCH,
-    OLDEST_FORMAT,
     OTHER_CLUSTER,
     OTHER_INCARNATION,
     OTHER_MEMBER,
-    UNDECODED,
     UNKNOWN_FORMAT,
     BatchReply,
-    Count,
-    Header,
-    Join,
-    Label,
-    formats,
 )
+from .wire.header import FORMAT, OLDEST_FORMAT, UNDECODED, Count, Header, Label, formats
+from .wire.joining import Join
 
 
 class _Notes(msgspec.Struct, frozen=True):

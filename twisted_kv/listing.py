@@ -25,7 +25,7 @@ from .ring import slot_of
 from .together import every, tried
 from .versions import has_expired
 from .views import View
-from .wire import KeyRow, KeysPage, SlotKeysPage
+from .wire.pages import KeyRow, KeysPage, SlotKeysPage
 
 SPARE_ROWS = 1.25
 """How many rows more than its fair share a node is asked for: shares of a page differ."""

@@ -34,7 +34,9 @@ from .ring import SLOTS
 from .together import answers, every, tried
 from .versions import NONE, Ballot, HybridClock
 from .views import View, foreign
-from .wire import Digests, DigestsRequest, Info, Row
+from .wire.joining import Info
+from .wire.pages import Row
+from .wire.upkeep import Digests, DigestsRequest
 
 
 class Compared(NamedTuple):

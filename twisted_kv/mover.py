@@ -51,7 +51,7 @@ from .together import answers
 from .verifying import verify_stayers
 from .versions import HybridClock
 from .views import foreign
-from .wire import Info
+from .wire.joining import Info
 
 
 class Mover:

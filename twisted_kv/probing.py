@@ -19,7 +19,7 @@ from .names import Epoch, NodeId
 from .peers.control import Control
 from .peers.queue import Queues
 from .periodic import Rounds
-from .wire import Info
+from .wire.joining import Info
 
 
 class Sighting(NamedTuple):

@@ -15,7 +15,7 @@ from .names import Key
 from .quorum import Electorate, Level, Quota, Voters, met, required
 from .register import ACCEPT, Op, Reply
 from .versions import Ballot, HybridClock, Version, record_version
-from .wire import DISK_FULL
+from .wire.batches import DISK_FULL
 
 
 class Proposer(Conversation):

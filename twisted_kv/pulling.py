@@ -32,19 +32,10 @@ from .replica import Replica
 from .ring import onward, runs, slot_of
 from .together import tried
 from .versions import NONE, Ballot, is_value
-from .wire import (
-    FORMAT,
-    Digests,
-    DigestsRequest,
-    Header,
-    Page,
-    PageRequest,
-    PullReply,
-    PullRequest,
-    Row,
-    Source,
-    rows_digest,
-)
+from .wire.header import FORMAT, Header
+from .wire.moving import PullReply, PullRequest, Source
+from .wire.pages import Page, PageRequest, Row, rows_digest
+from .wire.upkeep import Digests, DigestsRequest
 
 T = TypeVar("T")
 

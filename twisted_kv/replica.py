@@ -28,7 +28,9 @@ from .storage.engine import Engine
 from .tracing import Trace
 from .upkeep import Upkeep
 from .versions import NONE, HybridClock, Record, Version, is_expired
-from .wire import DISK_BUSY, FORMAT, OLDEST_FORMAT, Announcement, Batch, BatchReply, Info, Join
+from .wire.batches import DISK_BUSY, Batch, BatchReply
+from .wire.header import FORMAT, OLDEST_FORMAT
+from .wire.joining import Announcement, Info, Join
 
 
 class Replica(Upkeep):

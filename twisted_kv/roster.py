@@ -51,7 +51,8 @@ from .probing import Probes
 from .seating import checked_url, checked_weight, checked_zone
 from .state.store import StateStore
 from .views import View
-from .wire import OTHER_CLUSTER, OTHER_INCARNATION, BatchReply, Info
+from .wire.batches import OTHER_CLUSTER, OTHER_INCARNATION, BatchReply
+from .wire.joining import Info
 
 
 class Roster:

@@ -24,7 +24,7 @@ from .names import NodeId
 from .peers.control import Control
 from .together import answers, tried
 from .views import View
-from .wire import BackupReply, Kept
+from .wire.backups import BackupReply, Kept
 
 POLL_S = 0.25
 SILENT_MAX = 40

@@ -20,16 +20,16 @@ from .slow import named
 from .storage.engine import UNREADABLE, Change, Inspection
 from .tracing import Trace
 from .versions import Ballot, drawn_by_a_clock
-from .wire import (
-    FORMAT,
-    BatchReply,
+from .wire.batches import BatchReply
+from .wire.header import FORMAT
+from .wire.pages import Row
+from .wire.upkeep import (
     HintsPage,
     HintsRequest,
     Marks,
     MarksRequest,
     PurgeReply,
     PurgeRequest,
-    Row,
     VerifyReply,
     VerifyRequest,
 )

@@ -24,6 +24,7 @@ from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
+from .bodies import parse_json
 from .children import Children
 from .config import FIRST, EtcdPlace, ProxyConfig, worker_socket
 from .counted import Counted
@@ -37,7 +38,6 @@ from .web.answers import answer, answer_json
 from .web.relay import WORKER_HOST, Relay, Relayed, StandIn
 from .web.site import App, KvSite
 from .web.viewers import Compose
-from .wire import parse_json
 
 OWN = (
     *("/PUT", "/GET", "/v1/kv/", "/v1/keys", "/v1/bulk"),

@@ -15,7 +15,7 @@ from twisted_kv.register import Cell
 from twisted_kv.ring import slot_of
 from twisted_kv.storage.engine import Change
 from twisted_kv.versions import HybridClock, Record, Version, decode_record
-from twisted_kv.wire import Join
+from twisted_kv.wire.joining import Join
 
 
 def owners_with(town: Town, key: bytes) -> list[str]:

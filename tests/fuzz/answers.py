@@ -34,7 +34,8 @@ from twisted_kv.peers.queue import Queues
 from twisted_kv.quorum import Level
 from twisted_kv.throttle import Throttle
 from twisted_kv.versions import decode_record
-from twisted_kv.wire import UNDECODED, batch_reply_decoder, encode
+from twisted_kv.wire.batches import batch_reply_decoder
+from twisted_kv.wire.header import UNDECODED, encode
 
 STEPS_MAX = 20_000
 """Timers within which an operation has ended, whatever it is told."""

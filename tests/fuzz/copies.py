@@ -17,7 +17,7 @@ from twisted_kv.errors import KvError
 from twisted_kv.peers.peer import Answer
 from twisted_kv.ring import SLOTS, slot_of
 from twisted_kv.versions import NONE, drawn_by_a_clock, is_whole
-from twisted_kv.wire import encode
+from twisted_kv.wire.header import encode
 
 ASKED_MAX = 500
 """Questions within which an order has ended."""

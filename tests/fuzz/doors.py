@@ -39,7 +39,9 @@ from twisted_kv.storage.rocks import RocksEngine
 from twisted_kv.versions import NONE, Ballot, Record, Version, drawn_by_a_clock, is_value, is_whole
 from twisted_kv.web.node import Batches
 from twisted_kv.web.site import KvSite
-from twisted_kv.wire import Batch, BatchReply, Join, batch_decoder, batch_reply_decoder, encode
+from twisted_kv.wire.batches import Batch, BatchReply, batch_decoder, batch_reply_decoder
+from twisted_kv.wire.header import encode
+from twisted_kv.wire.joining import Join
 
 ROUTES: dict[str, tuple[str, ...]] = {
     "batch": ("batch",),

@@ -54,17 +54,9 @@ from twisted_kv.versions import (
     record_version,
 )
 from twisted_kv.views import View
-from twisted_kv.wire import (
-    FORMAT,
-    DigestsRequest,
-    DueRequest,
-    HintsRequest,
-    KeysRequest,
-    MarksRequest,
-    PageRequest,
-    SlotKeysRequest,
-    VerifyRequest,
-)
+from twisted_kv.wire.header import FORMAT
+from twisted_kv.wire.pages import DueRequest, KeysRequest, PageRequest, SlotKeysRequest
+from twisted_kv.wire.upkeep import DigestsRequest, HintsRequest, MarksRequest, VerifyRequest
 
 RINGS_EVERY = 20
 """Of so many documents one has its ring made, which takes a hundred times as long as reading it."""

@@ -26,32 +26,22 @@ from twisted_kv.peers.peer import Answer
 from twisted_kv.register import FETCH, HINT, Op
 from twisted_kv.ring import SLOTS, slot_of
 from twisted_kv.versions import NONE, TIME_MAX, Ballot, HybridClock, drawn_by_a_clock
-from twisted_kv.wire import (
-    FORMAT,
-    Batch,
-    BatchReply,
-    Digests,
+from twisted_kv.wire.batches import Batch, BatchReply
+from twisted_kv.wire.header import FORMAT, encode
+from twisted_kv.wire.moving import PullReply, PullRequest, Source
+from twisted_kv.wire.pages import (
     DuePage,
     DueRequest,
-    FloorRow,
-    HintsPage,
-    HintsRequest,
     KeyRow,
     KeysPage,
     KeysRequest,
-    Marks,
     Page,
-    PullReply,
-    PullRequest,
-    PurgeReply,
     Row,
     SlotKeysPage,
     SlotKeysRequest,
-    Source,
-    VerifyReply,
-    encode,
     rows_digest,
 )
+from twisted_kv.wire.upkeep import Digests, FloorRow, HintsPage, HintsRequest, Marks, PurgeReply, VerifyReply
 
 EVERYTHING = [(0, SLOTS - 1)]
 

@@ -17,7 +17,8 @@ from twisted_kv.peers.peer import Answer
 from twisted_kv.register import Reply
 from twisted_kv.throttle import PAUSE_S_MAX, Throttle
 from twisted_kv.versions import UNDRAWN, Ballot, HybridClock, Record, Version, decode_record
-from twisted_kv.wire import BatchReply, BundleReply, batch_decoder, batch_reply_decoder, encode
+from twisted_kv.wire.batches import BatchReply, BundleReply, batch_decoder, batch_reply_decoder
+from twisted_kv.wire.header import encode
 
 LIAR = "a"
 FAR = HybridClock(lambda: 100_000_000_000_000, 9).tick()

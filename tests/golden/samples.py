@@ -23,47 +23,36 @@ from twisted_kv.storage.opening import Disk
 from twisted_kv.storage.rows import encode_cell
 from twisted_kv.tracing import Trace
 from twisted_kv.versions import Ballot, Record, Version
-from twisted_kv.wire import (
-    FORMAT,
-    Announcement,
-    BackupReply,
-    BackupRequest,
-    Batch,
-    BatchReply,
-    Bundle,
-    BundleReply,
-    Digests,
-    DigestsRequest,
-    DropRequest,
+from twisted_kv.wire.backups import BackupReply, BackupRequest, Kept, KeptBackups
+from twisted_kv.wire.batches import Batch, BatchReply, Bundle, BundleReply
+from twisted_kv.wire.header import FORMAT, Header, encode
+from twisted_kv.wire.joining import Announcement, Info, Join
+from twisted_kv.wire.moving import DropRequest, PullReply, PullRequest, Source
+from twisted_kv.wire.pages import (
     DuePage,
     DueRequest,
-    FloorRow,
-    Header,
-    HintsPage,
-    HintsRequest,
-    Info,
-    Join,
-    Kept,
-    KeptBackups,
     KeyRow,
     KeysPage,
     KeysRequest,
-    Marks,
-    MarksRequest,
     Page,
     PageRequest,
-    PullReply,
-    PullRequest,
-    PurgeReply,
-    PurgeRequest,
     Row,
     SlotKeysPage,
     SlotKeysRequest,
-    Source,
+    rows_digest,
+)
+from twisted_kv.wire.upkeep import (
+    Digests,
+    DigestsRequest,
+    FloorRow,
+    HintsPage,
+    HintsRequest,
+    Marks,
+    MarksRequest,
+    PurgeReply,
+    PurgeRequest,
     VerifyReply,
     VerifyRequest,
-    encode,
-    rows_digest,
 )
 
 

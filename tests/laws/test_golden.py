@@ -13,7 +13,6 @@ import pytest
 
 from tests.golden import samples
 from tests.golden.make import generations, read_bytes, unpack_node
-from twisted_kv import wire
 from twisted_kv.errors import DiskFailed, StateUnusable
 from twisted_kv.fasthttp.frames import Frame, Frames
 from twisted_kv.hinting import Hints
@@ -27,7 +26,18 @@ from twisted_kv.storage.marks import MarkFile
 from twisted_kv.storage.opening import Disk
 from twisted_kv.storage.rows import decode_cell
 from twisted_kv.versions import decode_record
+from twisted_kv.wire import backups, batches, joining, moving, pages, upkeep
+from twisted_kv.wire.backups import KeptBackups
+from twisted_kv.wire.batches import UNKNOWN_FORMAT
+from twisted_kv.wire.header import FORMAT, Header, encode
+from twisted_kv.wire.joining import Info, Join
 
+DECODERS = {
+    name.removesuffix("_decoder"): decoder
+    for room in (backups, batches, joining, moving, pages, upkeep)
+    for name, decoder in vars(room).items()
+    if name.endswith("_decoder")
+}
 every_generation = pytest.mark.parametrize("generation", generations())
 MAKE = "python -m tests.golden.make writes the formats of today beside the earlier ones"
 
@@ -45,14 +55,13 @@ def test_what_this_code_writes_is_the_newest_generation() -> None:
     assert generations(), MAKE
     assert read_bytes(generations()[-1]) == dict(samples.lines()), (
         f"an encoding has changed. Where fields were added at an end, older builds skip them: {MAKE}. Anything else is"
-        " a new format and needs another number (wire.FORMAT, membership.STATE_FORMAT, versions.RECORD_FORMAT,"
+        " a new format and needs another number (wire.header.FORMAT, membership.STATE_FORMAT, versions.RECORD_FORMAT,"
         " frames.PROTOCOL, and for whatever lies in a node's folder the one in storage/marks.py)"
     )
 
 
 def test_every_message_has_a_sample() -> None:
-    decoders = {name.removesuffix("_decoder") for name in vars(wire) if name.endswith("_decoder")}
-    assert set(samples.MESSAGES) == decoders
+    assert set(samples.MESSAGES) == set(DECODERS)
 
 
 @every_generation
@@ -60,12 +69,12 @@ def test_every_message_is_read_and_loses_nothing(generation: int) -> None:
     found = read_bytes(generation)
     for name in samples.MESSAGES:
         data = found[f"message {name}"]
-        message = getattr(wire, f"{name}_decoder").decode(data)
-        assert grown(msgspec.msgpack.decode(data, strict=False), msgspec.msgpack.decode(wire.encode(message))), name
+        message = DECODERS[name].decode(data)
+        assert grown(msgspec.msgpack.decode(data, strict=False), msgspec.msgpack.decode(encode(message))), name
     for name, shape, sample in (
-        ("info", wire.Info, samples.INFO),
-        ("join", wire.Join, samples.JOIN),
-        ("backups", wire.KeptBackups, samples.KEPT),
+        ("info", Info, samples.INFO),
+        ("join", Join, samples.JOIN),
+        ("backups", KeptBackups, samples.KEPT),
     ):
         data = found[f"json {name}"]
         assert msgspec.json.decode(data, type=shape) == sample
@@ -92,31 +101,31 @@ def lengthened(value: Any) -> Any:
 
 @pytest.mark.parametrize("name", samples.MESSAGES)
 def test_fields_of_later_builds_are_skipped(name: str) -> None:
-    message, decoder = samples.MESSAGES[name], getattr(wire, f"{name}_decoder")
-    parts = msgspec.msgpack.decode(wire.encode(message))
+    message, decoder = samples.MESSAGES[name], DECODERS[name]
+    parts = msgspec.msgpack.decode(encode(message))
     if isinstance(parts[0], list):
         parts[0] = lengthened(parts[0])  # the header
     assert decoder.decode(msgspec.msgpack.encode(lengthened(parts))) == message
 
 
 def test_fields_of_later_builds_are_skipped_in_rows_operations_and_answers() -> None:
-    parts = msgspec.msgpack.decode(wire.encode(samples.MESSAGES["batch"]))
+    parts = msgspec.msgpack.decode(encode(samples.MESSAGES["batch"]))
     parts[1] = [lengthened(op) for op in parts[1]]
     parts[3] = [lengthened(bundle) for bundle in parts[3]]
-    assert wire.batch_decoder.decode(msgspec.msgpack.encode(parts)) == samples.MESSAGES["batch"]
-    parts = msgspec.msgpack.decode(wire.encode(samples.MESSAGES["batch_reply"]))
+    assert DECODERS["batch"].decode(msgspec.msgpack.encode(parts)) == samples.MESSAGES["batch"]
+    parts = msgspec.msgpack.decode(encode(samples.MESSAGES["batch_reply"]))
     parts[2] = [lengthened(reply) for reply in parts[2]]
     parts[7] = [lengthened(bundle) for bundle in parts[7]]
-    assert wire.batch_reply_decoder.decode(msgspec.msgpack.encode(parts)) == samples.MESSAGES["batch_reply"]
-    parts = msgspec.msgpack.decode(wire.encode(samples.MESSAGES["page"]))
+    assert DECODERS["batch_reply"].decode(msgspec.msgpack.encode(parts)) == samples.MESSAGES["batch_reply"]
+    parts = msgspec.msgpack.decode(encode(samples.MESSAGES["page"]))
     parts[2] = [lengthened(row) for row in parts[2]]
-    assert wire.page_decoder.decode(msgspec.msgpack.encode(parts)) == samples.MESSAGES["page"]
+    assert DECODERS["page"].decode(msgspec.msgpack.encode(parts)) == samples.MESSAGES["page"]
 
 
 def test_fields_of_later_builds_are_skipped_in_what_is_json() -> None:
     more = {"from": "a later build"}
     info = msgspec.json.encode({**msgspec.to_builtins(samples.INFO), **more})
-    assert msgspec.json.decode(info, type=wire.Info) == samples.INFO
+    assert msgspec.json.decode(info, type=Info) == samples.INFO
     state = {**msgspec.to_builtins(samples.STATE), **more}
     state["members"] = [{**member, **more} for member in state["members"]]
     assert decode_state(msgspec.json.encode(state)) == samples.STATE
@@ -181,10 +190,10 @@ def test_a_node_refuses_messages_of_another_format() -> None:
             return None
 
     node = Identity(Notes(), None, "i-1")  # type: ignore[arg-type]
-    refusal = node.refusal(wire.Header(wire.FORMAT + 1, "c-1", "n-1", "i-1", 7), copying=False)
+    refusal = node.refusal(Header(FORMAT + 1, "c-1", "n-1", "i-1", 7), copying=False)
     assert refusal is not None
-    assert refusal.refusal == wire.UNKNOWN_FORMAT
-    assert refusal.detail == f"format {wire.FORMAT + 1} is not known here, only {wire.FORMAT} is"
+    assert refusal.refusal == UNKNOWN_FORMAT
+    assert refusal.detail == f"format {FORMAT + 1} is not known here, only {FORMAT} is"
 
 
 @pytest.mark.parametrize(

@@ -10,29 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from twisted_kv.bodies import checked_key, checked_value, parse_json
 from twisted_kv.errors import MalformedBody, MalformedKey, ValueTooLarge
 from twisted_kv.limits import Limits
 from twisted_kv.register import ACCEPT, FETCH, Op, Reply
 from twisted_kv.ring import SLOTS
 from twisted_kv.versions import Ballot, Record, Version
-from twisted_kv.wire import (
-    FORMAT,
-    Batch,
-    BatchReply,
-    Bundle,
-    BundleReply,
-    Header,
-    Join,
-    Page,
-    Row,
-    batch_decoder,
-    batch_reply_decoder,
-    checked_key,
-    checked_value,
-    encode,
-    page_decoder,
-    parse_json,
-)
+from twisted_kv.wire.batches import Batch, BatchReply, Bundle, BundleReply, batch_decoder, batch_reply_decoder
+from twisted_kv.wire.header import FORMAT, Header, encode
+from twisted_kv.wire.joining import Join
+from twisted_kv.wire.pages import Page, Row, page_decoder
 
 LIMITS = Limits()
 ballots = st.binary(min_size=16, max_size=16)

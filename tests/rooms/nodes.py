@@ -26,7 +26,8 @@ from twisted_kv.simulation.door import answered
 from twisted_kv.storage.engine import UNREADABLE, Change, Place
 from twisted_kv.storage.memory import MemoryEngine
 from twisted_kv.versions import Ballot, HybridClock, Record, Version, decode_record
-from twisted_kv.wire import Join, batch_decoder
+from twisted_kv.wire.batches import batch_decoder
+from twisted_kv.wire.joining import Join
 
 T = TypeVar("T")
 LIFE = "i-1"

@@ -34,7 +34,8 @@ from twisted_kv.register import ACCEPT, AGAIN, BLANK, FETCH, HINT, PREPARE, Cell
 from twisted_kv.tracing import Trace
 from twisted_kv.versions import Ballot, HybridClock, Record, Version, decode_record, record_version
 from twisted_kv.views import View
-from twisted_kv.wire import CLOSED_EPOCH, FORMAT, OLD_EPOCH, BatchReply, Bundle, BundleReply, batch_decoder, encode
+from twisted_kv.wire.batches import CLOSED_EPOCH, OLD_EPOCH, BatchReply, Bundle, BundleReply, batch_decoder
+from twisted_kv.wire.header import FORMAT, encode
 
 K = Key(b"k")
 HOP_S = 0.001

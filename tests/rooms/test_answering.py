@@ -16,7 +16,7 @@ from twisted_kv.names import Key
 from twisted_kv.register import ACCEPT, AGAIN, FETCH, PREPARE, READ, Floor, Op, Reply
 from twisted_kv.ring import slot_of
 from twisted_kv.versions import NONE, Ballot, HybridClock, Record, Version
-from twisted_kv.wire import Batch, Bundle, BundleReply
+from twisted_kv.wire.batches import Batch, Bundle, BundleReply
 
 KEYS = [Key(b"k%d" % number) for number in range(4)]
 

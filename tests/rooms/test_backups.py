@@ -22,7 +22,9 @@ from twisted_kv.metrics import NodeMetrics
 from twisted_kv.replica import Replica
 from twisted_kv.storage.checkpoints import DATA, MANIFEST, check_files, contents_of
 from twisted_kv.storage.rocks import RocksEngine
-from twisted_kv.wire import FORMAT, BackupRequest, Header, Join
+from twisted_kv.wire.backups import BackupRequest
+from twisted_kv.wire.header import FORMAT, Header
+from twisted_kv.wire.joining import Join
 
 ME = Header(FORMAT, STATE.cluster_id, "n-1", LIFE, STATE.epoch)
 

@@ -17,7 +17,8 @@ from twisted_kv.register import ACCEPT, PREPARE
 from twisted_kv.ring import slot_of
 from twisted_kv.throttle import Throttle
 from twisted_kv.versions import HybridClock
-from twisted_kv.wire import FORMAT, PullReply, encode
+from twisted_kv.wire.header import FORMAT, encode
+from twisted_kv.wire.moving import PullReply
 
 K = Key(b"k")
 A, B, C, D = map(NodeId, "abcd")

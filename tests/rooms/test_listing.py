@@ -10,7 +10,8 @@ from twisted_kv.listing import KeyPage, Listing
 from twisted_kv.membership import Seat, State
 from twisted_kv.names import Key
 from twisted_kv.views import View
-from twisted_kv.wire import FORMAT, KeyRow, KeysPage
+from twisted_kv.wire.header import FORMAT
+from twisted_kv.wire.pages import KeyRow, KeysPage
 
 SEATS = tuple(Seat(node, f"http://{node}:1", incarnation="i") for node in "abc")
 

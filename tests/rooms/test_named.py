@@ -15,7 +15,9 @@ from twisted_kv.names import Key
 from twisted_kv.register import FETCH, READ, Op
 from twisted_kv.tracing import Trace
 from twisted_kv.web.node import Batches
-from twisted_kv.wire import OTHER_CLUSTER, Batch, Header, Join, Packed, PackedTraced, batch_decoder, encode
+from twisted_kv.wire.batches import OTHER_CLUSTER, Batch, Packed, PackedTraced, batch_decoder
+from twisted_kv.wire.header import Header, encode
+from twisted_kv.wire.joining import Join
 
 TRACE = Trace("order-17", f"00-{'a' * 32}-{'b' * 16}-01")
 

@@ -11,7 +11,8 @@ from twisted_kv.errors import PeerSilent
 from twisted_kv.names import NodeId
 from twisted_kv.peers.pages import END, Pages, Place
 from twisted_kv.ring import SLOTS, slot_of
-from twisted_kv.wire import FORMAT, Page, Row
+from twisted_kv.wire.header import FORMAT
+from twisted_kv.wire.pages import Page, Row
 
 KEYS = sorted((b"k%d" % number for number in range(9)), key=lambda key: (slot_of(key), key))
 PLACES = [(int(slot_of(key)), key) for key in KEYS]

@@ -15,7 +15,9 @@ from twisted_kv.names import NodeId, Slot
 from twisted_kv.peers.peer import Answer
 from twisted_kv.register import Floor
 from twisted_kv.ring import SLOTS, slot_of
-from twisted_kv.wire import FORMAT, Header, PullReply, PullRequest, Source, encode, page_decoder
+from twisted_kv.wire.header import FORMAT, Header, encode
+from twisted_kv.wire.moving import PullReply, PullRequest, Source
+from twisted_kv.wire.pages import page_decoder
 
 A, B, C, D = map(NodeId, "abcd")
 K = b"k"

@@ -22,9 +22,8 @@ from twisted_kv.peers.queue import PeerQueue, Queues
 from twisted_kv.register import ACCEPT, AGAIN, FETCH, PREPARE, READ, Op, Reply
 from twisted_kv.versions import NONE, UNDRAWN, Ballot, Record, Version, record_value
 from twisted_kv.views import View
-from twisted_kv.wire import (
+from twisted_kv.wire.batches import (
     CLOSED_EPOCH,
-    FORMAT,
     OLD_EPOCH,
     OTHER_CLUSTER,
     OTHER_INCARNATION,
@@ -34,10 +33,9 @@ from twisted_kv.wire import (
     BatchReply,
     Bundle,
     BundleReply,
-    Header,
     batch_decoder,
-    encode,
 )
+from twisted_kv.wire.header import FORMAT, Header, encode
 
 A, B, C = NodeId("n-a"), NodeId("n-b"), NodeId("n-c")
 

@@ -37,31 +37,23 @@ from twisted_kv.ring import SLOTS, slot_of
 from twisted_kv.storage.engine import UNREADABLE, Change, Place
 from twisted_kv.storage.memory import MemoryEngine
 from twisted_kv.versions import NONE, Ballot, HybridClock, Record, Version, decode_record
-from twisted_kv.wire import (
+from twisted_kv.wire.batches import (
     CLOSED_EPOCH,
     DISK_BUSY,
     DISK_FULL,
-    FORMAT,
     OLD_EPOCH,
     OTHER_CLUSTER,
     OTHER_INCARNATION,
     OTHER_MEMBER,
     UNKNOWN_FORMAT,
-    Announcement,
     Batch,
     BatchReply,
-    DigestsRequest,
-    DropRequest,
-    DuePage,
-    DueRequest,
-    Header,
-    Join,
-    KeyRow,
-    KeysPage,
-    KeysRequest,
-    PageRequest,
-    Row,
 )
+from twisted_kv.wire.header import FORMAT, Header
+from twisted_kv.wire.joining import Announcement, Join
+from twisted_kv.wire.moving import DropRequest
+from twisted_kv.wire.pages import DuePage, DueRequest, KeyRow, KeysPage, KeysRequest, PageRequest, Row
+from twisted_kv.wire.upkeep import DigestsRequest
 
 ME = Header(FORMAT, "c-1", "n-1", "i-1", 5)
 ALL: list[tuple[int, int]] = [(0, SLOTS - 1)]

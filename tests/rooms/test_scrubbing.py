@@ -25,7 +25,9 @@ from twisted_kv.ring import SLOTS, slot_of
 from twisted_kv.scrubbing import Scrubber
 from twisted_kv.storage.engine import Change, Inspection
 from twisted_kv.storage.memory import MemoryEngine
-from twisted_kv.wire import FORMAT, Batch, Header, Join
+from twisted_kv.wire.batches import Batch
+from twisted_kv.wire.header import FORMAT, Header
+from twisted_kv.wire.joining import Join
 
 K = Key(b"k")
 PERIOD_S = 1_024.0

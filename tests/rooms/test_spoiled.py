@@ -8,7 +8,7 @@ from tests.rooms.test_replica import ALL, ME, SickRoom, now, settled
 from twisted_kv.errors import Damaged
 from twisted_kv.names import Key
 from twisted_kv.register import ABSTAIN
-from twisted_kv.wire import DueRequest, KeysRequest, PageRequest
+from twisted_kv.wire.pages import DueRequest, KeysRequest, PageRequest
 
 
 @pytest.fixture

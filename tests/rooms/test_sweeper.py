@@ -21,7 +21,8 @@ from twisted_kv.peers.peer import Answer
 from twisted_kv.ring import slot_of
 from twisted_kv.sweeper import Sweeper
 from twisted_kv.views import View
-from twisted_kv.wire import FORMAT, DuePage, due_request_decoder, encode
+from twisted_kv.wire.header import FORMAT, encode
+from twisted_kv.wire.pages import DuePage, due_request_decoder
 
 NOW_MS = 1_000
 

@@ -18,7 +18,7 @@ from twisted_kv.replica import Replica
 from twisted_kv.ring import SLOTS, slot_of
 from twisted_kv.storage.engine import Inspection
 from twisted_kv.versions import NONE, Ballot, decode_record
-from twisted_kv.wire import HintsPage, PurgeRequest
+from twisted_kv.wire.upkeep import HintsPage, PurgeRequest
 
 A, B = NodeId("a"), NodeId("b")
 K, SLOT = b"k", slot_of(Key(b"k"))

@@ -65,7 +65,11 @@ from twisted_kv.tokens import Ticket
 from twisted_kv.versions import NONE, HybridClock, decode_record, is_value, record_version
 from twisted_kv.views import Pair, electorate_of, foreign
 from twisted_kv.web import answers
-from twisted_kv.wire import BatchReply, BundleReply, Header, Info, Page, PullReply, Row
+from twisted_kv.wire.batches import BatchReply, BundleReply
+from twisted_kv.wire.header import Header
+from twisted_kv.wire.joining import Info
+from twisted_kv.wire.moving import PullReply
+from twisted_kv.wire.pages import Page, Row
 from twisted_kv.writing import Write
 
 Patch = pytest.MonkeyPatch

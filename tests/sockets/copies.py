@@ -13,7 +13,8 @@ import msgspec
 from tests.sockets.daemons import Daemon, Farm, call, wait_until
 from twisted_kv.ring import SLOTS
 from twisted_kv.versions import NONE, decode_record
-from twisted_kv.wire import FORMAT, Header, PageRequest, encode, page_decoder
+from twisted_kv.wire.header import FORMAT, Header, encode
+from twisted_kv.wire.pages import PageRequest, page_decoder
 
 BULK_LINES = 1_000
 MSGPACK = {"Content-Type": "application/msgpack"}

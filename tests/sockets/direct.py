@@ -9,7 +9,8 @@ import time
 from tests.sockets.daemons import Daemon, call
 from twisted_kv.register import ACCEPT, FETCH, Op, Reply
 from twisted_kv.versions import Ballot, HybridClock, Record, Version, decode_record
-from twisted_kv.wire import FORMAT, Batch, BatchReply, Header, batch_reply_decoder, encode
+from twisted_kv.wire.batches import Batch, BatchReply, batch_reply_decoder
+from twisted_kv.wire.header import FORMAT, Header, encode
 
 CLUSTER, MEMBER, EPOCH = "c-1", "n-1", 1
 DEADLINE_MS = 4000

@@ -23,7 +23,8 @@ from twisted_kv.names import Key, NodeId
 from twisted_kv.peers.control import Control
 from twisted_kv.ring import slot_of
 from twisted_kv.views import View
-from twisted_kv.wire import KeysRequest, encode, keys_page_decoder
+from twisted_kv.wire.header import encode
+from twisted_kv.wire.pages import KeysRequest, keys_page_decoder
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 

@@ -27,53 +27,40 @@ from ..membership import Seat, State, encode_state
 from ..register import AGAIN, Op, Reply, is_possible
 from ..ring import onward, slot_of
 from ..versions import UNDRAWN, Ballot, is_held
-from ..wire import (
-    FORMAT,
-    UNDECODED,
-    Announcement,
-    BackupReply,
-    BackupRequest,
-    Batch,
-    BatchReply,
-    Digests,
-    DigestsRequest,
-    DropRequest,
+from ..wire.backups import BackupReply, BackupRequest, KeptBackups, backup_reply_decoder
+from ..wire.batches import Batch, BatchReply, batch_reply_decoder
+from ..wire.header import FORMAT, UNDECODED, Header, encode, formats
+from ..wire.joining import Announcement, Info, Join
+from ..wire.moving import DropRequest, PullReply, PullRequest, Source, pull_reply_decoder
+from ..wire.pages import (
     DuePage,
     DueRequest,
-    Header,
-    HintsPage,
-    HintsRequest,
-    Info,
-    Join,
-    KeptBackups,
     KeysPage,
     KeysRequest,
-    Marks,
-    MarksRequest,
     Page,
     PageRequest,
-    PullReply,
-    PullRequest,
-    PurgeReply,
-    PurgeRequest,
     Row,
     SlotKeysPage,
     SlotKeysRequest,
-    Source,
-    VerifyRequest,
-    backup_reply_decoder,
-    batch_reply_decoder,
-    digests_decoder,
     due_page_decoder,
-    encode,
-    formats,
-    hints_page_decoder,
     keys_page_decoder,
-    marks_decoder,
     page_decoder,
-    pull_reply_decoder,
-    purge_reply_decoder,
     slot_keys_page_decoder,
+)
+from ..wire.upkeep import (
+    Digests,
+    DigestsRequest,
+    HintsPage,
+    HintsRequest,
+    Marks,
+    MarksRequest,
+    PurgeReply,
+    PurgeRequest,
+    VerifyRequest,
+    digests_decoder,
+    hints_page_decoder,
+    marks_decoder,
+    purge_reply_decoder,
     verify_reply_decoder,
 )
 from .peer import DETAIL_CHARS_MAX, IMPOSSIBLE, Answer, Transport, denied

@@ -19,7 +19,8 @@ from ..metrics import ProxyMetrics
 from ..names import NodeId
 from ..register import Op
 from ..tracing import Trace
-from ..wire import Header, Packed, PackedTraced, encode
+from ..wire.batches import Packed, PackedTraced
+from ..wire.header import Header, encode
 from .peer import Answer, Asker, Askers, Transit
 
 Question: TypeAlias = tuple[Asker, int, Op]

@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from ..errors import PeerSilent
 from ..names import Slot
 from ..ring import SLOTS, slot_of
-from ..wire import Page, Row
+from ..wire.pages import Page, Row
 
 Place: TypeAlias = tuple[int, bytes]
 """A slot and a key, the order in which records are read."""

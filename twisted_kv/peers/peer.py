@@ -10,7 +10,8 @@ from twisted.internet.error import ConnectError
 
 from ..names import NodeId
 from ..register import Reply
-from ..wire import UNDECODED, BundleReply
+from ..wire.batches import BundleReply
+from ..wire.header import UNDECODED
 
 IMPOSSIBLE = "no owner can hold what the node says that it does"
 

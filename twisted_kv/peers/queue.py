@@ -25,19 +25,17 @@ from ..names import NodeId
 from ..register import ACCEPT, AGAIN, FETCH, PREPARE, Op, is_possible
 from ..versions import UNDRAWN, is_held
 from ..views import View
-from ..wire import (
+from ..wire.batches import (
     CLOSED_EPOCH,
     DISK_FULL,
-    FORMAT,
     OLD_EPOCH,
     OTHER_CLUSTER,
     OTHER_INCARNATION,
-    UNDECODED,
     BatchReply,
     BundleReply,
-    Header,
     batch_reply_decoder,
 )
+from ..wire.header import FORMAT, UNDECODED, Header
 from .lane import Cargo, Lane, Parcel, Question
 from .peer import IMPOSSIBLE, Answer, Asker, Askers, Transit, Transport, denied
 

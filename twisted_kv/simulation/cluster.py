@@ -26,7 +26,8 @@ from ..replica import Replica
 from ..rooms import Rooms
 from ..scrubbing import Scrubber
 from ..storage.memory import MemoryEngine
-from ..wire import batch_decoder, drop_request_decoder
+from ..wire.batches import batch_decoder
+from ..wire.moving import drop_request_decoder
 from .disk import Disk
 from .door import answered
 from .level import Carriage, Messages, Wire

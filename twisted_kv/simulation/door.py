@@ -13,21 +13,16 @@ from ..errors import BadInput, KvError
 from ..peers.peer import Answer
 from ..pulling import Puller
 from ..replica import Replica
-from ..wire import (
-    Join,
-    announcement_decoder,
-    batch_decoder,
+from ..wire.batches import batch_decoder
+from ..wire.header import encode
+from ..wire.joining import Join, announcement_decoder
+from ..wire.moving import drop_request_decoder, pull_request_decoder
+from ..wire.pages import due_request_decoder, keys_request_decoder, page_request_decoder, slot_keys_request_decoder
+from ..wire.upkeep import (
     digests_request_decoder,
-    drop_request_decoder,
-    due_request_decoder,
-    encode,
     hints_request_decoder,
-    keys_request_decoder,
     marks_request_decoder,
-    page_request_decoder,
-    pull_request_decoder,
     purge_request_decoder,
-    slot_keys_request_decoder,
     verify_request_decoder,
 )
 

@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from ..errors import KvError, PeerUnreachable, StateUnusable
 from ..limits import Limits
 from ..peers.http import HttpTransport
-from ..wire import UNDECODED
+from ..wire.header import UNDECODED
 
 JSON = "application/json"
 LINE_BYTES_MAX = 8 * 1024 * 1024

@@ -7,8 +7,10 @@ from typing import Any
 from klein import Klein
 
 from ..backups import Backups, checked_name
+from ..bodies import parse_json
 from ..saving import Backup, Saver
-from ..wire import backup_request_decoder, encode, parse_json
+from ..wire.backups import backup_request_decoder
+from ..wire.header import encode
 from .answers import MSGPACK, answer, answer_json
 from .calls.backups import LIST_BACKUPS, MAKE_BACKUP, REMOVE_BACKUP, BackupBody
 from .node import decoded

@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred, ensureDeferred, succeed
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
+from ..bodies import checked_key, checked_value
 from ..conditional import Draft
 from ..coordinator import Coordinator
 from ..errors import BadInput, BadParameter, KeyAbsent, KvError, MalformedBody
@@ -27,7 +28,7 @@ from ..preconditions import Precondition, parse_precondition
 from ..quorum import Level
 from ..sharing import Changed
 from ..versions import decode_record, is_tombstone, record_version
-from ..wire import UNDECODED, checked_key, checked_value
+from ..wire.header import UNDECODED
 from .answers import MSGPACK, log_bug, problem_fields, status_of
 from .calls.bulk import BULK, EXPIRES_MS_MAX, OPS, Line, PackedLine
 from .keys import NDJSON

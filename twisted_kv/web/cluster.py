@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from klein import Klein
 
 from .. import __version__
+from ..bodies import checked_key, parse_json
 from ..errors import MalformedKey, SlotsLost, StateBehind, StateUnusable
 from ..limits import Limits
 from ..membership import Seat, behind, is_leaving
@@ -19,7 +20,6 @@ from ..quorum import Level, met
 from ..ring import SLOTS, fnv1a, position, slot_of
 from ..roster import Roster
 from ..views import View
-from ..wire import checked_key, parse_json
 from .answers import answer, answer_json
 from .calls.cluster import ACCEPT_LOSS, ADD_NODE, DESCRIBE, LOCATE, REMOVE_NODE, NodeBody
 from .calls.health import METRICS, READY

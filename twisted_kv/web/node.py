@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ..bodies import parse_json
 from ..errors import KvError, MalformedBody
 from ..fasthttp.heads import Head
 from ..fasthttp.intake import Intake
@@ -23,25 +24,16 @@ from ..pulling import Puller
 from ..replica import Replica
 from ..slow import Sparing, named
 from ..tokens import Ticket
-from ..wire import (
-    UNDECODED,
-    Batch,
-    BatchReply,
-    Join,
-    announcement_decoder,
-    batch_decoder,
+from ..wire.batches import Batch, BatchReply, batch_decoder
+from ..wire.header import UNDECODED, encode
+from ..wire.joining import Join, announcement_decoder
+from ..wire.moving import drop_request_decoder, pull_request_decoder
+from ..wire.pages import due_request_decoder, keys_request_decoder, page_request_decoder, slot_keys_request_decoder
+from ..wire.upkeep import (
     digests_request_decoder,
-    drop_request_decoder,
-    due_request_decoder,
-    encode,
     hints_request_decoder,
-    keys_request_decoder,
     marks_request_decoder,
-    page_request_decoder,
-    parse_json,
-    pull_request_decoder,
     purge_request_decoder,
-    slot_keys_request_decoder,
     verify_request_decoder,
 )
 from .answers import MSGPACK, answer, answer_json, problem_body, status_of

@@ -12,6 +12,7 @@ import msgspec
 from klein import Klein
 from twisted.internet.defer import Deferred
 
+from ..bodies import checked_key, checked_value, parse_json
 from ..coordinator import Coordinator
 from ..errors import KeyAbsent, MalformedBody, NotText
 from ..limits import Limits
@@ -21,7 +22,7 @@ from ..quorum import Level
 from ..replica import Replica
 from ..roster import Roster
 from ..versions import record_value
-from ..wire import UNDECODED, checked_key, checked_value, parse_json
+from ..wire.header import UNDECODED
 from .answers import JSON, answer, answer_empty
 from .calls.original import ADD_SERVER, GET, PUT, GetBody, PutBody, ServerBody
 from .following import followed_of, show_id, show_way

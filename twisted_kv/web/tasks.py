@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from klein import Klein
 
+from ..bodies import parse_json
 from ..errors import BadParameter, NoSuchMember, NoSuchTask, TaskStays
 from ..limits import Limits
 from ..membership import Seat, State, Wish, begun, is_leaving, wished
@@ -17,7 +18,6 @@ from ..planning import Load, previewed
 from ..roster import Roster
 from ..saving import Saver
 from ..seating import checked_url, checked_weight, checked_zone
-from ..wire import parse_json
 from .answers import answer_json
 from .calls.tasks import CANCEL_TASK, LIST_TASKS, PLAN, REPAIR, SHOW_TASK, PlanBody
 from .openapi.described import described

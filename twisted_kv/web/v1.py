@@ -10,6 +10,7 @@ from urllib.parse import unquote_to_bytes
 from klein import Klein
 from twisted.internet.defer import Deferred
 
+from ..bodies import checked_key, checked_value
 from ..conditional import Decide, Draft
 from ..coordinator import Coordinator
 from ..errors import BadParameter, KeyAbsent, MalformedKey, PreconditionFailed
@@ -20,7 +21,6 @@ from ..preconditions import Precondition, Verdict, etag_of
 from ..quorum import Level
 from ..sharing import Changed
 from ..versions import Record, decode_record
-from ..wire import checked_key, checked_value
 from .answers import answer
 from .calls.v1 import KV_DELETE, KV_GET, KV_PUT
 from .following import followed_of, show_id, show_way
