@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,6 +57,10 @@ class Visit:
         self.page.on("pageerror", lambda error: self.complaints.append(f"uncaught: {error}"))
         self.page.on("request", lambda request: self.targets.append(request.url))
         self.page.goto(f"{url}/ui/")
+
+    def endures(self, complaint: str) -> None:
+        """From now on have one complaint not count."""
+        self._refused += (complaint,)
 
     def _console(self, message: Any) -> None:
         if message.type in ("error", "warning") and not any(one in message.text for one in self._refused):
@@ -118,3 +123,39 @@ class Visit:
 
 def shown(faults: list[dict[str, Any]]) -> str:
     return json.dumps(faults, indent=1)
+
+
+class HeldUp:
+    """A key's answers to a method, which wait until they are let go.
+
+    :param call: below ``/v1/``: ``kv`` or ``explain``, with the key; or another call's path.
+    """
+
+    def __init__(self, visit: Visit, method: str, call: str) -> None:
+        self._page = visit.page
+        self._what = f"{method} {call}"
+        self._waiting: list[Any] = []
+
+        def hold(route: Any) -> None:
+            if route.request.method == method:
+                self._waiting.append(route)
+            else:
+                route.continue_()
+
+        visit.page.route(f"**/v1/{call}*", hold)
+
+    def wait(self, count: int = 1) -> HeldUp:
+        """Wait until the browser has asked so often."""
+        until = time.monotonic() + PATIENCE_MS / 1000
+        while len(self._waiting) < count and time.monotonic() < until:
+            self._page.wait_for_timeout(10)
+        assert len(self._waiting) >= count, f"no {self._what} came"
+        return self
+
+    def let_go(self) -> None:
+        """Have those that have waited answered."""
+        self.wait()
+        for route in self._waiting:
+            with self._page.expect_response(route.request.url):
+                route.continue_()
+        self._waiting.clear()

@@ -192,7 +192,7 @@ function tryOut(path, method, operation) {
     const words = ["curl", method === "HEAD" ? "-I" : `-X ${method}`, shell(location.origin + target)];
     if (at("token").value) words.push("-H", '"Authorization: Bearer $TOKEN"');
     for (const [name, value] of headers) words.push("-H", shell(`${name}: ${value}`));
-    if (sent !== undefined) words.push("--data-binary", shell(sent));
+    if (sent !== undefined) words.push("--data-raw", shell(sent));
     curl.textContent = words.join(" ");
   }
 
@@ -362,7 +362,7 @@ function show() {
 }
 
 function open() {
-  const call = location.hash && at(decodeURIComponent(location.hash.slice(1)));
+  const call = at(location.hash.slice(1)); // ids are letters
   if (call && call.classList.contains("call")) {
     call.open = true;
     call.scrollIntoView();

@@ -2,6 +2,8 @@
 
 import { askForToken, token } from "./token.js";
 
+const PATIENCE_MS = 30000; // until an answer begins
+
 /** What a call was refused with: a problem document (RFC 9457), or no answer at all (status 0). */
 export class Problem extends Error {
   constructor(status, fields) {
@@ -37,19 +39,23 @@ export async function call(method, path, { headers = {}, body, signal } = {}) {
     const shown = token();
     const authorization = shown === null ? {} : { Authorization: `Bearer ${shown}` };
     let answer;
+    const late = new AbortController();
+    const timer = setTimeout(() => late.abort(), PATIENCE_MS);
     try {
       answer = await fetch(path, {
         method,
         body,
-        signal,
+        signal: signal ? AbortSignal.any([signal, late.signal]) : late.signal,
         headers: { ...headers, ...authorization },
         cache: "no-store",
         credentials: "omit",
         redirect: "error",
       });
     } catch (error) {
-      if (error.name === "AbortError") throw error;
-      throw new Problem(0, { detail: "the proxy does not answer", hint: "whether it runs, and this machine reaches it, is to be seen there" });
+      if (signal?.aborted) throw error;
+      throw new Problem(0, { detail: `the proxy does not answer${method === "GET" ? "" : ", and this may have been done all the same"}`, hint: "whether it runs, and this machine reaches it, is to be seen there" });
+    } finally {
+      clearTimeout(timer);
     }
     if (answer.ok) return answer;
     if (answer.status !== 401) throw new Problem(answer.status, await fieldsOf(answer));
@@ -66,5 +72,10 @@ async function fieldsOf(answer) {
 }
 
 export async function read(path) {
-  return (await call("GET", path)).json();
+  const answer = await call("GET", path);
+  try {
+    return await answer.json();
+  } catch {
+    throw new Problem(0, { detail: "the proxy's answer was cut short", hint: "try it again" });
+  }
 }

@@ -3,7 +3,7 @@
 import { sayable } from "./api.js";
 import { editable, hex, parse, same, show } from "./bytes.js";
 import { $, el, say, tell } from "./dom.js";
-import { explain } from "./explain.js";
+import { explain, unexplain } from "./explain.js";
 import { ballot, size } from "./format.js";
 import { list, markKey } from "./keys.js";
 import { get, isConflict, put, remove } from "./store.js";
@@ -14,6 +14,8 @@ const SHOWN_MAX = 2048;
 let key = null; // the open key's bytes
 let held = null; // what it held when it was read: null for nothing
 let asked = 0;
+let edits = 0; // how often something was typed
+let kept = 0; // up to which of those all is saved, on its way, or was let go
 let timed = false; // whether somebody has typed how long the value is to live
 
 export function wireEditor() {
@@ -21,7 +23,7 @@ export function wireEditor() {
   $("opener").addEventListener("submit", (event) => {
     event.preventDefault();
     const typed = typedKey();
-    if (typed) openKey(typed);
+    if (typed) chooseKey(typed);
   });
   $("editor").addEventListener("submit", (event) => {
     event.preventDefault();
@@ -29,12 +31,19 @@ export function wireEditor() {
   });
   $("key").addEventListener("input", () => {
     $("key").removeAttribute("aria-invalid");
-    if (key !== null && $("key").value !== show(key)) close();
+    if (key === null || $("key").value !== show(key)) close();
   });
   $("ttl").addEventListener("input", () => (timed = true));
-  $("reread").addEventListener("click", () => openKey(key));
+  $("editor").addEventListener("input", () => (edits += 1));
+  $("reread").addEventListener("click", () => chooseKey(key));
   $("remove").addEventListener("click", askToRemove);
   $("download").addEventListener("click", download);
+  $("delete-dialog").addEventListener("click", (event) => {
+    if (event.detail > 1) event.preventDefault(); // of a double click: it was meant for what lay there before
+  });
+  addEventListener("beforeunload", (event) => {
+    if (edits !== kept) event.preventDefault();
+  });
   showHeld();
 }
 
@@ -50,17 +59,26 @@ function typedKey() {
   }
 }
 
+/** Open a key that somebody has chosen, unless what is typed would be lost by it and that is not wanted. */
+export function chooseKey(bytes) {
+  if (edits === kept || confirm("What you have typed is not saved. Open a key in its place?")) openKey(bytes);
+}
+
 /** Open a key, and explain it. */
-export async function openKey(bytes) {
-  const mine = ++asked;
+async function openKey(bytes) {
+  const [mine, before] = [++asked, edits];
   quieten();
+  say($("held"), "reading");
   try {
     const found = await get(bytes);
     if (mine !== asked) return;
+    if (before !== edits) throw new Error(`${show(bytes)} was read, but you have typed meanwhile, and nothing of that was replaced. Open it again to see it`);
     show_(bytes, found);
     await explain(bytes);
   } catch (error) {
-    if (mine === asked) fail(error);
+    if (mine !== asked) return;
+    showHeld();
+    fail(error);
   }
 }
 
@@ -71,6 +89,7 @@ function show_(bytes, found) {
   $("key").removeAttribute("aria-invalid");
   setValue(found ? found.value : new Uint8Array());
   $("content-type").value = found ? found.contentType : "";
+  kept = edits;
   showLeft();
   showHeld();
 }
@@ -90,9 +109,11 @@ function close() {
   asked += 1;
   key = held = null;
   if (!timed) showLeft();
+  if (isTooLarge()) setValue(new Uint8Array());
   quieten();
   showHeld();
   markKey(null);
+  unexplain();
 }
 
 function showHeld() {
@@ -102,8 +123,14 @@ function showHeld() {
   chip.title = held ? held.etag : "";
   say($("save"), held ? "Save" : "Create");
   $("save").disabled = isTooLarge();
+  $("remove").disabled = $("reread").disabled = false;
   for (const id of ["reread", "remove", "download"]) $(id).hidden = !held;
   if (key !== null) markKey(key);
+}
+
+/** What stands in the fields. Throws an Error where it is no bytes. */
+function typed() {
+  return { value: getValue(), contentType: $("content-type").value.trim(), ttl: timed ? $("ttl").value.trim() : left() };
 }
 
 async function save() {
@@ -112,7 +139,7 @@ async function save() {
   if (into === null) return;
   let draft;
   try {
-    draft = { value: getValue(), contentType: $("content-type").value.trim(), ttl: timed ? $("ttl").value.trim() : left() };
+    draft = typed();
   } catch (error) {
     fail(error);
     return;
@@ -123,11 +150,11 @@ async function save() {
 
 async function change(mine, into, etag, draft) {
   const isNew = etag === null;
-  busy(true);
+  kept = edits;
+  busy();
   try {
     const written = await put(into, etag, draft);
     if (mine !== asked) {
-      busy(false);
       if (isNew) await list();
       return;
     }
@@ -135,14 +162,15 @@ async function change(mine, into, etag, draft) {
     held = written;
     tell($("conflict"), "");
     say($("done"), `${isNew ? "Created" : "Saved"}: ${size(draft.value.length)} under version ${ballot(written.etag.replaceAll('"', ""))}.`);
-    busy(false);
     if (!timed || $("ttl").value.trim() === draft.ttl) showLeft();
     showHeld();
     if (isNew) await list();
-    markKey(key);
-    await explain(into);
+    if (mine === asked) await explain(into);
   } catch (error) {
-    busy(false);
+    if (mine === asked) {
+      kept = null;
+      showHeld();
+    }
     if (mine !== asked) failElsewhere(into, error);
     else if (isConflict(error)) await showConflict(into, draft);
     else fail(error);
@@ -160,7 +188,7 @@ async function showConflict(into, draft) {
     return;
   }
   if (then !== asked) return;
-  const mine = draft && el("button", { type: "button", class: "danger", onclick: () => keepMine(into, theirs, draft) }, theirs ? "Overwrite theirs" : "Write mine again");
+  const mine = draft && el("button", { type: "button", class: "danger", onclick: () => keepMine(into, theirs) }, theirs ? "Overwrite theirs" : "Write mine again");
   const said = theirs === null ? "Somebody else has deleted this key" : "Somebody else has changed this key";
   $("conflict").replaceChildren(
     el("p", {}, el("b", {}, `${said} since you read it. Nothing was overwritten.`)),
@@ -169,6 +197,7 @@ async function showConflict(into, draft) {
     el("div", { class: "actions" }, el("button", { type: "button", class: "strong", onclick: () => takeTheirs(into) }, theirs ? "Take theirs" : "Let it be deleted"), mine || ""),
   );
   $("conflict").hidden = false;
+  if (document.activeElement === document.body) $("conflict").querySelector("button").focus();
 }
 
 function preview(bytes) {
@@ -182,11 +211,18 @@ function takeTheirs(into) {
 }
 
 /** Write over what was just shown; if that is another one again, it is shown in its turn. */
-function keepMine(into, theirs, draft) {
+function keepMine(into, theirs) {
+  let draft;
+  try {
+    draft = typed(); // both may have been put together meanwhile
+  } catch (error) {
+    fail(error);
+    return;
+  }
   held = theirs;
   quieten();
   $("value").focus();
-  return change(++asked, into, theirs ? theirs.etag : null, draft);
+  change(++asked, into, theirs ? theirs.etag : null, draft);
 }
 
 /** Ask whether to delete what is open; another key that comes while the question stands is not what was meant. */
@@ -202,25 +238,27 @@ function askToRemove() {
 
 async function removeKey(gone, etag) {
   const mine = key !== null && same(key, gone) ? ++asked : null;
+  const before = edits;
   quieten();
-  busy(true);
+  if (mine !== null) busy();
   try {
     await remove(gone, etag);
     if (mine !== asked) {
-      busy(false);
       await list();
       return;
     }
     held = null;
     say($("done"), "Deleted.");
-    busy(false);
-    setValue(new Uint8Array());
-    showLeft();
+    if (before === edits) {
+      setValue(new Uint8Array());
+      kept = edits;
+      showLeft();
+    }
     showHeld();
     $("key").focus();
     await Promise.all([list(), explain(gone)]);
   } catch (error) {
-    busy(false);
+    if (mine === asked) showHeld();
     if (mine !== asked) failElsewhere(gone, error);
     else if (isConflict(error)) await showConflict(gone, null);
     else fail(error);
@@ -234,8 +272,11 @@ function download() {
   setTimeout(() => URL.revokeObjectURL(url), 1000);
 }
 
-function busy(on) {
-  for (const id of ["save", "remove"]) $(id).disabled = on;
+/** Have nothing begun while a change is under way; showHeld() ends that. */
+function busy() {
+  const from = document.activeElement;
+  for (const id of ["save", "remove", "reread"]) $(id).disabled = true;
+  if (from?.disabled) $("value").focus(); // what is disabled has no focus, and who types would be nowhere
 }
 
 function quieten() {

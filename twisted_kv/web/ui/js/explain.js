@@ -32,6 +32,13 @@ export async function explain(key) {
   }
 }
 
+/** Forget what is shown: it is another key's. */
+export function unexplain() {
+  asked += 1;
+  say($("explain-slot"), "");
+  $("explain").replaceChildren();
+}
+
 function show(found) {
   say($("explain-slot"), `slot ${count(found.slot)}, epoch ${count(found.epoch)}`);
   const letters = lettered(found.owners);

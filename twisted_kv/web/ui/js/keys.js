@@ -10,6 +10,7 @@ const PAGE = 100;
 let prefix = new Uint8Array();
 let cursor = null;
 let asked = 0;
+let marked = null;
 let open = () => {};
 
 /** opened: told the bytes of a key that was chosen. */
@@ -19,34 +20,38 @@ export function wireKeys(opened) {
     event.preventDefault();
     list();
   });
-  $("more").addEventListener("click", () => page(true));
+  $("more").addEventListener("click", () => page(true, prefix));
 }
 
 export function list() {
+  let wanted;
   try {
-    prefix = parse($("prefix").value);
+    wanted = parse($("prefix").value);
   } catch (error) {
     tell($("browse-error"), sayable(error));
     return Promise.resolve();
   }
-  return page(false);
+  return page(false, wanted);
 }
 
-async function page(more) {
+async function page(more, wanted) {
   const mine = ++asked;
   const query = new URLSearchParams({ limit: PAGE });
-  const begins = prefix.length ? `&prefix=${percent(prefix)}` : "";
+  const begins = wanted.length ? `&prefix=${percent(wanted)}` : "";
   if (more && cursor) query.set("cursor", cursor);
+  const hadFocus = document.activeElement === $("more");
   $("more").disabled = true;
   try {
     const found = await read(`/v1/keys?${query}${begins}`);
     if (mine !== asked) return;
     tell($("browse-error"), "");
+    prefix = wanted; // that of the cursor
     showPage(found, more);
   } catch (error) {
     if (mine === asked) tell($("browse-error"), sayable(error));
   } finally {
     if (mine === asked) $("more").disabled = false;
+    if (hadFocus && document.activeElement === document.body) ($("more").hidden ? $("key-list").lastElementChild?.firstChild : $("more"))?.focus();
   }
 }
 
@@ -57,12 +62,11 @@ function showPage(found, more) {
     const text = show(bytes);
     return el("li", {}, el("button", { type: "button", "data-key": text, onclick: () => open(bytes) }, text));
   });
-  const hadFocus = document.activeElement === $("more");
   if (more) place.append(...items);
   else place.replaceChildren(...items);
   cursor = found.cursor;
   $("more").hidden = cursor === null;
-  if (hadFocus && items.length && cursor === null) items[0].firstChild.focus();
+  markKey(marked);
   const count = place.children.length;
   say($("listed"), count ? plural(count, "key") + (cursor ? " so far" : "") : "");
   const none = prefix.length ? `No key begins with ${show(prefix)}` : "The store holds no key yet. Write the first one beside this.";
@@ -71,6 +75,7 @@ function showPage(found, more) {
 
 /** Mark the key that is open. */
 export function markKey(bytes) {
+  marked = bytes;
   const text = bytes && show(bytes);
   for (const button of $("key-list").querySelectorAll("button")) {
     if (button.dataset.key === text) button.setAttribute("aria-current", "true");

@@ -1,7 +1,7 @@
 // The page put together: each part shows its share of every snapshot.
 
 import { $, say, tell } from "./dom.js";
-import { openKey, wireEditor } from "./editor.js";
+import { chooseKey, wireEditor } from "./editor.js";
 import { list, wireKeys } from "./keys.js";
 import { wireLocate } from "./locate.js";
 import { showNodes } from "./nodes.js";
@@ -59,7 +59,7 @@ wireToken();
 wireOverview();
 wirePlots();
 wireLocate();
-wireKeys(openKey);
+wireKeys(chooseKey);
 wireEditor();
 follow(heard, showState);
 list();

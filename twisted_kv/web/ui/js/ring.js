@@ -33,9 +33,10 @@ export async function followRing(cluster) {
   const before = shown;
   shown = wanted;
   try {
-    draw(await read("/v1/ring"), cluster);
+    const found = await read("/v1/ring");
+    if (shown === wanted) draw(found, cluster);
   } catch {
-    shown = before; // with the next snapshot it is tried again
+    if (shown === wanted) shown = before; // with the next snapshot it is tried again
   }
 }
 

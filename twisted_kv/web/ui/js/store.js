@@ -28,6 +28,7 @@ export async function get(key) {
 
 /** Write a key if it still holds the version `etag`, or nothing where that is null. Gives what it holds then. */
 export async function put(key, etag, { value, contentType, ttl }) {
+  if (/[^\x20-\x7e]/.test(contentType)) throw new Error("A content type is made of ASCII characters, such as text/plain");
   const query = ttl ? `?ttl=${encodeURIComponent(ttl)}` : "";
   const headers = { ...expecting(etag), "Content-Type": contentType || "application/octet-stream" };
   const answer = await call("PUT", place(key) + query, { headers, body: value });
@@ -35,7 +36,8 @@ export async function put(key, etag, { value, contentType, ttl }) {
 }
 
 function expiry(answer) {
-  return Number(answer.headers.get("KV-Expires-Ms"));
+  const [at, told] = [Number(answer.headers.get("KV-Expires-Ms")), Date.parse(answer.headers.get("Date"))];
+  return at && told ? at + Date.now() - told : at; // by this machine's clock, which may be wrong
 }
 
 /** Delete a key if it still holds a version. */

@@ -30,9 +30,10 @@
     try {
       if (next === system()) localStorage.removeItem(KEY);
       else localStorage.setItem(KEY, next);
+      show();
     } catch {
       document.documentElement.dataset.theme = next;
+      document.dispatchEvent(new Event("themed"));
     }
-    show();
   };
 })();

@@ -37,7 +37,12 @@ export function askForToken(refused) {
     const dialog = $("token-dialog");
     tell($("token-error"), refused === null ? "" : "The proxy does not know this token.");
     $("token").value = "";
-    $("token-form").onsubmit = () => {
+    $("token-form").onsubmit = (event) => {
+      if (/[^\x21-\x7e]/.test($("token").value.trim())) {
+        event.preventDefault();
+        tell($("token-error"), "This is no token: it has a character that none has.");
+        return;
+      }
       keep($("token").value.trim());
       asking = null;
       resolve();

@@ -5,61 +5,19 @@ from __future__ import annotations
 import os
 import re
 import signal
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.sockets.browsing import Visit, chromium, shown
-from tests.sockets.daemons import PATIENCE_S, Daemon, Farm, call, farming, free_port, token_file, wait_until
+from tests.sockets.browsing import Visit, shown
+from tests.sockets.daemons import Daemon, Farm, call, farming, free_port, token_file, wait_until
+from tests.sockets.dashboard.keys import write
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
 WRITER, READER = "writer" * 6, "reader" * 6
 HOSTILE = "<img src=x onerror=alert(1)>"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
-    with farming(tmp_path_factory.mktemp("cluster")) as built:
-        built.cluster(5)
-        yield built
-
-
-@pytest.fixture(scope="module")
-def proxy(farm: Farm) -> Daemon:
-    return farm.proxies[0]
-
-
-@pytest.fixture
-def visit(browser: Any, proxy: Daemon) -> Iterator[Visit]:
-    """A visitor who sees no error at all."""
-    with Visit(browser, proxy.url) as page:
-        yield page.live()
-
-
-@pytest.fixture
-def refused_visit(browser: Any, proxy: Daemon) -> Iterator[Visit]:
-    """A visitor some of whose calls are refused: of keys that are not there, and of changes that came too late."""
-    with Visit(browser, proxy.url, refused=(404, 412)) as page:
-        yield page.live()
-
-
-def held(proxy: Daemon, key: str) -> bytes | None:
-    got = call("GET", f"{proxy.url}/v1/kv/{key}")
-    return got.body if got.status == 200 else None
-
-
-def write(proxy: Daemon, key: str, value: bytes, query: str = "", **headers: str) -> None:
-    assert call("PUT", f"{proxy.url}/v1/kv/{key}{query}", value, **headers).status == 204
 
 
 def test_the_page_shows_the_cluster_and_what_it_does(visit: Visit, farm: Farm, proxy: Daemon) -> None:
@@ -99,158 +57,6 @@ def test_a_node_that_is_killed_is_shown_and_so_is_its_return(visit: Visit, farm:
     assert visit.page.title() == "twisted_kv"
 
 
-def test_a_key_is_written_listed_read_changed_and_deleted(refused_visit: Visit, proxy: Daemon) -> None:
-    visit, page = refused_visit, refused_visit.page
-    visit.open("story:1")
-    visit.wait("#held", "holds no value")
-    page.fill("#content-type", "text/plain")
-    visit.write("once upon")
-    visit.wait("#done", "Created")
-    assert held(proxy, "story:1") == b"once upon"
-    page.fill("#prefix", "story:")
-    page.click("#browse button")
-    visit.wait("#key-list", "story:1")
-    page.click("#key-list button")
-    visit.wait("#explain", "A strong read answers a value")
-    assert page.input_value("#value") == "once upon"
-    assert page.input_value("#content-type") == "text/plain"
-    visit.write("once upon a time\n")
-    visit.wait("#done", "Saved")
-    got = call("GET", f"{proxy.url}/v1/kv/story:1")
-    assert (got.body, got.headers["Content-Type"]) == (b"once upon a time\n", "text/plain")
-    page.click("#remove")
-    page.click("#delete-dialog button[value=no]")
-    assert held(proxy, "story:1") is not None
-    page.click("#remove")
-    page.click("#delete-dialog button[value=yes]")
-    visit.wait("#done", "Deleted")
-    assert held(proxy, "story:1") is None
-    visit.wait("#explain", "that it was deleted")
-    visit.wait("#browse-empty", "No key begins with story:")
-
-
-def test_what_somebody_else_wrote_meanwhile_is_not_overwritten_unseen(refused_visit: Visit, proxy: Daemon) -> None:
-    visit, page = refused_visit, refused_visit.page
-    write(proxy, "shared", b"first")
-    visit.open("shared")
-    visit.wait("#explain", "A strong read")
-    write(proxy, "shared", b"theirs")
-    visit.write("mine")
-    visit.wait("#conflict", "Somebody else has changed this key since you read it")
-    assert "theirs" in visit.text("#conflict pre")
-    assert held(proxy, "shared") == b"theirs"
-    page.click("text=Take theirs")
-    page.wait_for_function("() => document.getElementById('value').value === 'theirs'")
-    # Once more, and now the own one is wanted; and meanwhile there is a third one, which is not overwritten either.
-    write(proxy, "shared", b"theirs again")
-    visit.write("mine")
-    visit.wait("#conflict", "theirs again")
-    write(proxy, "shared", b"and again")
-    page.click("text=Overwrite theirs")
-    visit.wait("#conflict", "and again")
-    assert held(proxy, "shared") == b"and again"
-    page.click("text=Overwrite theirs")
-    visit.wait("#done", "Saved")
-    assert held(proxy, "shared") == b"mine"
-    write(proxy, "shared", b"changed before it is deleted")
-    page.click("#remove")
-    page.click("#delete-dialog button[value=yes]")
-    visit.wait("#conflict", "changed before it is deleted")
-    assert held(proxy, "shared") == b"changed before it is deleted"
-
-
-def test_a_key_that_was_created_meanwhile_is_not_overwritten_either(refused_visit: Visit, proxy: Daemon) -> None:
-    visit = refused_visit
-    visit.open("new")
-    visit.wait("#held", "holds no value")
-    write(proxy, "new", b"theirs")
-    visit.write("mine")
-    visit.wait("#conflict", "theirs")
-    assert held(proxy, "new") == b"theirs"
-
-
-def held_up(visit: Visit, method: str, key: str, of: str = "kv") -> Any:
-    """Have a key's answers to a method wait; gives what lets go of those that have waited."""
-    waiting: list[Any] = []
-
-    def hold(route: Any) -> None:
-        if route.request.method == method:
-            waiting.append(route)
-        else:
-            route.continue_()
-
-    visit.page.route(f"**/v1/{of}/{key}*", hold)
-
-    def let_go() -> None:
-        until = time.monotonic() + PATIENCE_S
-        while not waiting and time.monotonic() < until:
-            visit.page.wait_for_timeout(10)  # the browser has asked by now, and we may not have heard of it
-        assert waiting, f"no {method} of {key} came"
-        for route in waiting:
-            with visit.page.expect_response(route.request.url):
-                route.continue_()
-
-    return let_go
-
-
-def test_what_comes_of_a_key_after_another_was_opened_is_not_taken_for_that_ones(
-    refused_visit: Visit, proxy: Daemon
-) -> None:
-    visit, page = refused_visit, refused_visit.page
-    write(proxy, "slow", b"old")
-    write(proxy, "other", b"the other's")
-    visit.open("slow")
-    visit.wait("#explain", "A strong read")
-    let_go = held_up(visit, "PUT", "slow")
-    visit.write("new")
-    visit.open("other")
-    page.wait_for_function("() => document.getElementById('value').value === \"the other's\"")
-    let_go()
-    page.wait_for_function("() => !document.getElementById('save').disabled")
-    visit.write("the other's own")
-    visit.wait("#done", "Saved")
-    assert (held(proxy, "slow"), held(proxy, "other")) == (b"new", b"the other's own")
-
-
-def test_a_deletion_that_ends_after_another_key_was_opened_empties_nothing(refused_visit: Visit, proxy: Daemon) -> None:
-    visit, page = refused_visit, refused_visit.page
-    write(proxy, "going", b"old")
-    write(proxy, "staying", b"stays")
-    visit.open("going")
-    visit.wait("#explain", "A strong read")
-    let_go = held_up(visit, "DELETE", "going")
-    page.click("#remove")
-    page.click("#delete-dialog button[value=yes]")
-    visit.open("staying")
-    page.wait_for_function("() => document.getElementById('value').value === 'stays'")
-    let_go()
-    page.wait_for_function("() => !document.getElementById('save').disabled")
-    assert (page.input_value("#value"), visit.text("#save"), held(proxy, "going")) == ("stays", "Save", None)
-
-
-def test_what_is_deleted_is_the_key_that_was_asked_about_even_if_another_one_comes_meanwhile(
-    refused_visit: Visit, proxy: Daemon
-) -> None:
-    visit, page = refused_visit, refused_visit.page
-    write(proxy, "late-asked", b"goes")
-    write(proxy, "late-other", b"stays")
-    page.fill("#prefix", "late-")
-    page.click("#browse button")
-    visit.wait("#key-list", "late-other")
-    page.click('#key-list [data-key="late-asked"]')
-    visit.wait("#explain", "A strong read")
-    let_go = held_up(visit, "GET", "late-other")
-    page.click('#key-list [data-key="late-other"]')
-    page.click("#remove")
-    let_go()
-    page.wait_for_function("() => document.getElementById('value').value === 'stays'")
-    assert visit.text("#delete-key") == "late-asked"
-    page.click("#delete-dialog button[value=yes]")
-    wait_until(lambda: held(proxy, "late-asked") is None, "the deletion")
-    page.wait_for_function("() => !document.getElementById('save').disabled")
-    assert (page.input_value("#value"), visit.text("#save"), held(proxy, "late-other")) == ("stays", "Save", b"stays")
-
-
 def test_a_stream_of_which_something_cannot_be_shown_is_not_kept_beside_the_next(browser: Any, proxy: Daemon) -> None:
     with Visit(browser, proxy.url) as visit:
         visit.live()
@@ -283,52 +89,6 @@ def test_a_call_without_an_end_is_tried_and_given_up_when_it_has_shown_something
         page.click("#watch .try button")
         visit.wait("#watch .result", "event: snapshot")
         wait_until(lambda: watched() == "0.0", "nobody to watch any more")
-
-
-def test_a_value_keeps_its_time_when_it_is_saved(visit: Visit, proxy: Daemon) -> None:
-    write(proxy, "brief", b"v", "?ttl=3000")
-    visit.open("brief")
-    visit.page.wait_for_function("() => Number(document.getElementById('ttl').value) > 2000")
-    visit.write("w")
-    visit.wait("#done", "Saved")
-    got = call("GET", f"{proxy.url}/v1/kv/brief")
-    assert (got.body, "KV-Expires-Ms" in got.headers) == (b"w", True)
-
-
-def test_a_value_keeps_its_time_however_long_it_was_open_and_has_another_one_that_was_typed(
-    visit: Visit, proxy: Daemon
-) -> None:
-    def left_s() -> float:
-        got = call("GET", f"{proxy.url}/v1/kv/open")
-        return int(got.headers["KV-Expires-Ms"]) / 1000 - time.time() if "KV-Expires-Ms" in got.headers else 0.0
-
-    write(proxy, "open", b"v", "?ttl=3000")
-    visit.open("open")
-    visit.wait("#explain", "A strong read")
-    visit.page.evaluate("(now => { Date.now = () => now + 1_000_000; })(Date.now())")
-    visit.write("w")
-    visit.wait("#done", "Saved")
-    assert 1000 < left_s() <= 2000
-    visit.page.fill("#ttl", "5000")
-    visit.page.click("#save")
-    wait_until(lambda: left_s() > 2000, "the time that was typed")
-    visit.wait("#done", "Saved")
-    visit.page.fill("#ttl", "")
-    visit.page.click("#save")
-    wait_until(lambda: left_s() == 0, "to have no end")
-
-
-def test_the_time_of_one_key_is_not_taken_for_another_ones(refused_visit: Visit, proxy: Daemon) -> None:
-    page = refused_visit.page
-    write(proxy, "timed", b"v", "?ttl=3000")
-    refused_visit.open("timed")
-    refused_visit.wait("#explain", "A strong read")
-    assert page.input_value("#ttl")
-    page.fill("#key", "untimed")
-    assert page.input_value("#ttl") == ""
-    page.click("#save")
-    refused_visit.wait("#done", "Created")
-    assert "KV-Expires-Ms" not in call("GET", f"{proxy.url}/v1/kv/untimed").headers
 
 
 def test_keys_and_values_of_any_bytes_are_shown_as_what_they_are(visit: Visit, proxy: Daemon) -> None:
@@ -447,6 +207,72 @@ def test_the_list_goes_on_page_by_page(visit: Visit, proxy: Daemon) -> None:
     names = [one.text_content() for one in visit.page.query_selector_all("#key-list button")]
     assert names == [f"page:{number:03d}" for number in range(130)]
     assert not visit.page.is_visible("#more")
+    assert visit.page.evaluate("document.activeElement.innerText") == "page:129", "whoever turns pages is not lost"
+
+
+def test_a_list_that_did_not_come_is_not_gone_on_with(visit: Visit, proxy: Daemon) -> None:
+    page = visit.page
+    for number in range(130):
+        write(proxy, f"here:{number:03d}", b"v")
+    write(proxy, "there:1", b"v")
+    page.fill("#prefix", "here:")
+    page.click("#browse button")
+    visit.wait("#listed", "100 keys so far")
+    visit.endures("net::ERR_FAILED")
+    page.route("**/v1/keys*", lambda route: route.abort())
+    page.fill("#prefix", "there:")
+    page.click("#browse button")
+    page.wait_for_selector("#browse-error:not([hidden])")
+    page.unroute("**/v1/keys*")
+    page.click("#more")
+    visit.wait("#listed", "130 keys")
+    names = [one.text_content() for one in page.query_selector_all("#key-list button")]
+    assert names == [f"here:{number:03d}" for number in range(130)]
+
+
+def test_a_call_that_hangs_is_given_up_and_an_answer_that_was_cut_is_called_so(visit: Visit) -> None:
+    visit.page.route("**/v1/hangs", lambda route: None)
+    visit.page.route("**/v1/cut", lambda route: route.fulfill(status=200, body='{"keys": ["a'))
+    sayings = visit.page.evaluate(
+        """async () => {
+          const { read, sayable } = await import("/ui/js/api.js");
+          const real = globalThis.setTimeout;
+          globalThis.setTimeout = (call, ms) => real(call, ms / 100);
+          const said = [];
+          for (const path of ["/v1/hangs", "/v1/cut"]) await read(path).catch((error) => said.push(sayable(error)));
+          globalThis.setTimeout = real;
+          return said;
+        }"""
+    )
+    assert [said.split(".")[0] for said in sayings] == ["The proxy does not answer", "The proxy's answer was cut short"]
+
+
+def test_a_page_of_which_a_part_does_not_come_says_so(browser: Any, proxy: Daemon) -> None:
+    with Visit(browser, proxy.url) as visit:
+        visit.live()
+        visit.endures("net::ERR_FAILED")
+        visit.page.route("**/ui/js/keys.js", lambda route: route.abort())
+        visit.page.reload()
+        visit.wait("#health-text", "load it again")
+
+
+@pytest.mark.parametrize("width", [320, 601, 700, 768, 860, 1000])
+def test_nothing_is_wider_than_the_window(browser: Any, proxy: Daemon, width: int) -> None:
+    with Visit(browser, proxy.url, width=width) as visit:
+        visit.live()
+        visit.page.evaluate("document.getElementById('token-forget').hidden = false")
+        for text in ("All 5 nodes are up", "Unknown: no connection to the proxy"):
+            visit.page.evaluate("text => { document.getElementById('health-text').textContent = text; }", text)
+            assert visit.page.evaluate("document.documentElement.scrollWidth") <= width, text
+
+
+def test_the_page_of_calls_opens_at_any_address_and_has_curl_send_what_was_typed(browser: Any, proxy: Daemon) -> None:
+    with Visit(browser, proxy.url) as visit:
+        page = visit.live().page
+        page.goto(f"{proxy.url}/ui/api.html#%")
+        page.click("#putKey > summary")
+        page.fill("#putKey .try textarea", "@/etc/hostname")
+        visit.wait("#putKey .curl", "--data-raw @/etc/hostname")
 
 
 @pytest.mark.parametrize(("theme", "width"), [("light", 1360), ("dark", 1360), ("light", 360), ("dark", 360)])
@@ -523,8 +349,12 @@ def test_a_proxy_that_asks_for_tokens_has_the_page_ask_for_one(
         wait_until(lambda: call("GET", f"{proxy.url}/health/ready", **shown_token).status == 200, "the proxy to serve")
         with Visit(browser, proxy.url, refused=(401, 403, 404)) as visit:
             page = visit.page
+            page.on("dialog", lambda dialog: dialog.accept())  # what is typed may be lost
             page.wait_for_selector("#token-dialog[open]")
             page.keyboard.press("Escape")
+            page.fill("#token", "x\u2013y" * 20)
+            page.click("#token-form button")
+            visit.wait("#token-error", "a character that none has")
             page.fill("#token", "x" * 20)
             page.click("#token-form button")
             visit.wait("#token-error", "does not know this token")
@@ -556,7 +386,7 @@ def test_a_proxy_that_goes_away_and_comes_back_is_followed(browser: Any, tmp_pat
         proxy = built.cluster(1, "--engine", "memory")
         with Visit(browser, proxy.url) as visit:
             visit.live()
-            visit._refused = ("net::ERR",)  # a browser complains of each connection that is refused
+            visit.endures("net::ERR")  # a browser complains of each connection that is refused
             assert proxy.process is not None
             os.kill(proxy.process.pid, signal.SIGTERM)
             proxy.end()
