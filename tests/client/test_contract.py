@@ -224,7 +224,7 @@ async def test_a_proxy_that_is_gone_is_passed_over(make: Make, servers: list[str
         await kv.put(key, "v")
         assert await kv.increment(f"{key}n") == 1
         assert await kv.get(key)
-    async with using(make, gone, timeout=0.2) as kv:
+    async with using(make, gone, timeout=3) as kv:
         for waiting in (kv.get(key), kv.put(key, "v"), kv.cas(key, "v", None), kv.increment(key), kv.scan()):
             with pytest.raises(NobodyAnswers) as caught:
                 await waiting
@@ -292,6 +292,8 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     with farming(folder) as farm:
         built = Guarded(folder, farm.node("--engine", "memory").url)
         farm.proxies.append(built.proxy)
+        with BlockingClient(built.url, **built.tls, token=WRITER) as kv:
+            kv.put("first", "v", timeout=60)  # the node has to be let in
         yield built
 
 

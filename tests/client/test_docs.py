@@ -55,7 +55,6 @@ def test_the_page_names_all_that_is_public() -> None:
     assert [name for name in public if f"`{name}" not in PAGE and f"{name}(" not in PAGE] == []
 
 
-@pytest.mark.timeout(240)
 def test_what_is_shown_runs_and_prints_what_it_says(tmp_path: Path) -> None:
     with farming(tmp_path) as farm:
         farm.cluster(3, "--engine", "memory")

@@ -132,7 +132,6 @@ async def read_when_well(ask: Callable[[], Awaitable[Any]]) -> Any:
             continue
 
 
-@pytest.mark.timeout(300)
 @pytest_twisted.ensureDeferred
 async def test_what_clients_were_told_is_one_history(farm: Farm) -> None:
     servers = [proxy.url for proxy in farm.proxies]

@@ -6,8 +6,6 @@ import re
 from pathlib import Path
 from random import Random
 
-import pytest
-
 from twisted_kv.buggify import inert
 from twisted_kv.limits import Limits
 from twisted_kv.simulation.sites import TIGHT, Sites
@@ -26,7 +24,6 @@ def named_sites() -> set[str]:
     return {site for text in texts for site in re.findall(r'buggify\(\s*"([^"]+)"', text)}
 
 
-@pytest.mark.timeout(600)
 def test_every_site_and_every_tight_limit_comes_up_in_some_seed_and_nothing_is_wrong_there() -> None:
     missing = named_sites() | {f"limits: {name}" for name in TIGHT}
     assert len(missing) >= 25

@@ -197,7 +197,6 @@ def perform(stage: Stage, plan: list[Harm | Storm], clients: list[Future[None]])
     ended.wait(max(0.0, began_s + LENGTH_S - monotonic()))
 
 
-@pytest.mark.timeout(600)
 def test_what_clients_see_is_linearizable_while_processes_die_and_stall_and_lines_fail(stage: Stage) -> None:
     lives = stage.lives()
     witnesses = [

@@ -237,7 +237,6 @@ def wait_whole(farm: Farm, node: Daemon, values: Mapping[str, bytes], story: str
     wait_until(whole, f"all nodes to hold everything: {story}", PATIENCE_S)
 
 
-@pytest.mark.timeout(600)
 def test_tables_damaged_under_a_running_node_are_found_and_renewed_by_themselves(farm: Farm) -> None:
     """Nobody starts anything again by hand: the scrub or a read finds it, and the node begins anew in its process."""
     random = Random(SEED)

@@ -34,7 +34,7 @@ def test_every_acknowledged_write_outlives_a_kill_of_everything_and_nothing_is_r
     lives = incarnations(farm)
     epoch = call("GET", f"{proxy.url}/v1/cluster").json()["epoch"]
     writers = Writers(proxy, CLIENTS, KEYS_EACH)
-    wait_until(lambda: writers.count >= ACKNOWLEDGED_MIN, f"{ACKNOWLEDGED_MIN} acknowledged writes", patience_s=60.0)
+    wait_until(lambda: writers.count >= ACKNOWLEDGED_MIN, f"{ACKNOWLEDGED_MIN} acknowledged writes", patience_s=200.0)
     farm.kill()
     writers.wait()
     farm.restart()

@@ -23,10 +23,10 @@ pytestmark = pytest.mark.system
 DISK_MIB = 64
 REFUSED = (503, 507)
 """What a write is answered with while there is no room: 507 where every owner says so, 503 for an unreached level."""
-FULL_PATIENCE_S = 5.0
-BACK_PATIENCE_S = 5.0
+FULL_PATIENCE_S = 30.0
+BACK_PATIENCE_S = 30.0
 """Within this time of space writes are taken again, where the node itself has stopped them."""
-ENGINE_BACK_PATIENCE_S = 15.0
+ENGINE_BACK_PATIENCE_S = 60.0
 """The same where RocksDB has met the end of the disk: it looks every five seconds whether there is room again."""
 KEYS = [f"key{number}" for number in range(200)]
 
@@ -210,7 +210,7 @@ def test_a_node_stopped_while_its_engine_is_out_of_room_ends_in_order(farm: Farm
     assert writers.lost(proxy) == []
 
 
-SYNC_S = 0.5
+SYNC_S = 3.0
 """How long the running sync takes: what else is to come while it runs takes a tenth of it."""
 
 

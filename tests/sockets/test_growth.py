@@ -26,7 +26,7 @@ from twisted_kv.views import View
 from twisted_kv.wire.header import encode
 from twisted_kv.wire.pages import KeysRequest, keys_page_decoder
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.system
 
 KEYS = int(os.environ.get("KV_GROWTH_KEYS", "20000"))
 """``make test-growth`` takes a hundred thousand."""

@@ -167,7 +167,7 @@ def interrupted(farm: Farm, wait_for: Path, *arguments: object) -> None:
 
 
 def test_files_that_were_interrupted_are_gone_on_with(farm: Farm, tmp_path: Path) -> None:
-    count = 60_000
+    count = 120_000
     lines = (json.dumps({"key": f"many/{number:06}", "value": "v" * 20}) for number in range(count))
     (tmp_path / "in").write_text("\n".join(lines) + "\n")
     bookmark = tmp_path / "in.import-resume"
@@ -233,7 +233,7 @@ def test_everything_that_only_looks_has_a_page_and_json(farm: Farm) -> None:
 
 
 def test_a_key_is_explained_over_http_whatever_its_bytes(farm: Farm) -> None:
-    run(farm, "put", "a/../b?c", "v")
+    run(farm, "put", "a/../b?c", "v", "--consistency", "all")
     found = told(farm, "explain", "a/../b?c")
     assert found["key"] == "a/../b?c"
     assert [owner["holds"] for owner in found["owners"]] == ["value"] * 3

@@ -32,7 +32,6 @@ def member_id(node: Daemon) -> str:
     return str(node.info()["member"])
 
 
-@pytest.mark.timeout(300)
 def test_one_command_replaces_a_node_whose_disk_is_lost_while_clients_write(farm: Farm) -> None:
     proxy = farm.cluster(3)
     lost, *others = farm.nodes
@@ -43,7 +42,7 @@ def test_one_command_replaces_a_node_whose_disk_is_lost_while_clients_write(farm
         shutil.rmtree(lost.home)
         unsure = call("DELETE", f"{proxy.url}/v1/cluster/nodes/{gone}")
         assert (unsure.status, unsure.json()["type"]) == (409, "may-remember")
-        assert call("DELETE", f"{proxy.url}/v1/cluster/nodes/{gone}?dead=1").status == 204
+        assert call("DELETE", f"{proxy.url}/v1/cluster/nodes/{gone}?dead=1").status in (202, 204)
         fresh = farm.node()
         farm.add(fresh)
         steady.wait_for_more(500, "after it was replaced")
@@ -57,7 +56,6 @@ def test_one_command_replaces_a_node_whose_disk_is_lost_while_clients_write(farm
     steady.wait_alike(proxy, [*others, fresh], PATIENCE_S)
 
 
-@pytest.mark.timeout(300)
 def test_a_node_that_starts_with_an_emptied_folder_is_rebuilt_while_clients_write(farm: Farm) -> None:
     proxy = farm.cluster(3)
     node = farm.nodes[0]
@@ -77,7 +75,6 @@ def test_a_node_that_starts_with_an_emptied_folder_is_rebuilt_while_clients_writ
     steady.wait_alike(proxy, farm.nodes, PATIENCE_S)
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("killed", [False, True], ids=["in peace", "keepers and proxy killed in between"])
 def test_what_a_node_misses_while_it_is_down_reaches_it_by_hints(farm: Farm, killed: bool) -> None:
     proxy = farm.proxy(*limited(farm, "proxy", **NO_REPAIR))

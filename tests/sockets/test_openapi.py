@@ -22,7 +22,7 @@ CAMPAIGN = "KV_OPENAPI_EXAMPLES" in os.environ
 EXAMPLES = int(os.environ.get("KV_OPENAPI_EXAMPLES", "3"))
 """Random requests for each call, beside those that look at each bound once."""
 SEED = os.environ.get("KV_OPENAPI_SEED", "1")
-PATIENCE_S = 110 + 10 * EXAMPLES
+PATIENCE_S = 400 + 10 * EXAMPLES
 
 WRECKING = "^/(AddServer|v1/cluster/(nodes|accept-loss).*)$"
 """Calls after which a cluster may not be what it was."""
@@ -193,6 +193,8 @@ def test_examples_run_and_every_field_of_their_answers_is_in_the_document(proxy:
         if (path, field) == ("/v1/backups", "post"):
             delete_backups(proxy)  # which random calls have made before
         got = example_call(proxy, IN_ORDER[number], path, operation)
+        if got.status == 404 and path == "/v1/tasks/{id}":
+            got = example_call(proxy, IN_ORDER[number], path, operation)  # the next round of repair had begun
         assert got.status < 400, (field, path, got.status, got.body)
         answer = operation["responses"][str(got.status)]
         kind = (got.headers["Content-Type"] or "").split(";")[0]

@@ -50,7 +50,7 @@ class Installed(NamedTuple):
 
 def run(*command: str | Path, cwd: Path) -> str:
     outside = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    done = subprocess.run(command, check=False, cwd=cwd, env=outside, capture_output=True, text=True, timeout=110)
+    done = subprocess.run(command, check=False, cwd=cwd, env=outside, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 

@@ -54,7 +54,7 @@ def test_redis_py_works_without_a_warning(port: int, protocol: int) -> None:
         assert client.mset({"py:b": "x", "py:c": "y"})
         assert client.mget("py:b", "py:none", "py:c") == ["x", None, "y"]
         assert client.expire("py:b", 100)
-        assert 99 <= int(client.ttl("py:b")) <= 100  # type: ignore[arg-type]
+        assert 40 <= int(client.ttl("py:b")) <= 100  # type: ignore[arg-type]
         assert sorted(client.scan_iter("py:*", count=2)) == ["py:a", "py:b", "py:c"]
         with client.pipeline(transaction=False) as pipeline:
             pipeline.append("py:b", "y").get("py:b").delete("py:b", "py:none")

@@ -150,14 +150,12 @@ def compared(
     return asked
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("protocol", [b"2", b"3"])
 def test_the_same_commands_get_the_same_replies_as_from_redis(redis: int, ours: int, protocol: bytes) -> None:
     asked = compared(ours, redis, COMMANDS, EXAMPLES, [[b"HELLO", protocol], [b"FLUSHALL"]])
     print(f"{asked:,} commands got the same replies in RESP{protocol.decode()}")  # noqa: T201
 
 
-@pytest.mark.timeout(600)
 def test_whoever_has_shown_the_password_or_not_gets_the_same_replies_as_from_redis(guarded: tuple[int, int]) -> None:
     asked = compared(*guarded, GREETINGS, EXAMPLES)
     print(f"{asked:,} greetings and commands got the same replies where a password is asked for")  # noqa: T201

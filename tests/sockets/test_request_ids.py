@@ -17,9 +17,7 @@ ID = {"X-Request-Id": "order-17"}
 @pytest.fixture(scope="module", params=["true", "false"], ids=["lane", "klein"])
 def farm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
     with farming(tmp_path_factory.mktemp("ids")) as farm:
-        limits = farm.folder / "limits.toml"
-        limits.write_text("[limits]\noperation_timeout_s = 1\n")
-        farm.proxy("--lane", request.param, "--log-format", "json", "--config", str(limits))
+        farm.proxy("--lane", request.param, "--log-format", "json")
         for _ in range(3):
             farm.add(farm.node("--lane", request.param))
         yield farm
@@ -34,7 +32,7 @@ WAYS = [
     ("PUT", "/v1/kv/k", b"v", 204),
     ("GET", "/v1/kv/k", None, 200),
     ("GET", "/v1/kv/k?consistency=one", None, 200),
-    ("GET", "/v1/kv/k?timeout=1", None, 200),
+    ("GET", "/v1/kv/k?timeout=30", None, 200),
     ("DELETE", "/v1/kv/gone", None, 204),
     ("PUT", "/PUT", b'{"Key": "k", "Value": "v"}', 200),
     ("POST", "/GET", b'{"Key": "k"}', 200),
@@ -97,7 +95,8 @@ def test_what_failed_is_found_in_the_log_by_the_id_of_its_answer(farm: Farm, pro
     for node in farm.nodes[:2]:
         node.kill()
     try:
-        drawn, named = call("PUT", f"{proxy.url}/v1/kv/k", b"v"), call("PUT", f"{proxy.url}/v1/kv/k", b"v", **ID)
+        url = f"{proxy.url}/v1/kv/k?timeout=1"
+        drawn, named = call("PUT", url, b"v"), call("PUT", url, b"v", **ID)
         assert drawn.status >= 503
         assert drawn.headers["X-Request-Id"] == drawn.json()["request_id"]
         assert named.json()["request_id"] == "order-17"

@@ -67,7 +67,7 @@ def restart(daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize("options", [[], ["--workers", "2"], ["--lane", "false"], ["--transport", "link"]], ids=str)
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_a_rolling_restart_of_every_process_is_not_noticed_by_clients_that_ask_once_more(
     farm: Farm, options: list[str]
 ) -> None:

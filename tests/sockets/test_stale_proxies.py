@@ -76,7 +76,7 @@ class Scene:
         before = self.epoch(self.fresh)
         leaving = self.farm.nodes[0].info()["member"]
         left = call("DELETE", f"{self.fresh.url}/v1/cluster/nodes/{leaving}")
-        assert left.status == 204, left.body
+        assert left.status in (202, 204), left.body
         self._wait_for_rest()
         assert self.add(self.fresh, self.farm.node(), 2).status == 200
         self._wait_for_rest()
@@ -167,7 +167,6 @@ def scene(tmp_path: Path, etcd: Etcd) -> Iterator[Scene]:
         lines.close()
 
 
-@pytest.mark.timeout(600)
 def test_a_proxy_that_was_stopped_while_the_ring_changed_twice_goes_on_without_harm(scene: Scene) -> None:
     process = scene.stale.process
     assert process is not None
@@ -181,7 +180,6 @@ def test_a_proxy_that_was_stopped_while_the_ring_changed_twice_goes_on_without_h
         wait_until(lambda: scene.epoch(scene.stale) == scene.epoch(scene.fresh), "it to know the ring", PATIENCE_S)
 
 
-@pytest.mark.timeout(600)
 def test_a_proxy_that_is_cut_off_from_etcd_learns_of_changes_from_nodes(scene: Scene) -> None:
     with scene.watched():
         for way in (("proxy", "etcd"), ("etcd", "proxy")):
@@ -198,7 +196,6 @@ def test_a_proxy_that_is_cut_off_from_etcd_learns_of_changes_from_nodes(scene: S
         scene.wait_for_more("when all is well again")
 
 
-@pytest.mark.timeout(600)
 def test_while_etcd_is_gone_data_is_served_and_changes_are_refused(scene: Scene, etcd: Etcd) -> None:
     with scene.watched():
         etcd.kill()

@@ -25,7 +25,6 @@ def farm(tmp_path: Path) -> Iterator[Farm]:
         yield built
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("first", [1, 50])
 def test_a_node_of_three_whose_sync_fails_ends_is_verified_at_its_next_start_and_votes_again(
     farm: Farm, first: int

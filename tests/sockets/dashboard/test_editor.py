@@ -11,7 +11,7 @@ from tests.sockets.browsing import HeldUp, Visit
 from tests.sockets.daemons import Daemon, call, wait_until
 from tests.sockets.dashboard.keys import held, write
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.system
 
 
 def test_a_key_is_written_listed_read_changed_and_deleted(refused_visit: Visit, proxy: Daemon) -> None:

@@ -14,7 +14,7 @@ from tests.sockets.browsing import Visit, shown
 from tests.sockets.daemons import Daemon, Farm, call, farming, free_port, token_file, wait_until
 from tests.sockets.dashboard.keys import write
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.system
 
 WRITER, READER = "writer" * 6, "reader" * 6
 HOSTILE = "<img src=x onerror=alert(1)>"

@@ -129,7 +129,7 @@ function showHeld() {
 }
 
 /** What stands in the fields. Throws an Error where it is no bytes. */
-function typed() {
+function drafted() {
   return { value: getValue(), contentType: $("content-type").value.trim(), ttl: timed ? $("ttl").value.trim() : left() };
 }
 
@@ -139,7 +139,7 @@ async function save() {
   if (into === null) return;
   let draft;
   try {
-    draft = typed();
+    draft = drafted();
   } catch (error) {
     fail(error);
     return;
@@ -214,7 +214,7 @@ function takeTheirs(into) {
 function keepMine(into, theirs) {
   let draft;
   try {
-    draft = typed(); // both may have been put together meanwhile
+    draft = drafted(); // both may have been put together meanwhile
   } catch (error) {
     fail(error);
     return;
