@@ -12,7 +12,7 @@ floor 0, the laws: no Twisted, no clock, no randomness, no files
     ``ring`` ``quorum`` ``membership`` ``views`` ``planning`` ``seating``   who owns what; who votes; the state and its
                                         changes; what a change has to copy
     ``liveness`` ``wire`` ``bodies`` ``preconditions`` ``tokens`` ``networks`` ``tracing`` ``timeline`` ``terminals``
-                                        who is avoided; bytes to messages and back, of nodes and of clients; If-Match;
+                                        who is avoided; bytes to messages and back; JSON, keys and values; If-Match;
                                         who may do what; who may be called; what requests are called, and where their
                                         time goes; what is not shown
 floor 1, the disk, what is counted and written down, and what the simulation lets happen

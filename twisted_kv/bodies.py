@@ -1,4 +1,4 @@
-"""Bodies that clients send: JSON of a known shape, and the sizes of keys and values."""
+"""JSON of a known shape, and the sizes of keys and values."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Replica(Upkeep):
     :param clock: for waiting while the disk is behind.
     :param now_ms: wall time, which ballots of this node's own and expiry go by.
     :param broken: told when the disk has failed; nothing may be answered any more.
-    :param sync: see ``wire.Info``.
+    :param sync: see ``wire.joining.Info``.
     :param free_bytes: looks at the room that is left on the disk, if there is one.
     """
 

@@ -54,6 +54,21 @@ def increment(script: Script, by: int = 1) -> Steps[int]:
 # Reads.
 
 
+def test_a_value_says_when_it_expires() -> None:
+    status, headers, body = ok()
+    told = Answer(status, {**headers, "kv-expires-ms": "1795944048276"}, body)
+    assert Script().play(get(Script()), [told]) == Value(b"v", ETAG, "text/plain", 1795944048276)
+
+
+@pytest.mark.parametrize("said", ["", "-1", "soon", "1.5", "\u0661", "9" * 5000])
+def test_an_expiry_that_is_none_is_no_proxys(said: str) -> None:
+    status, headers, body = ok()
+    script = Script(servers=2)
+    garbled = Answer(status, {**headers, "kv-expires-ms": said}, body)
+    assert script.play(get(script), [garbled, ok()]) == Value(b"v", ETAG, "text/plain")
+    assert len(script.asked) == 2
+
+
 def test_a_value_comes_with_its_version_and_type_and_nothing_is_none() -> None:
     assert Script().play(get(script := Script()), [ok(b"\xff")]) == Value(b"\xff", ETAG, "text/plain")
     assert script.play(get(script), [absent()]) is None

@@ -130,7 +130,9 @@ async def test_cas_goes_by_versions(make: Make, servers: list[str], key: str) ->
         with pytest.raises(PreconditionFailed):
             await kv.cas(key, "3", first.etag)
         found = await kv.get(key)
-        assert found == Value(b"2", second.etag or "", "a/b", found.expires_ms if found else 0)
+        assert found
+        assert found.expires_ms
+        assert found == Value(b"2", second.etag or "", "a/b", found.expires_ms)
         await kv.cas(key, None, second.etag)
         assert await kv.get(key) is None
         with pytest.raises(PreconditionFailed) as gone:

@@ -252,9 +252,11 @@ SILENCES = {
 @pytest_twisted.ensureDeferred
 async def test_a_server_that_goes_silent_is_left_in_time_and_hung_up_on(said: bytes) -> None:
     async with serving(answering(said)) as (server, transport):
+        too_early = reactor.callLater(SHORT_S / 2, lambda: None)
         waiting = post(transport, server.url, timeout_s=SHORT_S)
         with before(SHORT_S * 1.5):
             error = await error_of(waiting, PeerSilent)
+        assert not too_early.active()
         assert error.detail == "no answer within 0.2 s"
         await server.gone()
     assert len(server.requests) == 1, "a time-out is no reason to send it again"

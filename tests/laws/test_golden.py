@@ -5,7 +5,9 @@ The files are in ``tests/golden``, one generation of them for each step that a f
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 
 import msgspec
@@ -13,6 +15,7 @@ import pytest
 
 from tests.golden import samples
 from tests.golden.make import generations, read_bytes, unpack_node
+from twisted_kv import wire
 from twisted_kv.errors import DiskFailed, StateUnusable
 from twisted_kv.fasthttp.frames import Frame, Frames
 from twisted_kv.hinting import Hints
@@ -26,15 +29,15 @@ from twisted_kv.storage.marks import MarkFile
 from twisted_kv.storage.opening import Disk
 from twisted_kv.storage.rows import decode_cell
 from twisted_kv.versions import decode_record
-from twisted_kv.wire import backups, batches, joining, moving, pages, upkeep
 from twisted_kv.wire.backups import KeptBackups
 from twisted_kv.wire.batches import UNKNOWN_FORMAT
 from twisted_kv.wire.header import FORMAT, Header, encode
 from twisted_kv.wire.joining import Info, Join
 
+ROOMS = [import_module(f"{wire.__name__}.{found.name}") for found in iter_modules(wire.__path__)]
 DECODERS = {
     name.removesuffix("_decoder"): decoder
-    for room in (backups, batches, joining, moving, pages, upkeep)
+    for room in ROOMS
     for name, decoder in vars(room).items()
     if name.endswith("_decoder")
 }

@@ -17,7 +17,7 @@ from twisted_kv.errors import NoNodes, RingEmpty
 from twisted_kv.names import NodeId, Slot
 from twisted_kv.ring import HASH_VERSION, SLOTS, Member, Owners, Ring, fnv1a, overlaid, position, runs, slot_of
 
-# Each example computes whole tables, and a busy machine must not fail a law for that.
+# Each example computes whole tables.
 law = settings(max_examples=50)
 
 # Few vnodes keep a ring cheap to build, and leave long empty stretches and lone tokens for the laws to trip over.

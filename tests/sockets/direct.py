@@ -6,7 +6,7 @@ import http.client
 import json
 import time
 
-from tests.sockets.daemons import Daemon, call
+from tests.sockets.daemons import PATIENCE_S, Daemon, call
 from twisted_kv.register import ACCEPT, FETCH, Op, Reply
 from twisted_kv.versions import Ballot, HybridClock, Record, Version, decode_record
 from twisted_kv.wire.batches import Batch, BatchReply, batch_reply_decoder
@@ -23,7 +23,7 @@ class Direct:
         joined = call("POST", f"{node.url}/node/v1/join", json.dumps({"cluster": CLUSTER, "member": MEMBER}).encode())
         assert joined.status == 200, joined.body
         self._header = Header(FORMAT, CLUSTER, MEMBER, joined.json()["incarnation"], EPOCH, True, DEADLINE_MS)
-        self._connection = http.client.HTTPConnection("127.0.0.1", node.port, timeout=15)
+        self._connection = http.client.HTTPConnection("127.0.0.1", node.port, timeout=PATIENCE_S)
         self._ballots = HybridClock(lambda: time.time_ns() // 1_000_000, id(self))
 
     def __enter__(self) -> Direct:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sockets.daemons import Daemon, Farm, answers, call, farming, get, wait_until
+from tests.sockets.daemons import PATIENCE_S, Daemon, Farm, answers, call, farming, get, wait_until
 from tests.sockets.direct import Direct
 from tests.sockets.small_disk import SmallDisk
 from tests.sockets.tracing import traced
@@ -61,7 +61,7 @@ def node_on(farm: Farm, disk: SmallDisk, mode: str = "always", **limits: float) 
 
 
 def answer_to(proxy: Daemon, key: str, value: bytes) -> tuple[int, bytes]:
-    with closing(http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=15)) as connection:
+    with closing(http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=PATIENCE_S)) as connection:
         connection.request("PUT", f"/v1/kv/{key}", value)
         answer = connection.getresponse()
         return answer.status, answer.read()

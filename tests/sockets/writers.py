@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.sockets.daemons import Daemon
+from tests.sockets.daemons import PATIENCE_S, Daemon
 
 READERS = 4
 WRITERS = 8
@@ -55,7 +55,7 @@ class Writers:
             thread.join()
 
     def _write(self, client: int) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=15)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE_S)
         turn = 0
         try:
             while True:
@@ -92,7 +92,7 @@ def write(proxy: Daemon, keys: list[str], turn: int = 1) -> None:
     """Write each key once; all of it must be acknowledged."""
 
     def put(part: list[str]) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=15)
+        connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=PATIENCE_S)
         for key in part:
             connection.request("PUT", f"/v1/kv/{key}", value_of(key, turn))
             answer = connection.getresponse()
@@ -109,7 +109,7 @@ def wrong(proxy: Daemon, keys: Iterable[str], is_right: Callable[[str, bytes], b
 
     def read(part: list[str]) -> list[str]:
         found = []
-        connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=15)
+        connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=PATIENCE_S)
         for key in part:
             connection.request("GET", f"/v1/kv/{key}{query}")
             answer = connection.getresponse()

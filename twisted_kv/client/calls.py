@@ -34,6 +34,7 @@ COUNTER_MIN, COUNTER_MAX = -(1 << 63), (1 << 63) - 1
 
 _whole_etag = re.compile(r'"([0-9a-f]{32})"').fullmatch
 _whole_replicas = re.compile(r"(\d{1,4})/(\d{1,4})").fullmatch
+_whole_milliseconds = re.compile(r"[0-9]{1,19}").fullmatch
 _whole_number = re.compile(rb"-?(0|[1-9][0-9]{0,18})").fullmatch
 
 
@@ -273,7 +274,7 @@ def _value(answer: Answer) -> Value:
     if etag is None:
         raise Garbled("it has no ETag")
     expires_ms = answer.headers.get("kv-expires-ms", "0")
-    if not (expires_ms.isascii() and expires_ms.isdecimal()):
+    if _whole_milliseconds(expires_ms) is None:
         raise Garbled("it has an expiry that is none")
     return Value(answer.body, etag[1], answer.headers.get("content-type", OCTETS), int(expires_ms))
 

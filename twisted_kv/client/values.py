@@ -50,7 +50,8 @@ def tag_of(etag: str) -> str:
 class Value:
     """What a key holds.
 
-    ``etag`` is its version, for ``cas``. ``expires_ms`` is wall time in milliseconds, 0 for never.
+    ``etag`` is its version, for ``cas``. ``expires_ms`` is wall time in milliseconds, 0 for
+    never, and where a proxy of an older build did not say.
     """
 
     value: bytes

@@ -103,7 +103,7 @@ class Askers(Protocol):
         """Say how many operations are in it."""
 
     def pack(self, verb: int) -> msgspec.Raw:
-        """Give the ``wire.Bundle`` of a verb, as bytes. From now on nothing more is put in."""
+        """Give the ``wire.batches.Bundle`` of a verb, as bytes. From now on nothing more is put in."""
 
     def answered(self, node: NodeId, verb: int, reply: BundleReply, resent: bool) -> None:
         """Take a node's answers, as many as there are operations."""

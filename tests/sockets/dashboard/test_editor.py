@@ -93,6 +93,7 @@ def test_what_comes_of_a_key_after_another_was_opened_is_not_taken_for_that_ones
     visit.open("slow")
     visit.wait("#explain", "A strong read")
     waiting = HeldUp(visit, "PUT", "kv/slow")
+    page.on("dialog", lambda dialog: dialog.accept())  # it is not saved yet
     visit.write("new")
     visit.open("other")
     page.wait_for_function("() => document.getElementById('value').value === \"the other's\"")
@@ -250,6 +251,56 @@ def test_what_both_were_put_together_to_at_a_conflict_is_what_is_saved(refused_v
     assert held(proxy, "merged") == b"theirs and mine"
 
 
+def test_what_could_not_be_written_over_is_open_all_the_same(refused_visit: Visit, proxy: Daemon) -> None:
+    visit, page = refused_visit, refused_visit.page
+    write(proxy, "stubborn", b"theirs", "?ttl=3000")
+    page.fill("#key", "stubborn")
+    visit.write("mine")
+    visit.wait("#conflict", "theirs")
+    visit.endures("net::ERR_FAILED")
+    page.route("**/v1/kv/stubborn*", lambda route: route.abort())
+    page.click("text=Overwrite theirs")
+    visit.wait("#editor-error", "does not answer")
+    assert "version" in visit.text("#held")
+    assert int(page.input_value("#ttl")) > 2000, "theirs expires, and that is shown before it is written over"
+    page.unroute("**/v1/kv/stubborn*")
+    page.click("#save")
+    visit.wait("#done", "Saved")
+    got = call("GET", f"{proxy.url}/v1/kv/stubborn")
+    assert (got.body, "KV-Expires-Ms" in got.headers) == (b"mine", True)
+
+
+def test_a_value_that_has_expired_meanwhile_can_be_written_again_and_stays(refused_visit: Visit, proxy: Daemon) -> None:
+    visit, page = refused_visit, refused_visit.page
+    write(proxy, "expiring", b"v", "?ttl=3000")
+    visit.open("expiring")
+    visit.wait("#explain", "A strong read answers a value")
+    page.evaluate("(now => { Date.now = () => now() + 4_000_000; })(Date.now)")
+    assert call("DELETE", f"{proxy.url}/v1/kv/expiring").status == 204  # as its expiry would
+    visit.write("w")
+    visit.wait("#conflict", "Somebody else has deleted this key")
+    page.click("text=Write mine again")
+    visit.wait("#done", "Created")
+    got = call("GET", f"{proxy.url}/v1/kv/expiring")
+    assert (got.body, "KV-Expires-Ms" in got.headers, page.input_value("#ttl")) == (b"w", False, "")
+
+
+def test_whoever_types_while_a_key_is_deleted_goes_on_typing(refused_visit: Visit, proxy: Daemon) -> None:
+    visit, page = refused_visit, refused_visit.page
+    write(proxy, "deleted", b"v")
+    visit.open("deleted")
+    visit.wait("#explain", "A strong read")
+    waiting = HeldUp(visit, "DELETE", "kv/deleted")
+    page.click("#remove")
+    page.click("#delete-dialog button[value=yes]")
+    waiting.wait()
+    page.fill("#value", "the n")
+    waiting.let_go()
+    visit.wait("#done", "Deleted")
+    page.keyboard.type("ext")
+    assert (page.input_value("#key"), page.input_value("#value")) == ("deleted", "the next")
+
+
 def test_what_is_not_saved_is_not_left_without_being_asked(refused_visit: Visit, proxy: Daemon) -> None:
     visit, page = refused_visit, refused_visit.page
     asked: list[str] = []
@@ -282,6 +333,19 @@ def test_what_is_not_saved_is_not_left_without_being_asked(refused_visit: Visit,
     page.click('#key-list [data-key="draft:1"]')
     page.wait_for_function("() => document.getElementById('value').value === 'one'")
     assert len(asked) == 3, "what is saved can be left"
+    page.check("input[name=kind][value=hex]")
+    page.click('#key-list [data-key="draft:2"]')
+    page.wait_for_function("() => document.getElementById('value').value === 'two and a half'")
+    assert len(asked) == 3, "and so can what was looked at in another way"
+    wanted = False
+    waiting = HeldUp(visit, "PUT", "kv/draft%3A2")
+    visit.write("on its way")
+    waiting.wait()
+    page.click('#key-list [data-key="draft:1"]')
+    assert len(asked) == 4, "what is on its way is not saved yet"
+    waiting.let_go()
+    visit.wait("#done", "Saved")
+    assert held(proxy, "draft:2") == b"on its way"
 
 
 def test_a_double_click_on_delete_deletes_nothing(refused_visit: Visit, proxy: Daemon) -> None:
@@ -306,6 +370,7 @@ def test_buttons_wait_for_the_change_of_the_key_that_is_open(refused_visit: Visi
     write(proxy, "busy:2", b"two")
     visit.open("busy:1")
     visit.wait("#explain", "A strong read")
+    page.on("dialog", lambda dialog: dialog.accept())
     first = HeldUp(visit, "PUT", "kv/busy%3A1")
     visit.write("one, changed")
     first.wait()

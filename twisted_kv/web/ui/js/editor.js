@@ -15,7 +15,7 @@ let key = null; // the open key's bytes
 let held = null; // what it held when it was read: null for nothing
 let asked = 0;
 let edits = 0; // how often something was typed
-let kept = 0; // up to which of those all is saved, on its way, or was let go
+let kept = 0; // up to which of those all is saved, or was let go
 let timed = false; // whether somebody has typed how long the value is to live
 
 export function wireEditor() {
@@ -34,7 +34,9 @@ export function wireEditor() {
     if (key === null || $("key").value !== show(key)) close();
   });
   $("ttl").addEventListener("input", () => (timed = true));
-  $("editor").addEventListener("input", () => (edits += 1));
+  $("editor").addEventListener("input", (event) => {
+    if (event.target.name !== "kind") edits += 1; // to look at a value in another way changes nothing
+  });
   $("reread").addEventListener("click", () => chooseKey(key));
   $("remove").addEventListener("click", askToRemove);
   $("download").addEventListener("click", download);
@@ -149,11 +151,11 @@ async function save() {
 }
 
 async function change(mine, into, etag, draft) {
-  const isNew = etag === null;
-  kept = edits;
+  const [isNew, before] = [etag === null, edits];
   busy();
   try {
     const written = await put(into, etag, draft);
+    kept = Math.max(kept, before);
     if (mine !== asked) {
       if (isNew) await list();
       return;
@@ -167,10 +169,7 @@ async function change(mine, into, etag, draft) {
     if (isNew) await list();
     if (mine === asked) await explain(into);
   } catch (error) {
-    if (mine === asked) {
-      kept = null;
-      showHeld();
-    }
+    if (mine === asked) showHeld();
     if (mine !== asked) failElsewhere(into, error);
     else if (isConflict(error)) await showConflict(into, draft);
     else fail(error);
@@ -212,6 +211,9 @@ function takeTheirs(into) {
 
 /** Write over what was just shown; if that is another one again, it is shown in its turn. */
 function keepMine(into, theirs) {
+  key = into;
+  held = theirs;
+  if (!timed) showLeft();
   let draft;
   try {
     draft = drafted(); // both may have been put together meanwhile
@@ -219,7 +221,6 @@ function keepMine(into, theirs) {
     fail(error);
     return;
   }
-  held = theirs;
   quieten();
   $("value").focus();
   change(++asked, into, theirs ? theirs.etag : null, draft);
@@ -253,9 +254,9 @@ async function removeKey(gone, etag) {
       setValue(new Uint8Array());
       kept = edits;
       showLeft();
+      $("key").focus();
     }
     showHeld();
-    $("key").focus();
     await Promise.all([list(), explain(gone)]);
   } catch (error) {
     if (mine === asked) showHeld();

@@ -3,6 +3,8 @@
 import { call, Problem } from "./api.js";
 import { percent, show } from "./bytes.js";
 
+const DATE_MS = 2000; // Date is in whole seconds: clocks that differ by less are taken for alike
+
 /** Name a key's call. A browser takes `.` and `..` in a path for folders, whatever their escapes. */
 function place(key) {
   const name = show(key);
@@ -14,11 +16,12 @@ function place(key) {
 export async function get(key) {
   try {
     const answer = await call("GET", place(key));
+    const expiresMs = expiry(answer);
     return {
       value: new Uint8Array(await answer.arrayBuffer()),
       etag: answer.headers.get("ETag"),
       contentType: answer.headers.get("Content-Type") || "",
-      expiresMs: expiry(answer),
+      expiresMs,
     };
   } catch (error) {
     if (error instanceof Problem && error.status === 404) return null;
@@ -35,9 +38,11 @@ export async function put(key, etag, { value, contentType, ttl }) {
   return { value, contentType, etag: answer.headers.get("ETag"), expiresMs: expiry(answer) };
 }
 
+/** Say when a value expires, by this machine's clock, which may be wrong: to be asked as soon as the answer is there. */
 function expiry(answer) {
-  const [at, told] = [Number(answer.headers.get("KV-Expires-Ms")), Date.parse(answer.headers.get("Date"))];
-  return at && told ? at + Date.now() - told : at; // by this machine's clock, which may be wrong
+  const at = Number(answer.headers.get("KV-Expires-Ms"));
+  const ahead = Date.now() - Date.parse(answer.headers.get("Date"));
+  return at && Math.abs(ahead) > DATE_MS ? at + ahead : at;
 }
 
 /** Delete a key if it still holds a version. */
