@@ -63,6 +63,14 @@ def guarded(tmp_path: Path) -> Any:
     started.stop()
 
 
+@pytest.fixture
+def linked(tmp_path: Path) -> Any:
+    """The same over links, which a node without the lane does not have."""
+    started = Guarded(tmp_path, "--transport", "link", of_node=("--lane", "true"))
+    yield started
+    started.stop()
+
+
 def routes(app: App) -> list[tuple[str, str]]:
     return [(method, rule.rule) for rule in app.url_map.iter_rules() for method in sorted(rule.methods or ())]
 
@@ -128,22 +136,16 @@ def test_a_token_is_asked_for_before_the_body_comes(guarded: Guarded) -> None:
     assert answer.startswith(b"HTTP/1.1 401 ")
 
 
-def test_over_links(tmp_path: Path) -> None:
-    started = Guarded(tmp_path, "--transport", "link", of_node=("--lane", "true"))
-    try:
-        links = wait_until(
-            lambda: "kv_links 1.0" in call("GET", f"{started.proxy.url}/metrics", **bearer(CLIENT)).body.decode(),
-            "a link",
+def test_over_links(linked: Guarded) -> None:
+    wait_until(
+        lambda: "kv_links 1.0" in call("GET", f"{linked.proxy.url}/metrics", **bearer(CLIENT)).body.decode(), "a link"
+    )
+    with socket.create_connection(("127.0.0.1", linked.node.port), timeout=60) as client:
+        client.sendall(
+            b"GET /node/v1/link HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: kv-link/1\r\n"
+            b"Authorization: Bearer " + READER.encode() + b"\r\n\r\n"
         )
-        assert links
-        with socket.create_connection(("127.0.0.1", started.node.port), timeout=10) as client:
-            client.sendall(
-                b"GET /node/v1/link HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: kv-link/1\r\n"
-                b"Authorization: Bearer " + READER.encode() + b"\r\n\r\n"
-            )
-            assert client.recv(4096).startswith(b"HTTP/1.1 403 ")
-    finally:
-        started.stop()
+        assert client.recv(4096).startswith(b"HTTP/1.1 403 ")
 
 
 def test_tokens_are_rotated_without_a_restart(tmp_path: Path) -> None:
@@ -258,16 +260,16 @@ def test_a_redis_client_that_shows_no_token_in_time_is_cut_off(tmp_path: Path) -
         started.stop()
 
 
-def test_a_link_ends_when_its_token_may_only_read(guarded: Guarded) -> None:
-    assert guarded.node.process is not None
-    with socket.create_connection(("127.0.0.1", guarded.node.port), timeout=10) as client:
+def test_a_link_ends_when_its_token_may_only_read(linked: Guarded) -> None:
+    assert linked.node.process is not None
+    with socket.create_connection(("127.0.0.1", linked.node.port), timeout=60) as client:
         client.sendall(
             b"GET /node/v1/link HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: kv-link/1\r\n"
             b"Authorization: Bearer " + NODE.encode() + b"\r\n\r\n"
         )
         assert client.recv(4096).startswith(b"HTTP/1.1 101 ")
-        token_file(guarded.nodes, f"read-write {'x' * 20}", f"read-only {NODE}")
-        os.kill(guarded.node.process.pid, signal.SIGHUP)
+        token_file(linked.nodes, f"read-write {'x' * 20}", f"read-only {NODE}")
+        os.kill(linked.node.process.pid, signal.SIGHUP)
         with contextlib.suppress(ConnectionResetError):
             assert client.recv(4096) == b""
 
