@@ -52,19 +52,23 @@ class Visit:
         self.page.set_default_timeout(PATIENCE_MS)
         self.complaints: list[str] = []
         self.targets: list[str] = []
-        self._refused = tuple(f"the server responded with a status of {status}" for status in refused)
+        self._endured = tuple(f"the server responded with a status of {status}" for status in refused)
         self.page.on("console", self._console)
-        self.page.on("pageerror", lambda error: self.complaints.append(f"uncaught: {error}"))
+        self.page.on("pageerror", lambda error: self._complain(f"uncaught: {error}"))
         self.page.on("request", lambda request: self.targets.append(request.url))
         self.page.goto(f"{url}/ui/")
 
     def endures(self, complaint: str) -> None:
         """From now on have one complaint not count."""
-        self._refused += (complaint,)
+        self._endured += (complaint,)
 
     def _console(self, message: Any) -> None:
-        if message.type in ("error", "warning") and not any(one in message.text for one in self._refused):
-            self.complaints.append(f"{message.type}: {message.text} ({message.location})")
+        if message.type in ("error", "warning"):
+            self._complain(f"{message.type}: {message.text} ({message.location})")
+
+    def _complain(self, text: str) -> None:
+        if not any(one in text for one in self._endured):
+            self.complaints.append(text)
 
     def close(self) -> None:
         self.context.close()

@@ -251,6 +251,7 @@ def test_a_page_of_which_a_part_does_not_come_says_so(browser: Any, proxy: Daemo
     with Visit(browser, proxy.url) as visit:
         visit.live()
         visit.endures("net::ERR_FAILED")
+        visit.endures("Failed to fetch dynamically imported module")
         visit.page.route("**/ui/js/keys.js", lambda route: route.abort())
         visit.page.reload()
         visit.wait("#health-text", "load it again")
