@@ -109,6 +109,16 @@ class Visit:
         self.page.fill("#key", key)
         self.page.click("#opener button")
 
+    def wait_value(self, value: str) -> None:
+        """Wait until the open value is this one."""
+        self.page.wait_for_function("value => document.getElementById('value').value === value", arg=value)
+
+    def browse(self, prefix: str, listed: str) -> None:
+        """List keys, and wait until so many stand there as is said: other lists may come before."""
+        self.page.fill("#prefix", prefix)
+        self.page.click("#browse button")
+        self.page.wait_for_function("listed => document.getElementById('listed').innerText === listed", arg=listed)
+
     def write(self, value: str) -> None:
         self.page.fill("#value", value)
         self.page.click("#save")

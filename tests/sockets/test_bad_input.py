@@ -14,8 +14,6 @@ import pytest
 from tests.sockets.daemons import Farm, call, farming, put, wait_until
 
 MIB = 1 << 20
-
-
 ASIDE = "aside"
 """Where the daemons put what is too large for memory."""
 

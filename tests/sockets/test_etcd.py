@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.task import deferLater
 
 from tests.contracts.test_stores import FIRST, found, grown
@@ -75,18 +75,10 @@ def waited(seconds: float) -> Deferred[None]:
     return deferLater(reactor, seconds)  # type: ignore[arg-type]
 
 
-def until(holds: Callable[[], bool]) -> Generator[Deferred[Any], Any, None]:
+def until(holds: Callable[[], bool | Deferred[bool]]) -> Generator[Deferred[Any], Any, None]:
     """Wait until the answer is true, while the reactor runs."""
     deadline = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < deadline
-        yield waited(0.1)
-
-
-def led(store: EtcdStore) -> Generator[Deferred[Any], Any, None]:
-    """Wait until a store leads."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not (yield store.lead()):
+    while not (yield maybeDeferred(holds)):
         assert time.monotonic() < deadline
         yield waited(0.1)
 
@@ -114,10 +106,10 @@ def test_the_store_on_a_real_etcd(etcd: Etcd) -> Generator[Deferred[Any], Any, N
     yield waited(LEASE_S + 1.5)
     assert (yield other.lead()) is False, "the lease is kept"
     one.resign()
-    yield from led(other)
+    yield from until(other.lead)
     assert other._lease is not None
     other._lease._call.cancel()
-    yield from led(one)  # a lease that nobody keeps ends
+    yield from until(one.lead)  # a lease that nobody keeps ends
     etcd.kill()
     trouble = yield one.update(grown).addErrback(lambda failure: failure.value)
     assert isinstance(trouble, StateUnusable)

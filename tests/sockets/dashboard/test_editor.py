@@ -22,10 +22,10 @@ def test_a_key_is_written_listed_read_changed_and_deleted(refused_visit: Visit, 
     visit.write("once upon")
     visit.wait("#done", "Created")
     assert held(proxy, "story:1") == b"once upon"
-    page.fill("#prefix", "story:")
-    page.click("#browse button")
-    visit.wait("#key-list", "story:1")
-    page.click("#key-list button")
+    page.reload()
+    visit.live()
+    visit.browse("story:", "1 key")
+    page.click('#key-list [data-key="story:1"]')
     visit.wait("#explain", "A strong read answers a value")
     assert page.input_value("#value") == "once upon"
     assert page.input_value("#content-type") == "text/plain"
@@ -55,7 +55,7 @@ def test_what_somebody_else_wrote_meanwhile_is_not_overwritten_unseen(refused_vi
     assert "theirs" in visit.text("#conflict pre")
     assert held(proxy, "shared") == b"theirs"
     page.click("text=Take theirs")
-    page.wait_for_function("() => document.getElementById('value').value === 'theirs'")
+    visit.wait_value("theirs")
     # Once more, and now the own one is wanted; and meanwhile there is a third one, which is not overwritten either.
     write(proxy, "shared", b"theirs again")
     visit.write("mine")
@@ -96,7 +96,7 @@ def test_what_comes_of_a_key_after_another_was_opened_is_not_taken_for_that_ones
     page.on("dialog", lambda dialog: dialog.accept())  # it is not saved yet
     visit.write("new")
     visit.open("other")
-    page.wait_for_function("() => document.getElementById('value').value === \"the other's\"")
+    visit.wait_value("the other's")
     waiting.let_go()
     page.wait_for_function("() => !document.getElementById('save').disabled")
     visit.write("the other's own")
@@ -114,7 +114,7 @@ def test_a_deletion_that_ends_after_another_key_was_opened_empties_nothing(refus
     page.click("#remove")
     page.click("#delete-dialog button[value=yes]")
     visit.open("staying")
-    page.wait_for_function("() => document.getElementById('value').value === 'stays'")
+    visit.wait_value("stays")
     waiting.let_go()
     page.wait_for_function("() => !document.getElementById('save').disabled")
     assert (page.input_value("#value"), visit.text("#save"), held(proxy, "going")) == ("stays", "Save", None)
@@ -126,16 +126,14 @@ def test_what_is_deleted_is_the_key_that_was_asked_about_even_if_another_one_com
     visit, page = refused_visit, refused_visit.page
     write(proxy, "late-asked", b"goes")
     write(proxy, "late-other", b"stays")
-    page.fill("#prefix", "late-")
-    page.click("#browse button")
-    visit.wait("#key-list", "late-other")
+    visit.browse("late-", "2 keys")
     page.click('#key-list [data-key="late-asked"]')
     visit.wait("#explain", "A strong read")
     waiting = HeldUp(visit, "GET", "kv/late-other")
     page.click('#key-list [data-key="late-other"]')
     page.click("#remove")
     waiting.let_go()
-    page.wait_for_function("() => document.getElementById('value').value === 'stays'")
+    visit.wait_value("stays")
     assert visit.text("#delete-key") == "late-asked"
     page.click("#delete-dialog button[value=yes]")
     wait_until(lambda: held(proxy, "late-asked") is None, "the deletion")
@@ -313,9 +311,7 @@ def test_what_is_not_saved_is_not_left_without_being_asked(refused_visit: Visit,
     page.on("dialog", answer)
     write(proxy, "draft:1", b"one")
     write(proxy, "draft:2", b"two")
-    page.fill("#prefix", "draft:")
-    page.click("#browse button")
-    visit.wait("#key-list", "draft:2")
+    visit.browse("draft:", "2 keys")
     page.click('#key-list [data-key="draft:1"]')
     visit.wait("#explain", "A strong read")
     page.fill("#value", "an hour of work")
@@ -326,16 +322,16 @@ def test_what_is_not_saved_is_not_left_without_being_asked(refused_visit: Visit,
     assert "not saved" in asked[0]
     wanted = True
     page.click('#key-list [data-key="draft:2"]')
-    page.wait_for_function("() => document.getElementById('value').value === 'two'")
+    visit.wait_value("two")
     page.fill("#value", "two and a half")
     page.click("#save")
     visit.wait("#done", "Saved")
     page.click('#key-list [data-key="draft:1"]')
-    page.wait_for_function("() => document.getElementById('value').value === 'one'")
+    visit.wait_value("one")
     assert len(asked) == 3, "what is saved can be left"
     page.check("input[name=kind][value=hex]")
     page.click('#key-list [data-key="draft:2"]')
-    page.wait_for_function("() => document.getElementById('value').value === 'two and a half'")
+    visit.wait_value("two and a half")
     assert len(asked) == 3, "and so can what was looked at in another way"
     wanted = False
     waiting = HeldUp(visit, "PUT", "kv/draft%3A2")
@@ -375,7 +371,7 @@ def test_buttons_wait_for_the_change_of_the_key_that_is_open(refused_visit: Visi
     visit.write("one, changed")
     first.wait()
     visit.open("busy:2")
-    page.wait_for_function("() => document.getElementById('value').value === 'two'")
+    visit.wait_value("two")
     assert page.is_enabled("#remove")
     second = HeldUp(visit, "PUT", "kv/busy%3A2")
     visit.write("two, changed")

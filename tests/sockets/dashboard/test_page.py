@@ -97,9 +97,7 @@ def test_keys_and_values_of_any_bytes_are_shown_as_what_they_are(visit: Visit, p
     write(proxy, "odd:%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E", f"<script>alert(1)</script>{HOSTILE}".encode())
     write(proxy, "odd:%00%FF%E2%80%AE%5C", b"\x00\xff\r\n", **{"Content-Type": "image/png"})
     write(proxy, "odd:%2F..%2F%3F%23%25", b"path")
-    page.fill("#prefix", "odd:")
-    page.click("#browse button")
-    visit.wait("#key-list", "odd:")
+    visit.browse("odd:", "3 keys")
     names = [one.text_content() for one in page.query_selector_all("#key-list button")]
     assert set(names) == {hostile, "odd:\\x00\\xff\\xe2\\x80\\xae\\\\", "odd:/../?#%"}
     page.click("#key-list button:has-text('onerror')")
@@ -107,14 +105,14 @@ def test_keys_and_values_of_any_bytes_are_shown_as_what_they_are(visit: Visit, p
     assert page.input_value("#value") == f"<script>alert(1)</script>{HOSTILE}"
     assert page.input_value("#key") == hostile
     page.click("#key-list button:has-text('\\\\x00')")
-    page.wait_for_function("() => document.getElementById('value').value === '00 ff 0d 0a'")
+    visit.wait_value("00 ff 0d 0a")
     assert page.is_checked("input[name=kind][value=hex]")
     visit.write("00 fe 0d 0a")
     visit.wait("#done", "Saved")
     got = call("GET", f"{proxy.url}/v1/kv/odd:%00%FF%E2%80%AE%5C")
     assert (got.body, got.headers["Content-Type"]) == (b"\x00\xfe\r\n", "image/png")
     page.click("#key-list button:has-text('/../')")
-    page.wait_for_function("() => document.getElementById('value').value === 'path'")
+    visit.wait_value("path")
     page.fill("#locate-key", hostile)
     visit.wait("#located", "Clockwise from there")
     assert page.query_selector("main img, main script, main a[href^=javascript]") is None
@@ -199,9 +197,7 @@ def test_a_key_is_explained_by_what_each_owner_holds(visit: Visit, farm: Farm, p
 def test_the_list_goes_on_page_by_page(visit: Visit, proxy: Daemon) -> None:
     for number in range(130):
         write(proxy, f"page:{number:03d}", b"v")
-    visit.page.fill("#prefix", "page:")
-    visit.page.click("#browse button")
-    visit.wait("#listed", "100 keys so far")
+    visit.browse("page:", "100 keys so far")
     visit.page.click("#more")
     visit.wait("#listed", "130 keys")
     names = [one.text_content() for one in visit.page.query_selector_all("#key-list button")]
@@ -215,9 +211,7 @@ def test_a_list_that_did_not_come_is_not_gone_on_with(visit: Visit, proxy: Daemo
     for number in range(130):
         write(proxy, f"here:{number:03d}", b"v")
     write(proxy, "there:1", b"v")
-    page.fill("#prefix", "here:")
-    page.click("#browse button")
-    visit.wait("#listed", "100 keys so far")
+    visit.browse("here:", "100 keys so far")
     visit.endures("net::ERR_FAILED")
     page.route("**/v1/keys*", lambda route: route.abort())
     page.fill("#prefix", "there:")
@@ -316,7 +310,7 @@ def test_the_page_is_usable_by_keyboard(visit: Visit, proxy: Daemon) -> None:
     page.focus("#key")
     page.keyboard.type("typed")
     page.keyboard.press("Enter")
-    page.wait_for_function("() => document.getElementById('value').value === 'by hand'")
+    visit.wait_value("by hand")
     # Whatever takes the focus shows it, and has a name.
     nameless = page.evaluate(
         """() => [...document.querySelectorAll('button, input, textarea, a')]
@@ -351,16 +345,18 @@ def test_a_proxy_that_asks_for_tokens_has_the_page_ask_for_one(
         with Visit(browser, proxy.url, refused=(401, 403, 404)) as visit:
             page = visit.page
             page.on("dialog", lambda dialog: dialog.accept())  # what is typed may be lost
+
+            def show_token(token: str) -> None:
+                page.fill("#token", token)
+                page.click("#token-form button")
+
             page.wait_for_selector("#token-dialog[open]")
             page.keyboard.press("Escape")
-            page.fill("#token", "x\u2013y" * 20)
-            page.click("#token-form button")
+            show_token("x\u2013y" * 20)
             visit.wait("#token-error", "a character that none has")
-            page.fill("#token", "x" * 20)
-            page.click("#token-form button")
+            show_token("x" * 20)
             visit.wait("#token-error", "does not know this token")
-            page.fill("#token", READER)
-            page.click("#token-form button")
+            show_token(READER)
             visit.live()
             visit.open("k")
             visit.wait("#held", "holds no value")
@@ -371,8 +367,7 @@ def test_a_proxy_that_asks_for_tokens_has_the_page_ask_for_one(
             visit.live()
             page.click("#token-forget")
             page.wait_for_selector("#token-dialog[open]")
-            page.fill("#token", WRITER)
-            page.click("#token-form button")
+            show_token(WRITER)
             visit.live()
             visit.open("k")
             visit.wait("#held", "holds no value")

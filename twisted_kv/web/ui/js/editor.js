@@ -114,7 +114,6 @@ function close() {
   if (isTooLarge()) setValue(new Uint8Array());
   quieten();
   showHeld();
-  markKey(null);
   unexplain();
 }
 
@@ -127,7 +126,7 @@ function showHeld() {
   $("save").disabled = isTooLarge();
   $("remove").disabled = $("reread").disabled = false;
   for (const id of ["reread", "remove", "download"]) $(id).hidden = !held;
-  if (key !== null) markKey(key);
+  markKey(key);
 }
 
 /** What stands in the fields. Throws an Error where it is no bytes. */
@@ -169,11 +168,19 @@ async function change(mine, into, etag, draft) {
     if (isNew) await list();
     if (mine === asked) await explain(into);
   } catch (error) {
-    if (mine === asked) showHeld();
-    if (mine !== asked) failElsewhere(into, error);
-    else if (isConflict(error)) await showConflict(into, draft);
-    else fail(error);
+    await failed(mine, into, draft, error);
   }
+}
+
+/** Say why a change was not made, and of which key if another one is open by now. */
+async function failed(mine, into, draft, error) {
+  if (mine !== asked) {
+    tell($("editor-error"), `${show(into)}: ${sayable(error)}`);
+    return;
+  }
+  showHeld();
+  if (isConflict(error)) await showConflict(into, draft);
+  else fail(error);
 }
 
 /** Somebody else was faster: show theirs, and let the person choose. */
@@ -259,10 +266,7 @@ async function removeKey(gone, etag) {
     showHeld();
     await Promise.all([list(), explain(gone)]);
   } catch (error) {
-    if (mine === asked) showHeld();
-    if (mine !== asked) failElsewhere(gone, error);
-    else if (isConflict(error)) await showConflict(gone, null);
-    else fail(error);
+    await failed(mine, gone, null, error);
   }
 }
 
@@ -284,11 +288,6 @@ function quieten() {
   tell($("editor-error"), "");
   tell($("conflict"), "");
   say($("done"), "");
-}
-
-/** Say of a key that is not open any more that it was not changed. */
-function failElsewhere(bytes, error) {
-  tell($("editor-error"), `${show(bytes)}: ${sayable(error)}`);
 }
 
 function fail(error) {

@@ -38,12 +38,13 @@ export function askForToken(refused) {
     tell($("token-error"), refused === null ? "" : "The proxy does not know this token.");
     $("token").value = "";
     $("token-form").onsubmit = (event) => {
-      if (/[^\x21-\x7e]/.test($("token").value.trim())) {
+      const typed = $("token").value.trim();
+      if (/[^\x21-\x7e]/.test(typed)) {
         event.preventDefault();
         tell($("token-error"), "This is no token: it has a character that none has.");
         return;
       }
-      keep($("token").value.trim());
+      keep(typed);
       asking = null;
       resolve();
     };
